@@ -1,0 +1,25 @@
+"""What tests of every kind share."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+__all__ = ["wait_until"]
+
+
+async def wait_until(condition: Callable[[], Any | Awaitable[Any]], timeout: float = 10.0, message: str = "") -> Any:
+    """Wait until `condition()` is true (it may be a coroutine function), and return what it gave.
+
+    Fails the test after `timeout` seconds, with `message` and the last value.
+    """
+    deadline = time.monotonic() + timeout
+    while True:
+        value = condition()
+        if isinstance(value, Awaitable):
+            value = await value
+        if value:
+            return value
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{message or 'the condition'}: not within {timeout} s; the last value was {value!r}")
+        await asyncio.sleep(0.005)

