@@ -1,0 +1,67 @@
+"""The providers and models that have a name here (checklist A02), and how to find one by it.
+
+A model that is missing needs no release of ours: `Model(name, provider, provider_model_id, context_window)`.
+"""
+
+import difflib
+
+from factorial.errors import UnknownModelError
+from factorial.models.model import Model, Provider
+
+__all__ = [
+    "DEFAULT_MODEL", "MODELS", "anthropic", "claude_35_haiku", "claude_35_sonnet", "claude_37_sonnet",
+    "claude_4_opus", "claude_4_sonnet", "find_model", "google", "gpt_41", "gpt_41_mini", "gpt_41_nano", "gpt_5",
+    "gpt_54", "gpt_54_mini", "gpt_5_mini", "gpt_5_nano", "grok_3", "grok_3_mini", "o3", "o4_mini", "openai", "xai",
+]  # fmt: skip
+
+openai = Provider("openai", "https://api.openai.com/v1", "OPENAI_API_KEY", "OPENAI_BASE_URL")
+# Anthropic and Google through their endpoints that speak the OpenAI protocol.
+anthropic = Provider("anthropic", "https://api.anthropic.com/v1", "ANTHROPIC_API_KEY")
+google = Provider("google", "https://generativelanguage.googleapis.com/v1beta/openai", "GEMINI_API_KEY")
+xai = Provider("xai", "https://api.x.ai/v1", "XAI_API_KEY")
+
+gpt_54 = Model("gpt_54", openai, "gpt-5.4", 1_050_000)
+gpt_54_mini = Model("gpt_54_mini", openai, "gpt-5.4-mini", 400_000)
+gpt_5 = Model("gpt_5", openai, "gpt-5", 400_000)
+gpt_5_mini = Model("gpt_5_mini", openai, "gpt-5-mini", 400_000)
+gpt_5_nano = Model("gpt_5_nano", openai, "gpt-5-nano", 400_000)
+gpt_41 = Model("gpt_41", openai, "gpt-4.1", 1_047_576)
+gpt_41_mini = Model("gpt_41_mini", openai, "gpt-4.1-mini", 1_047_576)
+gpt_41_nano = Model("gpt_41_nano", openai, "gpt-4.1-nano", 1_047_576)
+o3 = Model("o3", openai, "o3", 200_000)
+o4_mini = Model("o4_mini", openai, "o4-mini", 200_000)
+claude_4_opus = Model("claude_4_opus", anthropic, "claude-opus-4-20250514", 200_000)
+claude_4_sonnet = Model("claude_4_sonnet", anthropic, "claude-sonnet-4-20250514", 200_000)
+claude_37_sonnet = Model("claude_37_sonnet", anthropic, "claude-3-7-sonnet-20250219", 200_000)
+claude_35_sonnet = Model("claude_35_sonnet", anthropic, "claude-3-5-sonnet-20241022", 200_000)
+claude_35_haiku = Model("claude_35_haiku", anthropic, "claude-3-5-haiku-20241022", 200_000)
+grok_3 = Model("grok_3", xai, "grok-3", 131_072)
+grok_3_mini = Model("grok_3_mini", xai, "grok-3-mini", 131_072)
+
+MODELS: dict[str, Model] = {
+    model.name: model
+    for model in (
+        gpt_54, gpt_54_mini, gpt_5, gpt_5_mini, gpt_5_nano, gpt_41, gpt_41_mini, gpt_41_nano,
+        o3, o4_mini, claude_4_opus, claude_4_sonnet, claude_37_sonnet, claude_35_sonnet, claude_35_haiku,
+        grok_3, grok_3_mini,
+    )
+}  # fmt: skip
+
+DEFAULT_MODEL = gpt_54_mini
+"""What an agent uses if it names no model. Not one of the GPT-4.1 and GPT-5 families, which their provider
+retires (January 2027 and December 2026), nor of GPT-5.6, which takes tools on this endpoint only with its
+reasoning switched off."""
+
+
+def find_model(name: str) -> Model:
+    """The model named `name`, here or at its provider. Raises `UnknownModelError` with the nearest name."""
+    for model in MODELS.values():
+        if name in (model.name, model.provider_model_id):
+            return model
+    known = [key for model in MODELS.values() for key in (model.name, model.provider_model_id)]
+    nearest = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {nearest[0]!r}?" if nearest else f"known are: {', '.join(MODELS)}."
+    raise UnknownModelError(
+        f"there is no model {name!r} in the catalogue; {hint} For any other, define it: "
+        f"Model(name={name!r}, provider=Provider(name=..., base_url=..., api_key_env=...), provider_model_id=...)"
+    )

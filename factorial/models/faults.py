@@ -1,0 +1,124 @@
+"""What went wrong in a model call, and what to do about it: one table.
+
+    what came back                                 raised as                 again here    next model
+    429                                            RateLimitError            yes           yes
+    408, 409, 425, 5xx, no connection, time-out    ModelError                yes           yes
+    a broken, cut or unreadable answer             TruncatedResponseError    no            yes
+    a missing key, any other 4xx, no quota left    ModelRefusedError         no            yes
+
+"Again here" is a try within the same call after a short pause. A provider that asks for a longer one (see
+`LONGEST_PAUSE`) gets no further try here: the error carries `retry_after`, and the task backs off without
+holding a worker. A broken answer is not asked for again here either, since its pieces may have been shown.
+
+Messages never hold a key. The SDK's errors are not chained: they hold the request with its headers.
+"""
+
+import math
+import re
+import time
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING
+
+from factorial.errors import ModelError, ModelRefusedError, RateLimitError, TruncatedResponseError
+from factorial.utils import shorten
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from openai import APIStatusError
+
+    from factorial.models.model import Model
+
+__all__ = ["LONGEST_PAUSE", "explain", "missing_key", "unreadable", "worth_another_try"]
+
+LONGEST_PAUSE = 10.0
+"""Seconds: a longer `Retry-After` is left to the task's own backoff."""
+
+_TRANSIENT = frozenset({408, 409, 425})
+_NO_QUOTA = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"})
+_KEY = re.compile(r"\b(?:sk|xai|gsk|AIza)[-_]?[\w*.-]{8,}")
+
+
+def worth_another_try(error: ModelError) -> bool:
+    """Whether the same model should be asked again within this call."""
+    if isinstance(error, ModelRefusedError | TruncatedResponseError):
+        return False
+    return error.retry_after is None or error.retry_after <= LONGEST_PAUSE
+
+
+def explain(error: Exception, model: "Model") -> ModelError:
+    """The `ModelError` for what the openai SDK raised while it asked `model`."""
+    import openai
+
+    where = f"{model.name} at {model.provider.name}"
+    if isinstance(error, openai.APIStatusError):
+        return _explain_status(error, model, where)
+    if isinstance(error, openai.APITimeoutError):
+        return ModelError(f"{where}: no answer in time (raise request_timeout if the model needs longer)")
+    if isinstance(error, openai.APIConnectionError):
+        return ModelError(f"{where}: no connection to {model.provider.url}: {_reason(error, model)}")
+    if isinstance(error, openai.APIError) and not isinstance(error, openai.APIResponseValidationError):
+        return ModelError(f"{where}: {_public(error.message, model)}")
+    return unreadable(model, error)
+
+
+def unreadable(model: "Model", reason: object) -> TruncatedResponseError:
+    """The error for an answer that is not what the protocol says, or not all of it."""
+    return TruncatedResponseError(
+        f"{model.name} at {model.provider.name}: the answer is unusable: {_public(reason, model)}"
+    )
+
+
+def missing_key(model: "Model") -> str:
+    """The message for a model whose key is not in the environment."""
+    return (
+        f"model {model.name!r} needs the environment variable {model.provider.api_key_env}, which is not set: set it, "
+        "pass another model (model=...), or use factorial.testing.ScriptedModel, which plays a script and needs no key"
+    )
+
+
+def _explain_status(error: "APIStatusError", model: "Model", where: str) -> ModelError:
+    status = error.status_code
+    said = _public(error.message, model)
+    wait = _retry_after(error.response.headers)
+    if status == 429 and error.code not in _NO_QUOTA:
+        return RateLimitError(f"{where}: too many requests (HTTP 429): {said}", retry_after=wait, status=status)
+    if status >= 500 or status in _TRANSIENT:
+        return ModelError(f"{where}: the provider failed (HTTP {status}): {said}", retry_after=wait, status=status)
+    hint = {
+        401: f". Check {model.provider.api_key_env or 'the key'}",
+        403: f". Check {model.provider.api_key_env or 'the key'}",
+        404: f". Check provider_model_id={model.provider_model_id!r} and the address {model.provider.url}",
+    }.get(status, "")
+    return ModelRefusedError(f"{where} refuses the request (HTTP {status}): {said}{hint}", status=status)
+
+
+def _reason(error: Exception, model: "Model") -> str:
+    """The innermost cause, which says more than the SDK's 'Connection error.'."""
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    return _public(str(cause) or type(cause).__name__, model)
+
+
+def _public(text: object, model: "Model") -> str:
+    """`text` without keys, and not too long."""
+    shown = str(text)
+    if key := model.provider.api_key:
+        shown = shown.replace(key, "***")
+    return shorten(_KEY.sub("***", shown), 500)
+
+
+def _retry_after(headers: "Mapping[str, str]") -> float | None:
+    """Seconds that the provider asks us to wait: in milliseconds, seconds, or until a date."""
+    for header, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        value = headers.get(header, "").strip()
+        try:
+            seconds = float(value) * unit
+        except ValueError:
+            continue
+        return max(0.0, seconds) if math.isfinite(seconds) else None
+    try:
+        return max(0.0, parsedate_to_datetime(headers.get("retry-after", "")).timestamp() - time.time())
+    except (TypeError, ValueError):
+        return None

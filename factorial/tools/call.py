@@ -1,0 +1,102 @@
+"""One tool call, from the model's text to the result that it sees.
+
+A mistake of the model (an unknown tool, text that is no JSON, an argument that does not fit) and an ordinary
+exception of the tool become results that say what went wrong: the run goes on. `FatalAgentError`,
+`RetryableError` and cancellation pass through: they are for the run's host.
+
+Called by the agent's `tool_action`.
+"""
+
+import asyncio
+import inspect
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from factorial.context import AgentContext, ExecutionContext
+from factorial.errors import FatalAgentError, RetryableError
+from factorial.tools.function_tool import FunctionTool
+from factorial.tools.output import FunctionToolActionResult, failure, shape
+from factorial.utils import dump_json, shorten
+
+if TYPE_CHECKING:
+    from openai.types.chat import ChatCompletionMessageToolCall
+
+__all__ = ["call_tool"]
+
+
+async def call_tool(
+    tool: FunctionTool | None,
+    tool_call: "ChatCompletionMessageToolCall",
+    agent_ctx: AgentContext,
+    execution_ctx: ExecutionContext | None,
+    *,
+    parse_args: bool = True,
+    known: Iterable[str] = (),
+) -> FunctionToolActionResult:
+    """Call `tool` as `tool_call` asks.
+
+    `tool` is None if there is no tool of that name; `known` are the names that there are. With
+    `parse_args=False` the tool gets the arguments as raw text, in its one parameter.
+    """
+    called = tool_call.function
+    if tool is None:
+        names = ", ".join(known)
+        offer = f"the tools are: {names}" if names else "there are no tools: answer in text"
+        return failure(tool_call.id, f"there is no tool {called.name!r}; {offer}")
+    text = called.arguments or ""
+    if parse_args or tool.is_final_output:
+        try:
+            arguments = tool.parameters.validate(text if text.strip() else "{}")
+        except ValidationError as invalid:
+            return failure(tool_call.id, _explain(tool, invalid))
+    else:
+        arguments = dict.fromkeys(tool.parameters.names, text)
+    if tool.is_final_output:
+        output = arguments["output"]
+        return shape(tool_call.id, (dump_json(output).decode(), output))
+    arguments |= tool.parameters.inject(agent_ctx, execution_ctx)
+    try:
+        value = await _run(tool, arguments)
+    except (FatalAgentError, RetryableError):
+        raise
+    # A tool is the user's code: whatever it raises is for the model to see (checklist A14). SystemExit too: a
+    # tool that calls sys.exit() must not end the worker process.
+    except (Exception, SystemExit) as error:
+        return failure(tool_call.id, f"{type(error).__name__}: {error}")
+    return shape(tool_call.id, value)
+
+
+async def _run(tool: FunctionTool, arguments: dict[str, Any]) -> Any:
+    """What the function returns. Plain functions run in a thread, with the caller's context variables."""
+    if tool.is_async:
+        return await tool.function(**arguments)
+    value = await asyncio.to_thread(_guarded, tool.function, arguments)
+    return await value if inspect.isawaitable(value) else value
+
+
+def _guarded(function: Callable[..., Any], arguments: dict[str, Any]) -> Any:
+    try:
+        return function(**arguments)
+    except StopIteration as stop:  # a future cannot carry it: the caller would wait for ever
+        raise RuntimeError("the tool raised StopIteration") from stop
+
+
+def _explain(tool: FunctionTool, invalid: ValidationError) -> str:
+    """One line that names each wrong argument, what it should be, and what was sent."""
+    errors = invalid.errors(include_url=False, include_context=False)
+    if errors[0]["type"] == "json_invalid":
+        reason = errors[0]["msg"].removeprefix("Invalid JSON: ")
+        return f"the arguments of {tool.name!r} are not valid JSON ({reason}): send one JSON object"
+    complaints = "; ".join(_complaint(error) for error in errors[:10])
+    return f"the arguments of {tool.name!r} are not valid: {complaints}"
+
+
+def _complaint(error: Any) -> str:
+    field = ".".join(str(part) for part in error["loc"]) or "the whole"
+    if error["type"] == "missing":
+        return f"{field!r} is missing"
+    if error["type"] == "extra_forbidden":
+        return f"{field!r} is not a parameter"
+    return f"{field!r}: {error['msg']} (you sent {shorten(repr(error['input']), 100)})"

@@ -1,0 +1,49 @@
+"""The tool that ends a run with a structured output (checklist A07).
+
+The model calls it; its arguments are the output. They are checked against the output type, and what does not
+fit goes back to the model like any tool's invalid arguments.
+"""
+
+from typing import Any
+
+from pydantic import TypeAdapter
+from pydantic.errors import PydanticSchemaGenerationError
+
+from factorial.errors import ConfigError
+from factorial.tools.function_tool import FunctionTool
+from factorial.tools.schema import Parameters, json_schema, read_parameters
+
+__all__ = ["FINAL_OUTPUT", "final_output_tool"]
+
+FINAL_OUTPUT = "final_output"
+
+
+def final_output_tool(output_type: Any) -> FunctionTool:
+    """The tool whose result's `output_data` is the validated output. Raises `ConfigError` for an unusable type.
+
+    An output type that is no JSON object (`list[str]`, `int`) travels as the argument `output`.
+    """
+    place = f"output_type={getattr(output_type, '__name__', output_type)}"
+    try:
+        adapter: TypeAdapter[Any] = TypeAdapter(output_type)
+    except PydanticSchemaGenerationError as error:
+        reason = error.message.splitlines()[0]
+        raise ConfigError(f"{place} cannot come from JSON ({reason}): use a pydantic model") from None
+    schema = json_schema(adapter, place)
+    described = schema.pop("description", "Give the final output.")
+    if schema.get("type") == "object" or "$ref" in schema:  # a model that refers to itself is only a reference
+        parameters = Parameters({"type": "object"} | schema, lambda text: {"output": adapter.validate_json(text)}, ())
+    else:
+        parameters = _as_argument(output_type)
+    return FunctionTool(FINAL_OUTPUT, described, _final_output, parameters, is_final_output=True)
+
+
+def _final_output(output: Any) -> Any:
+    return output
+
+
+def _as_argument(output_type: Any) -> Parameters:
+    def final_output(output: Any) -> Any: ...
+
+    final_output.__annotations__ = {"output": output_type}
+    return read_parameters(final_output, {})

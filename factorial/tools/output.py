@@ -1,0 +1,62 @@
+"""What a tool gave back, in the shape that the model and the events see (checklist A14)."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic_core import PydanticSerializationError, to_json
+
+from factorial.utils import shorten
+
+__all__ = ["FunctionToolActionResult", "failure", "shape"]
+
+_LONGEST_ERROR = 2_000
+
+
+@dataclass(slots=True, kw_only=True)
+class FunctionToolActionResult:
+    """The result of one tool call."""
+
+    tool_call_id: str
+    output_str: str
+    """What the model sees."""
+    output_data: Any = None
+    """What events and later code see: the tool's own value, or the second part of a `(shown, data)` tuple."""
+    error: str | None = None
+    """What went wrong, if something did. The model sees it too, in `output_str`."""
+
+
+def shape(tool_call_id: str, value: Any) -> FunctionToolActionResult:
+    """The result for what a tool returned.
+
+    A string is shown as it is. Of a tuple of two that begins with a string, the model sees the string and events
+    get the other part. Anything else is shown as JSON.
+    """
+    if isinstance(value, FunctionToolActionResult):
+        value.tool_call_id = tool_call_id
+        return value
+    if isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], str):
+        shown, data = value
+    else:
+        shown, data = value, value
+    try:
+        text = shown if isinstance(shown, str) else to_json(shown, inf_nan_mode="null").decode()
+    except PydanticSerializationError as unserialisable:
+        return failure(
+            tool_call_id, f"the tool returned a {type(shown).__name__}, which is no text and no JSON: {unserialisable}"
+        )
+    return FunctionToolActionResult(tool_call_id=tool_call_id, output_str=_encodable(text), output_data=data)
+
+
+def failure(tool_call_id: str, error: str) -> FunctionToolActionResult:
+    """The result of a call that failed: the model is told why, and may do better."""
+    error = _encodable(shorten(error, _LONGEST_ERROR))
+    return FunctionToolActionResult(tool_call_id=tool_call_id, output_str=f"Error: {error}", error=error)
+
+
+def _encodable(text: str) -> str:
+    """`text`, without what UTF-8 cannot hold (half of a surrogate pair, as in undecodable file names)."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode(errors="replace").decode()
+    return text

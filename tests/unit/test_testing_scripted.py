@@ -1,0 +1,85 @@
+"""The scripted model, through the same door as any model. Nothing else is fake."""
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
+
+from factorial.errors import ConfigError, ModelRefusedError
+from factorial.models import ModelRequest, assistant_message, complete
+from factorial.testing import ScriptedModel, call, calls, say
+
+USER = {"role": "user", "content": "hi"}
+ASKED = ModelRequest([USER])
+
+
+def after(*answers: dict[str, Any]) -> ModelRequest:
+    return ModelRequest([USER, *answers])
+
+
+async def test_the_reply_is_chosen_by_the_conversation() -> None:
+    """No state: the same conversation gets the same reply, from any process and any number of times."""
+    model = ScriptedModel([call("search", query="cats"), "Cats sleep."])
+    first = await complete(model, ASKED)
+    assert isinstance(first, ChatCompletion)
+    assert first.choices[0].finish_reason == "tool_calls"
+    message = assistant_message(first)
+    assert message == {
+        "role": "assistant",
+        "content": None,
+        "tool_calls": [
+            {"id": "call_0_0", "type": "function", "function": {"name": "search", "arguments": '{"query":"cats"}'}}
+        ],
+    }
+    assert assistant_message(await complete(model, ASKED)) == message
+    second = await complete(model, after(message, {"role": "tool", "tool_call_id": "call_0_0", "content": "purr"}))
+    assert assistant_message(second) == {"role": "assistant", "content": "Cats sleep."}
+    assert second.choices[0].finish_reason == "stop"
+
+
+async def test_several_calls_and_words_in_one_reply() -> None:
+    model = ScriptedModel([calls(say("Looking."), call("a"), call("b", name="x", tool=1))])
+    message = assistant_message(await complete(model, ASKED))
+    assert message["content"] == "Looking."
+    assert [(each["id"], each["function"]["name"]) for each in message["tool_calls"]] == [
+        ("call_0_0", "a"),
+        ("call_0_1", "b"),
+    ]
+    assert json.loads(message["tool_calls"][1]["function"]["arguments"]) == {"name": "x", "tool": 1}
+
+
+async def test_a_function_of_the_messages() -> None:
+    model = ScriptedModel(lambda messages: say(f"You said {messages[-1]['content']}."))
+    assert (await complete(model, ASKED)).choices[0].message.content == "You said hi."
+
+
+async def test_chunks_add_up() -> None:
+    chunks: list[ChatCompletionChunk] = []
+
+    async def keep(chunk: ChatCompletionChunk) -> None:
+        chunks.append(chunk)
+
+    model = ScriptedModel([calls(say("One two  three"), call("a", x="y z"))])
+    streamed = await complete(model, replace(ASKED, stream=True), keep)
+    assert assistant_message(streamed) == assistant_message(await complete(model, ASKED))
+    assert streamed.choices[0].message.content == "One two  three"
+    assert len(chunks) > 5 and {chunk.id for chunk in chunks} == {"chatcmpl-scripted-0"}
+    assert isinstance(chunks[0].choices[0].delta.role, str)
+
+
+async def test_a_script_that_is_over_says_so() -> None:
+    with pytest.raises(ModelRefusedError, match="the script has 1 replies, and the conversation asks for number 2"):
+        await complete(ScriptedModel(["one"]), after({"role": "assistant", "content": "one"}))
+
+
+@pytest.mark.parametrize("wrong", ["hello", say("hello"), None, 3])
+def test_what_is_no_script(wrong: Any) -> None:
+    with pytest.raises(ConfigError, match="is no script"):
+        ScriptedModel(wrong)
+
+
+def test_it_says_that_it_is_no_language_model() -> None:
+    assert "not a language model" in repr(ScriptedModel([])) and "not a language model" in (ScriptedModel.__doc__ or "")
+    assert ScriptedModel(["a"]) != ScriptedModel(["a"])

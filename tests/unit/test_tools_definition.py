@@ -1,0 +1,197 @@
+"""What a function becomes as a tool: name, description, schema, and the mistakes found on the way. Nothing is fake."""
+
+import functools
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Annotated, Any, Literal
+
+import pytest
+from pydantic import BaseModel, Field
+
+from factorial.context import AgentContext
+from factorial.errors import ConfigError
+from factorial.tools import FunctionTool, build_tools, function_tool, tool_param
+
+
+class Unit(Enum):
+    CELSIUS = "c"
+    FAHRENHEIT = "f"
+
+
+class Place(BaseModel):
+    """A place."""
+
+    title: str
+    country: str = "FR"
+
+
+@dataclass
+class Span:
+    days: int
+
+
+def get_weather(location: str) -> str:
+    """Get the current weather for a location"""
+    return f"The weather in {location} is sunny and 72F"
+
+
+def schema_of(function: Callable[..., Any]) -> dict[str, Any]:
+    return function_tool(function).params_json_schema
+
+
+def test_spec_I02_a_plain_function_is_a_tool() -> None:
+    """And nothing is sent that the user did not write, but for the schema itself (checklist I12)."""
+    (tool,) = build_tools([get_weather]).values()
+    assert tool_param(tool) == {
+        "type": "function",
+        "function": {
+            "name": "get_weather",
+            "description": "Get the current weather for a location",
+            "parameters": {
+                "type": "object",
+                "properties": {"location": {"type": "string"}},
+                "required": ["location"],
+                "additionalProperties": False,
+            },
+        },
+    }
+    assert tool_param(tool) is tool_param(tool)
+
+
+def test_spec_A15_name_description_and_enabling() -> None:
+    @function_tool(name="forecast", description="Look ahead.", is_enabled=lambda ctx: ctx.turn > 0)
+    def get_forecast(days: int) -> str:
+        """Not this."""
+        return f"{days} days of sun"
+
+    assert isinstance(get_forecast, FunctionTool)
+    assert (get_forecast.name, get_forecast.description) == ("forecast", "Look ahead.")
+    assert not get_forecast.enabled_for(AgentContext(query="q"))
+    assert get_forecast.enabled_for(AgentContext(query="q", turn=1))
+    assert get_forecast(days=3) == "3 days of sun"
+
+
+def test_the_bare_decorator() -> None:
+    tool = function_tool(get_weather)
+    assert tool.name == "get_weather" and tool.enabled_for(AgentContext(query="q"))
+    assert build_tools([tool])["get_weather"] is tool
+
+
+def test_types_of_every_kind() -> None:
+    def book(
+        place: Place,
+        span: Span,
+        unit: Unit,
+        mode: Literal["bus", "train"],
+        guests: list[str],
+        rate: Annotated[float, Field(gt=0, description="per night")],
+        note: str | None = None,
+        when: tuple[int, int] = (9, 17),
+        unit_default: Unit = Unit.CELSIUS,
+    ) -> None: ...
+
+    schema = schema_of(book)
+    assert schema["required"] == ["place", "span", "unit", "mode", "guests", "rate"]
+    properties = schema["properties"]
+    assert properties["rate"] == {"type": "number", "exclusiveMinimum": 0, "description": "per night"}
+    assert properties["note"]["default"] is None
+    assert properties["when"]["default"] == [9, 17]
+    assert properties["unit_default"]["default"] == "c"
+    assert properties["mode"] == {"type": "string", "enum": ["bus", "train"]}
+    assert schema["$defs"]["Place"]["properties"]["title"] == {"type": "string"}  # a field that is named title
+
+
+def test_parameters_may_have_any_name() -> None:
+    """Names that pydantic models reserve or warn about are ordinary names here."""
+
+    def odd(schema: str, copy: int, model_config: str, _hidden: int, title: str, self: int) -> None: ...
+
+    assert list(schema_of(odd)["properties"]) == ["schema", "copy", "model_config", "_hidden", "title", "self"]
+
+
+def test_no_parameters() -> None:
+    def now() -> str:
+        return "12:00"
+
+    assert schema_of(now) == {"type": "object", "properties": {}, "additionalProperties": False}
+    assert "description" not in function_tool(now).param["function"]
+
+
+def test_methods_partials_and_callable_objects() -> None:
+    class Shop:
+        def buy(self, item: str) -> str:
+            """Buy."""
+            return item
+
+        async def __call__(self, item: str) -> str:
+            """Order."""
+            return item
+
+    tools = build_tools([Shop().buy, Shop(), functools.partial(get_weather)])
+    assert list(tools) == ["buy", "Shop", "get_weather"]
+    assert [tool.description for tool in tools.values()][:1] == ["Buy."]
+    assert all(len(tool.parameters.names) == 1 for tool in tools.values())
+    assert [tool.is_async for tool in tools.values()] == [False, True, False]
+
+
+def untyped(a, b: int) -> None: ...  # type: ignore[no-untyped-def]
+def variable(*numbers: int) -> None: ...
+def keywords(**options: int) -> None: ...
+def positional(a: int, /) -> None: ...
+def unserialisable(lock: Callable[[], int]) -> None: ...
+def nonsense(a: subprocess.Popen[bytes]) -> None: ...
+def unresolved(a: "Nowhere") -> None: ...  # type: ignore[name-defined]  # noqa: F821
+def old_style(a: int = Field(3)) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("function", "says"),
+    [
+        (untyped, "parameter 'a' has no type: annotate it, for example a: str"),
+        (variable, "parameter 'numbers' is of variable length"),
+        (keywords, "parameter 'options' is of variable length"),
+        (positional, "parameter 'a' is positional-only"),
+        (unserialisable, "JSON"),
+        (nonsense, "use plain types"),
+        (unresolved, "'Nowhere' is not defined"),
+        (old_style, "has Field(...) as its default"),
+    ],
+)
+def test_a_mistake_is_named_with_file_and_line(function: Callable[..., Any], says: str) -> None:
+    with pytest.raises(ConfigError) as mistake:
+        build_tools([function])
+    assert says in str(mistake.value)
+    assert f"tool '{function.__name__}' ({__file__}:{function.__code__.co_firstlineno})" in str(mistake.value)
+
+
+@pytest.mark.parametrize("value", ["get_weather", None, 3, Place])
+def test_what_is_no_function_is_no_tool(value: Any) -> None:
+    with pytest.raises(ConfigError, match="is no function"):
+        build_tools([value])
+
+
+def test_names_are_checked() -> None:
+    with pytest.raises(ConfigError, match=r"'<lambda>' cannot be the name of a tool.*function_tool\(name=\.\.\.\)"):
+        build_tools([lambda: 1])
+    with pytest.raises(ConfigError, match=r"two tools have the name 'get_weather': tool 'get_weather' \(.*:\d+\)"):
+        build_tools([get_weather, function_tool(name="get_weather")(lambda: 1)])
+
+
+def test_raw_arguments_need_a_single_parameter() -> None:
+    def two(a: int, b: int) -> None: ...
+
+    def one(raw: str, agent_ctx: AgentContext) -> None: ...
+
+    assert build_tools([one], parse_args=False)
+    with pytest.raises(ConfigError, match="parameters a, b, but with parse_tool_args=False"):
+        build_tools([two], parse_args=False)
+
+
+def test_spec_D06_the_openai_package_is_not_imported() -> None:
+    """A real interpreter: an agent module imports quickly, and without side effects."""
+    code = "import sys, factorial.models, factorial.tools, factorial.testing; print('openai' in sys.modules)"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert shown == "False\n"
