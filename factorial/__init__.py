@@ -1,0 +1,83 @@
+"""Factorial runs LLM agents durably: a `kill -9` at any moment loses nothing and repeats nothing that was finished.
+
+    from factorial import Agent, AgentContext, Orchestrator
+
+What is exported here is the public interface, with `factorial.errors`, `factorial.events`, `factorial.utils` and
+`factorial.testing`. To import it opens no connection and needs no key.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+from factorial.agent.agent import Agent, BaseAgent
+from factorial.agent.completion import RunCompletion, TurnCompletion
+from factorial.agent.decorators import publish_progress, retry
+from factorial.config import (
+    AgentWorkerConfig,
+    EventsConfig,
+    MaintenanceWorkerConfig,
+    RedisConfig,
+    SupervisorConfig,
+    TaskTTLConfig,
+)
+from factorial.context import AgentContext, ExecutionContext
+from factorial.errors import FactorialError, FatalAgentError, RetryableError
+from factorial.events import AgentEvent, BaseEvent, EventPublisher, QueueEvent
+from factorial.models import (
+    Model,
+    ModelSettings,
+    Provider,
+    ResolvedModelSettings,
+    claude_4_opus,
+    claude_4_sonnet,
+    claude_35_haiku,
+    claude_35_sonnet,
+    claude_37_sonnet,
+    fallback_models,
+    find_model,
+    gpt_5,
+    gpt_5_mini,
+    gpt_5_nano,
+    gpt_41,
+    gpt_41_mini,
+    gpt_41_nano,
+    grok_3,
+    grok_3_mini,
+    o3,
+    o4_mini,
+)
+from factorial.task import Task, TaskStatus
+from factorial.tools import FunctionTool, FunctionToolActionResult, function_tool
+
+if TYPE_CHECKING:
+    from factorial.orchestrator import Orchestrator
+
+__version__ = "0.2.0"
+
+__all__ = [
+    # agents and their contexts
+    "Agent", "AgentContext", "BaseAgent", "ExecutionContext", "RunCompletion", "TurnCompletion",
+    "publish_progress", "retry",
+    # tools
+    "FunctionTool", "FunctionToolActionResult", "function_tool",
+    # models
+    "Model", "ModelSettings", "Provider", "ResolvedModelSettings", "fallback_models", "find_model",
+    "claude_35_haiku", "claude_35_sonnet", "claude_37_sonnet", "claude_4_opus", "claude_4_sonnet",
+    "gpt_41", "gpt_41_mini", "gpt_41_nano", "gpt_5", "gpt_5_mini", "gpt_5_nano", "grok_3", "grok_3_mini", "o3",
+    "o4_mini",
+    # tasks, and the system that runs them
+    "AgentWorkerConfig", "EventsConfig", "MaintenanceWorkerConfig", "Orchestrator", "RedisConfig", "SupervisorConfig",
+    "Task", "TaskStatus", "TaskTTLConfig",
+    # events
+    "AgentEvent", "BaseEvent", "EventPublisher", "QueueEvent",
+    # errors: all of them are in factorial.errors
+    "FactorialError", "FatalAgentError", "RetryableError",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """The orchestrator is imported when it is asked for: an agent module needs no Redis client."""
+    if name == "Orchestrator":
+        from factorial.orchestrator import Orchestrator
+
+        return Orchestrator
+    raise AttributeError(f"module 'factorial' has no attribute {name!r}")

@@ -1,0 +1,77 @@
+"""The kernel of every actor: a mailbox, and a life of set-up, one message at a time, and tear-down.
+
+    class Counter(Actor[int]):
+        async def receive(self, message: int) -> None: ...
+
+An actor shares no state: others `tell` it messages, and it decides when it reads them. `interval` makes it hear a
+`Tick` at least that often. An error that `recover` does not accept ends the actor, and with it the process: the
+supervision tree starts a new one.
+"""
+
+import asyncio
+import logging
+from typing import Generic, TypeVar
+
+from factorial.errors import MailboxUnavailableError
+
+__all__ = ["Actor", "Tick"]
+
+Message = TypeVar("Message")
+logger = logging.getLogger(__name__)
+
+
+class Tick:
+    """So much time has passed: do what is due."""
+
+
+class _Stop:
+    """Read no further messages."""
+
+
+class Actor(Generic[Message]):
+    """One subject's state and its mailbox. `serve` is its life; start it once."""
+
+    def __init__(self, name: str, interval: float | None = None) -> None:
+        self.name = name
+        self.interval = interval
+        self._mailbox: asyncio.Queue[Message | Tick | _Stop] = asyncio.Queue()
+
+    def tell(self, message: Message) -> None:
+        """Put `message` into the actor's mailbox, and go on."""
+        self._mailbox.put_nowait(message)
+
+    def stop(self) -> None:
+        """Have the actor end after the messages that it already has."""
+        self._mailbox.put_nowait(_Stop())
+
+    async def serve(self) -> None:
+        """Live: set up, receive, tear down."""
+        await self.set_up()
+        try:
+            while not isinstance(message := await self._next(), _Stop):
+                try:
+                    await self.receive(message)
+                except MailboxUnavailableError as error:
+                    self.recover(error)
+        finally:
+            await self.tear_down()
+
+    async def _next(self) -> Message | Tick | _Stop:
+        try:
+            return await asyncio.wait_for(self._mailbox.get(), self.interval)
+        except TimeoutError:
+            return Tick()
+
+    async def set_up(self) -> None:
+        """Called before the first message."""
+
+    async def receive(self, message: Message | Tick) -> None:
+        """Called with each message, one after the other."""
+        raise NotImplementedError
+
+    async def tear_down(self) -> None:
+        """Called after the last message, also when the actor fails."""
+
+    def recover(self, error: MailboxUnavailableError) -> None:
+        """Called when the server could not be reached: the actor goes on, and meets its next message."""
+        logger.warning("%s: %s", self.name, error)

@@ -1,0 +1,310 @@
+"""One run in a worker: the host that keeps it in the mailbox. Here, and only here, agent and mailbox meet.
+
+    claimed run -> context -> agent/run.py takes turns -> each settlement becomes a commit -> as the mailbox answers
+
+Started by the worker for each run that it claims. Every write carries the claim's token: once somebody else holds the
+run, the answer is `Superseded`, and the execution ends without a trace.
+"""
+
+import asyncio
+import contextlib
+import logging
+import random
+from collections.abc import Mapping
+from typing import Any, assert_never
+
+from pydantic_core import to_json
+
+from factorial.actors.ledger import Ledger, Reply
+from factorial.agent.agent import BaseAgent
+from factorial.agent.failure import describe
+from factorial.agent.host import Answer, Left, Proceed, Recorded, Settlement
+from factorial.agent.run import Run
+from factorial.config import AgentWorkerConfig
+from factorial.context import AgentContext, ExecutionContext
+from factorial.errors import MailboxError
+from factorial.events import AgentEvent, BaseEvent, EventType, encode_event
+from factorial.mailbox.claim import ClaimedRun
+from factorial.mailbox.commit import Action, Commit, Committed, commit
+from factorial.mailbox.script import Scripts
+from factorial.mailbox.step import Noted, Superseded
+from factorial.snapshot import Changes, ContextSnapshot, decode_context
+from factorial.task import Backoff, Cancel, Complete, Continue, Fail, Release
+from factorial.utils import dump_json, load_json
+
+__all__ = ["Execution"]
+
+logger = logging.getLogger(__name__)
+
+_MESSAGE = "/message"
+_CONTEXT = "/context"
+_ERROR_LIMIT = 2000
+
+
+class Execution:
+    """The host of one claimed run, and the asyncio task that executes it."""
+
+    def __init__(
+        self, agent: BaseAgent[Any], claimed: ClaimedRun, scripts: Scripts, process: str, policy: AgentWorkerConfig
+    ) -> None:
+        self.task_id = claimed.task_id
+        self._agent = agent
+        self._claimed = claimed
+        self._scripts = scripts
+        self._process = process
+        self._policy = policy
+        self._token = claimed.token
+        self._ledger = Ledger(scripts, claimed.task_id, self._hear)
+        self._ledger.token = claimed.token
+        self._journal: Mapping[str, bytes] = claimed.journal
+        self._journaled: dict[bytes, str] = {}
+        self._mail_taken = len(claimed.mail)
+        self._interruption: Cancel | Release | None = None
+        self._abandoned = False
+        self._draining = False
+        self._committing = False
+        self._task: asyncio.Task[None] | None = None
+
+    # -- for the worker
+
+    def start(self) -> "asyncio.Task[None]":
+        """Execute the run in an asyncio task of its own, which this returns. It raises nothing."""
+        self._task = asyncio.get_running_loop().create_task(self._execute(), name=f"task {self.task_id}")
+        if self._claimed.cancelled:
+            self.cancel()
+        return self._task
+
+    def cancel(self) -> None:
+        """Somebody asked for the run to end: abandon what is being done, and end it."""
+        self._interrupt(Cancel())
+
+    def drain(self) -> None:
+        """Give the run back at the next step boundary."""
+        self._draining = True
+
+    def release(self) -> None:
+        """Abandon what is being done, and give the run back now."""
+        self._interrupt(Release())
+
+    def abandon(self) -> None:
+        """The run is not ours any more: stop, and write nothing."""
+        self._abandoned = True
+        if self._task is not None and not self._committing:
+            self._task.cancel()
+
+    def _interrupt(self, why: Cancel | Release) -> None:
+        if self._interruption is None and not self._abandoned and self._task is not None:
+            self._interruption = why
+            if not self._committing:  # a commit is heard to its end; what comes after it sees the interruption
+                self._task.cancel()
+
+    # -- the execution itself
+
+    async def _execute(self) -> None:
+        try:
+            await self._take_turns()
+        except asyncio.CancelledError:
+            logger.info("task %s: abandoned", self.task_id)
+        except MailboxError as lost:
+            logger.error("task %s: giving it back: %s", self.task_id, lost)
+            await self._give_back()
+        except Exception as unexpected:  # nobody else hears of it, and the run would be held for ever
+            logger.exception("task %s: it cannot be executed", self.task_id)
+            await self._give_up(unexpected)
+
+    async def _take_turns(self) -> None:
+        context, self._snapshot = self._load()
+        execution = ExecutionContext(
+            task_id=self.task_id,
+            owner_id=self._claimed.owner_id,
+            events=self,
+            agent_name=self._agent.name,
+            retries=self._claimed.retries,
+            pickups=self._claimed.pickups,
+            process=self._process,
+        )
+        await Run(self._agent, context, execution, self, self._policy).take_turns(self._claimed.mail)
+
+    def _load(self) -> tuple[AgentContext, ContextSnapshot]:
+        """The context as the finished steps of this turn left it, and as it is stored."""
+        fields = dict(self._claimed.fields)
+        changed = [load_json(value) for key, value in self._journal.items() if key.endswith(_CONTEXT)]
+        context = decode_context(self._agent.context_class, fields, self._claimed.conversation)
+        snapshot = ContextSnapshot(context)
+        for change in sorted(changed, key=lambda change: int(change["order"])):
+            fields.update({name: dump_json(value) for name, value in change["fields"].items()})
+        if changed:
+            context = decode_context(self._agent.context_class, fields, self._claimed.conversation)
+        return context, snapshot
+
+    async def _give_back(self) -> None:
+        """The mailbox could not be written: try until the run is released, or somebody else's."""
+        while True:
+            await asyncio.sleep(random.uniform(0.5, 1.5))
+            try:
+                answer = await self._commit(Commit(Action.RELEASE, turn_done=False))
+            except MailboxError as still_lost:
+                logger.warning("task %s: not given back yet: %s", self.task_id, still_lost)
+                continue
+            # The commit whose answer was lost may have been carried out: then this was its answer.
+            if answer is None or answer.action is not Action.CONTINUE:
+                return
+
+    async def _give_up(self, error: Exception) -> None:
+        """The run ends as failed: what is stored for it cannot be worked with, and never will."""
+        explanation = f"Agent {self._agent.name} failed to complete task {self.task_id}: {describe(error)}"
+        event = AgentEvent(
+            event_type=EventType.RUN_FAILED,
+            task_id=self.task_id,
+            owner_id=self._claimed.owner_id,
+            agent_name=self._agent.name,
+            error=explanation,
+        )
+        failure = describe(error)[:_ERROR_LIMIT]
+        work = Commit(Action.FAIL, turn_done=False, error=failure, final_events=[encode_event(event)])
+        try:
+            await self._commit(work)
+        except MailboxError as lost:
+            logger.error("task %s: %s", self.task_id, lost)
+            await self._give_back()
+
+    # -- the host's side of the run: see agent/host.py
+
+    async def publish_event(self, event: BaseEvent) -> None:
+        """Publish `event` with the next message to the mailbox, a moment later at the most."""
+        self._ledger.add_event(encode_event(event))
+
+    async def publish_live(self, event: BaseEvent) -> None:
+        """Send `event` to whoever listens now. It is not kept, and not waited for."""
+        await self._ledger.flush()
+        with contextlib.suppress(MailboxError):
+            await self._scripts.commands.execute(
+                "PUBLISH", self._scripts.keys.channel(self._claimed.owner_id), encode_event(event)
+            )
+
+    def recall(self, key: str) -> Recorded | None:
+        """The step, if an earlier attempt at this turn finished it."""
+        result = self._journal.get(key)
+        return None if result is None else Recorded(result, self._journal.get(key + _MESSAGE, b""))
+
+    async def record(self, key: str, step: Recorded, *, urgent: bool) -> None:
+        """Journal a finished step, with the context fields that it changed."""
+        entries = {key: step.result}
+        if step.message:
+            entries[key + _MESSAGE] = step.message
+            self._journaled[step.message] = key + _MESSAGE
+        run: Run[Any] = ExecutionContext.current().run
+        if changed := self._snapshot.changed_fields(run.context):
+            order = len(self._journaled) + len(self._journal)
+            entries[key + _CONTEXT] = _dump_change(order, changed)
+        self._ledger.add_entries(entries)
+        if urgent:
+            await self._ledger.flush()
+            if self._draining and key.startswith("completion"):
+                self.release()
+                await asyncio.sleep(0)
+
+    def interruption(self) -> Cancel | Release | None:
+        """Why the asyncio task was cancelled, once: a further cancellation is somebody else's."""
+        why, self._interruption = self._interruption, None
+        if why is not None and self._task is not None:
+            self._task.uncancel()
+        return why
+
+    async def settle(self, settlement: Settlement) -> Answer:
+        """Commit what the turn came to."""
+        await self._take_pending_interruption()
+        changes = self._snapshot.changes(settlement.context) if settlement.turn_done else Changes()
+        answer = await self._commit(self._as_commit(settlement, changes))
+        if answer is not None and answer.action is Action.CONTINUE and self._interruption is not None:
+            action = Action.CANCEL if isinstance(self._interruption, Cancel) else Action.RELEASE
+            answer = await self._commit(Commit(action, turn_done=False))
+        if answer is None or answer.action is not Action.CONTINUE or self._abandoned:
+            return Left()
+        self._snapshot.stored(settlement.context, changes)
+        self._journal, self._journaled = {}, {}
+        self._mail_taken = len(answer.mail)
+        return Proceed(answer.mail)
+
+    async def _take_pending_interruption(self) -> None:
+        """The turn has ended, and the interruption comes too late for it: the commit carries it out."""
+        if self._interruption is not None:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(0)
+            self._draining = True
+            self.interruption()
+
+    def _as_commit(self, settlement: Settlement, changes: Changes) -> Commit:
+        action, delay, error = self._action(settlement)
+        fields = dict(changes.fields)
+        output = {"output": fields.pop("output")} if action is Action.COMPLETE and "output" in fields else {}
+        unsent = self._ledger.take()
+        kept = {} if settlement.turn_done else unsent.entries
+        return Commit(
+            action=action,
+            turn_done=settlement.turn_done,
+            messages=[self._by_reference(message, unsent.entries) for message in changes.messages],
+            rewrite=changes.rewritten,
+            fields=fields,
+            mail_taken=self._mail_taken if settlement.turn_done else 0,
+            entries=kept,
+            events=unsent.events,
+            delay=delay,
+            error=error,
+            final_fields=output,
+            final_events=[encode_event(event) for event in settlement.endings],
+        )
+
+    def _action(self, settlement: Settlement) -> tuple[Action, float, str]:
+        match settlement.step:
+            case Continue():
+                return (Action.RELEASE if self._draining else Action.CONTINUE), 0.0, ""
+            case Complete():
+                return Action.COMPLETE, 0.0, ""
+            case Backoff(delay, error):
+                return Action.BACKOFF, delay, describe(error)[:_ERROR_LIMIT]
+            case Fail(error):
+                return Action.FAIL, 0.0, describe(error)[:_ERROR_LIMIT]
+            case Release():
+                return Action.RELEASE, 0.0, ""
+            case Cancel():
+                return Action.CANCEL, 0.0, ""
+            case never:
+                assert_never(never)
+
+    def _by_reference(self, message: bytes, unsent: Mapping[str, bytes]) -> bytes:
+        """The message, or the name of the journal entry that holds it already: large results are sent once."""
+        entry = self._journaled.get(message)
+        return b"m" + message if entry is None or entry in unsent else b"j" + entry.encode()
+
+    async def _commit(self, work: Commit) -> Committed | None:
+        self._committing = True
+        try:
+            answer = await commit(
+                self._scripts, task_id=self.task_id, process=self._process, token=self._token, work=work
+            )
+        finally:
+            self._committing = False
+        if isinstance(answer, Superseded):
+            logger.warning("task %s: somebody else has it now; what was done here is dropped", self.task_id)
+            return None
+        logger.debug("task %s: %s", self.task_id, answer.action)
+        self._token = self._ledger.token = self._token.next()
+        return answer
+
+    def _hear(self, reply: Reply) -> None:
+        """What the mailbox says to a step that was sent on its own."""
+        match reply:
+            case Noted(cancelled=True):
+                self.cancel()
+            case Noted():
+                pass
+            case Superseded() | MailboxError():
+                self.abandon()
+            case never:
+                assert_never(never)
+
+
+def _dump_change(order: int, changed: Mapping[str, bytes]) -> bytes:
+    members = b",".join(to_json(name) + b":" + value for name, value in changed.items())
+    return b'{"order":%d,"fields":{%s}}' % (order, members)

@@ -1,0 +1,188 @@
+"""One process of a runner: the agent, its worker actors, and what they need to live.
+
+    heartbeat      the lease                        maintenance    recovery and removal
+    workers        runs, turn by turn               control        tokens and signals
+
+Started by the supervisor through `run_process`, and in the same process by the orchestrator for agents that no other
+process could import.
+"""
+
+import asyncio
+import importlib
+import logging
+import os
+import socket
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Protocol
+
+from factorial.actors.actor import Actor
+from factorial.actors.control import Control
+from factorial.actors.heartbeat import Heartbeat
+from factorial.actors.maintenance import Maintenance
+from factorial.actors.worker import Post, Worker
+from factorial.agent.agent import BaseAgent
+from factorial.agent.load import load_agent
+from factorial.config import (
+    AgentWorkerConfig,
+    EventsConfig,
+    MaintenanceWorkerConfig,
+    RedisConfig,
+    RunnerConfig,
+    from_mapping,
+)
+from factorial.errors import MailboxError
+from factorial.mailbox import Mailbox
+from factorial.mailbox.connect import BlockingConnection
+
+__all__ = ["Lifeline", "Runner", "run_process"]
+
+logger = logging.getLogger(__name__)
+
+_MOST_THREADS = 64
+"""Plain `def` tools that one process executes at once."""
+_LAST_COMMITS = 3.0
+"""Seconds for the last commits, once the runs were told to let go."""
+
+
+class Lifeline(Protocol):
+    """What ties the process to its supervisor."""
+
+    @property
+    def process(self) -> str:
+        """The name of this incarnation of the process."""
+
+    @property
+    def draining(self) -> asyncio.Event:
+        """Take up nothing more, and give back what is at hand, at step boundaries."""
+
+    @property
+    def leaving(self) -> asyncio.Event:
+        """Give back what is at hand, now."""
+
+    def ready(self) -> None:
+        """Report that the process works."""
+
+
+async def run_process(
+    lifeline: Lifeline,
+    *,
+    runner: Mapping[str, Any],
+    redis: Mapping[str, Any],
+    events: Mapping[str, Any],
+    grace: float,
+) -> None:
+    """The life of a worker process, from settings as plain data. Ends when the lifeline says so."""
+    config = from_mapping(RunnerConfig, runner)
+    agent = load_agent(config.agent)
+    _prepare(config.worker)
+    mailbox = await Mailbox.open(from_mapping(RedisConfig, redis), from_mapping(EventsConfig, events), patient=True)
+    try:
+        await Runner(agent, mailbox, lifeline.process, config.worker, config.maintenance).run(lifeline, grace)
+    finally:
+        await mailbox.close()
+
+
+def _prepare(policy: AgentWorkerConfig) -> None:
+    """Do before the first run what would hold it up: import the model client, and make room for plain `def` tools."""
+    importlib.import_module("openai.types.chat")
+    threads = min(_MOST_THREADS, policy.workers * policy.batch_size)
+    asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(threads, thread_name_prefix="tool"))
+
+
+class Runner:
+    """The actors of one process, and the order in which they come and go."""
+
+    def __init__(
+        self,
+        agent: BaseAgent[Any],
+        mailbox: Mailbox,
+        process: str,
+        policy: AgentWorkerConfig,
+        maintenance: MaintenanceWorkerConfig,
+    ) -> None:
+        self._agent = agent
+        self._mailbox = mailbox
+        self._process = process
+        self._policy = policy
+        scripts = mailbox.scripts
+        about = {"host": socket.gethostname(), "pid": os.getpid(), "agent": agent.name}
+        self._heartbeat = Heartbeat(scripts, process, policy, about, self._on_registered)
+        self._maintenance = [
+            Maintenance(f"maintenance-{number}", scripts, agent.name, maintenance)
+            for number in range(1, maintenance.workers + 1)
+        ]
+        post = Post(agent, scripts, process, policy)
+        self._workers = [Worker(f"worker-{number}", post, self) for number in range(1, policy.workers + 1)]
+        self._control: Control | None = None
+
+    async def run(self, lifeline: Lifeline, grace: float) -> None:
+        """Work until `lifeline.draining`; then let go of the runs within `grace` seconds."""
+        blocking = await BlockingConnection.open(self._mailbox.redis)
+        self._control = Control(self._mailbox.scripts, blocking, self._process, self._agent.name, self._workers)
+        try:
+            await self._heartbeat.register()
+            async with asyncio.TaskGroup() as actors:
+                serving: list[Actor[Any]] = [*self._workers, *self._maintenance]
+                working = [actors.create_task(actor.serve(), name=actor.name) for actor in serving]
+                beating = actors.create_task(self._heartbeat.serve(), name="heartbeat")
+                listening = actors.create_task(self._control.serve(), name="control")
+                self._control.send_for_work()
+                lifeline.ready()
+                await lifeline.draining.wait()
+                await self._let_go(lifeline, grace)
+                for task in (listening, *working, beating):
+                    task.cancel()
+        finally:
+            self._control.close()
+            await blocking.close()
+            await self._leave()
+
+    async def _let_go(self, lifeline: Lifeline, grace: float) -> None:
+        """Give every run back: at a step boundary if there is time, else at once."""
+        logger.info("draining: %d tasks in flight", sum(len(worker.executions) for worker in self._workers))
+        for worker in self._workers:
+            worker.drain()
+        in_time = asyncio.create_task(self._settled(grace))
+        leaving = asyncio.create_task(lifeline.leaving.wait())
+        await asyncio.wait({in_time, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        in_time.cancel()
+        leaving.cancel()
+        for worker in self._workers:
+            worker.release_all()
+        await self._settled(_LAST_COMMITS)
+
+    async def _settled(self, seconds: float) -> bool:
+        return all(await asyncio.gather(*(worker.settle(seconds) for worker in self._workers)))
+
+    async def _leave(self) -> None:
+        """Give the lease back, so that whatever is still held goes on elsewhere at once."""
+        try:
+            await self._mailbox.release_process(self._process)
+        except MailboxError as unreachable:
+            logger.warning("the lease of %s was not given back, and will run out: %s", self._process, unreachable)
+
+    # -- what the actors ask of their process
+
+    def _on_registered(self, held: set[str]) -> None:
+        """The lease was taken anew: abandon what is not ours any more, and look for work."""
+        for worker in self._workers:
+            for task_id, execution in list(worker.executions.items()):
+                if task_id not in held:
+                    execution.abandon()
+        if self._control is not None:
+            self._control.send_for_work()
+
+    def lease_is_lost(self) -> None:
+        """Have the heartbeat register, and then look for work."""
+        self._heartbeat.tell(None)
+
+    def wake_in(self, seconds: float) -> None:
+        """Look for work then."""
+        if self._control is not None:
+            self._control.wake_in(seconds)
+
+    async def has_room(self) -> None:
+        """Wait for wake tokens."""
+        if self._control is not None:
+            await self._control.has_room()

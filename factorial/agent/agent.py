@@ -1,0 +1,286 @@
+"""What a user defines: an agent. Instructions, tools and a model, and the methods that may be overridden.
+
+    completion      one model call                          (checklist A08)
+    tool_action     one tool call                           (A09)
+    run_turn        one turn: a model call and its tools    (A10)
+
+An agent holds no state of a run: any process may take the next turn (C06). To define one opens no connection and needs
+no key (D06).
+"""
+
+import re
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from factorial.agent.completion import RunCompletion, TurnCompletion
+from factorial.agent.steps import journaled
+from factorial.agent.turn import take_turn
+from factorial.config import AgentWorkerConfig
+from factorial.context import AgentContext, ExecutionContext
+from factorial.errors import ConfigError, ContextError
+from factorial.events import AgentEvent, BaseEvent
+from factorial.models import (
+    DEFAULT_MODEL,
+    FallbackModels,
+    Model,
+    ModelRequest,
+    ModelSettings,
+    ResolvedModelSettings,
+    check_model,
+    complete,
+    find_model,
+)
+from factorial.task import Task, TaskMetadata, check_owner_id
+from factorial.tools import (
+    FINAL_OUTPUT,
+    FunctionTool,
+    FunctionToolActionResult,
+    build_tools,
+    call_tool,
+    final_output_tool,
+)
+from factorial.utils import BaseModel
+
+if TYPE_CHECKING:
+    from openai.types.chat import ChatCompletion, ChatCompletionChunk, ChatCompletionMessageToolCall
+
+__all__ = ["Agent", "BaseAgent"]
+
+ContextType = TypeVar("ContextType", bound=AgentContext)
+AnyModel = Model | FallbackModels
+_NAME = re.compile(r"[a-z0-9_-]{1,64}")
+
+
+class BaseAgent(Generic[ContextType]):
+    """An agent over contexts of the class `context_class`.
+
+    Parameters (checklist A01):
+        name: what it is called in queues, events and logs; by default the class's name in snake case.
+        description: what it is for.
+        instructions: the system prompt, or a function of the context that returns it. Nothing is added to it (I12).
+        tools: typed functions with docstrings, or what `function_tool` made of them.
+        model: a `Model`, the name of one, `fallback_models(...)`, or a function of the context that returns one.
+        model_settings: temperature and the like; each a value or a function of the context.
+        max_turns: the run ends within so many turns. In the last one the model is asked to answer without tools.
+        output_type: a pydantic model. The run is then done when the model calls the tool `final_output` with it (A07).
+        context_class: the class of the contexts, for agents with state of their own.
+        request_timeout: seconds without an answer after which a model call has failed.
+        parse_tool_args: False hands each tool the raw argument string.
+        stream: ask the model for its answer in pieces, each published as `progress_update_completion_chunk`.
+
+    Raises `ConfigError` that names the parameter or the tool, and what to do.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str | None = None,
+        description: str | None = None,
+        instructions: str | Callable[[ContextType], str] | None = None,
+        tools: Sequence[FunctionTool | Callable[..., Any]] = (),
+        model: AnyModel | str | Callable[[ContextType], AnyModel | str] | None = None,
+        model_settings: ModelSettings[ContextType] | None = None,
+        max_turns: int | None = None,
+        output_type: type[BaseModel] | None = None,
+        context_class: type[ContextType] = AgentContext,  # type: ignore[assignment]  # the bound of the variable
+        request_timeout: float = 120.0,
+        parse_tool_args: bool = True,
+        stream: bool = False,
+    ) -> None:
+        self.name = _checked_name(name or type(self).__name__)
+        self.description = description or self.name
+        self.instructions = instructions
+        self.tools: dict[str, FunctionTool] = build_tools(tools, parse_args=parse_tool_args)
+        self.model = find_model(model) if isinstance(model, str) else model
+        self.model_settings: ModelSettings[ContextType] = model_settings or ModelSettings()
+        self.max_turns = max_turns
+        self.output_type = output_type
+        self.context_class = context_class
+        self.request_timeout = request_timeout
+        self.parse_tool_args = parse_tool_args
+        self.stream = stream
+        self.final_output = final_output_tool(output_type) if output_type is not None else None
+        self._check()
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for step in ("completion", "tool_action"):
+            if step in cls.__dict__:
+                setattr(cls, step, journaled(step, cls.__dict__[step]))
+
+    def _check(self) -> None:
+        model: object = self.model
+        if not (model is None or isinstance(model, Model | FallbackModels) or callable(model)):
+            raise ConfigError(f"agent {self.name!r}: model={model!r} is no Model: import one from factorial")
+        max_turns: object = self.max_turns
+        if max_turns is not None and not (isinstance(max_turns, int) and max_turns >= 1):
+            raise ConfigError(
+                f"agent {self.name!r}: max_turns={max_turns!r}: use None, or a whole number of at least 1"
+            )
+        if self.request_timeout <= 0:
+            raise ConfigError(f"agent {self.name!r}: request_timeout={self.request_timeout!r}: use seconds above 0")
+        context_class: object = self.context_class
+        if not (isinstance(context_class, type) and issubclass(context_class, AgentContext)):
+            raise ConfigError(f"agent {self.name!r}: context_class={context_class!r} must extend AgentContext")
+        if self.final_output is not None and FINAL_OUTPUT in self.tools:
+            raise ConfigError(
+                f"agent {self.name!r}: with output_type, {FINAL_OUTPUT!r} is the tool that ends the run: "
+                "give your own tool another name"
+            )
+
+    # -- tasks and runs
+
+    def create_task(self, owner_id: str, payload: ContextType) -> Task[ContextType]:
+        """A task for this agent, to be handed to `orchestrator.enqueue_task` (checklist I05)."""
+        if not isinstance(payload, self.context_class):
+            raise ContextError(
+                f"agent {self.name!r} works on {self.context_class.__name__}, "
+                f"and the payload is a {type(payload).__name__}"
+            )
+        return Task(agent=self.name, payload=payload, metadata=TaskMetadata(owner_id=check_owner_id(owner_id)))
+
+    async def run_inline(
+        self,
+        agent_ctx: ContextType,
+        event_handler: Callable[[BaseEvent], Awaitable[None] | None] | None = None,
+        *,
+        owner_id: str = "inline",
+        worker_config: AgentWorkerConfig | None = None,
+    ) -> RunCompletion[ContextType]:
+        """Run here and now, without Redis, with the same lifecycle and events as in a worker (checklist O13, O14).
+
+        `event_handler` gets each event, in order. `worker_config` says how failed turns are retried and how long a
+        turn may take. Raises the error that ended the run as failed.
+        """
+        from factorial.agent.inline import run_inline
+
+        return await run_inline(self, agent_ctx, event_handler, owner_id, worker_config or AgentWorkerConfig())
+
+    # -- what may be overridden
+
+    async def run_turn(self, agent_ctx: ContextType) -> TurnCompletion[ContextType]:
+        """Take one turn. Return `TurnCompletion(is_done=True, context=..., output=...)` to end the run."""
+        return await take_turn(self, agent_ctx)
+
+    async def completion(self, agent_ctx: ContextType, messages: list[dict[str, Any]]) -> "ChatCompletion":
+        """Ask the model for the next message of the conversation `messages`."""
+        tools = self.resolve_tools(agent_ctx)
+        request = ModelRequest(
+            messages=messages,
+            tools=[tool.param for tool in tools],
+            settings=self.resolve_model_settings(agent_ctx),
+            timeout=self.request_timeout,
+            stream=self.stream,
+        )
+        return await complete(self.resolve_model(agent_ctx), request, self._publish_chunk if self.stream else None)
+
+    async def tool_action(
+        self, tool_call: "ChatCompletionMessageToolCall", agent_ctx: ContextType
+    ) -> FunctionToolActionResult:
+        """Run the tool that the model called. What goes wrong in it becomes an error result for the model (A14)."""
+        enabled = {tool.name: tool for tool in self.resolve_tools(agent_ctx)}
+        return await call_tool(
+            enabled.get(tool_call.function.name),
+            tool_call,
+            agent_ctx,
+            ExecutionContext.get(),
+            parse_args=self.parse_tool_args,
+            known=enabled,
+        )
+
+    def prepare_messages(self, agent_ctx: ContextType) -> list[dict[str, Any]]:
+        """The conversation as it is sent: the instructions, then the context's messages."""
+        instructions = self.resolve_instructions(agent_ctx)
+        opening = [{"role": "system", "content": instructions}] if instructions else []
+        return [*opening, *agent_ctx.messages]
+
+    def resolve_instructions(self, agent_ctx: ContextType) -> str | None:
+        """The system prompt for the state `agent_ctx`."""
+        return self.instructions(agent_ctx) if callable(self.instructions) else self.instructions
+
+    def resolve_model(self, agent_ctx: ContextType) -> AnyModel:
+        """The model for the state `agent_ctx`; without `model=` it is `DEFAULT_MODEL`."""
+        chosen = self.model(agent_ctx) if callable(self.model) else self.model
+        if isinstance(chosen, str):
+            return find_model(chosen)
+        return DEFAULT_MODEL if chosen is None else chosen
+
+    def resolve_tools(self, agent_ctx: ContextType) -> list[FunctionTool]:
+        """The tools that are enabled in the state `agent_ctx`, and `final_output` if there is an `output_type`."""
+        enabled = [tool for tool in self.tools.values() if tool.enabled_for(agent_ctx)]
+        return [*enabled, self.final_output] if self.final_output is not None else enabled
+
+    def resolve_model_settings(self, agent_ctx: ContextType) -> ResolvedModelSettings:
+        """The settings of the next model call. In the last turn that `max_turns` allows, the model has to answer."""
+        settings = self.model_settings.resolve(agent_ctx)
+        return settings_for_turn(
+            settings,
+            has_tools=bool(self.tools) or self.final_output is not None,
+            must_call_tool=self.final_output is not None,
+            is_last=self.max_turns is not None and agent_ctx.turn >= self.max_turns - 1,
+        )
+
+    def is_final_output(self, tool_call: "ChatCompletionMessageToolCall") -> bool:
+        """Whether the model ends the run with this call."""
+        return self.final_output is not None and tool_call.function.name == FINAL_OUTPUT
+
+    # -- for the agent's own methods
+
+    def get_execution_context(self) -> ExecutionContext:
+        """The execution that this turn is part of (checklist C04)."""
+        return ExecutionContext.current()
+
+    def check_ready(self) -> None:
+        """Raise `ConfigError` if the agent cannot work as it is: its model has no key. Asked before workers start."""
+        if callable(self.model) or type(self).completion is not BaseAgent.completion:
+            return
+        try:
+            check_model(self.model or DEFAULT_MODEL)
+        except ConfigError as unready:
+            chosen = "" if self.model is not None else f"no model was given, so it uses {DEFAULT_MODEL.name}; "
+            raise ConfigError(f"agent {self.name!r}: {chosen}{unready}") from None
+
+    async def _publish_chunk(self, chunk: "ChatCompletionChunk") -> None:
+        execution = ExecutionContext.current()
+        await execution.run.host.publish_live(
+            AgentEvent(
+                event_type="progress_update_completion_chunk",
+                task_id=execution.task_id,
+                owner_id=execution.owner_id,
+                agent_name=execution.agent_name,
+                turn=execution.run.context.turn,
+                data=chunk.model_dump(exclude_unset=True),
+            )
+        )
+
+
+class Agent(BaseAgent[AgentContext]):
+    """An agent over the plain `AgentContext`: what most agents are."""
+
+
+BaseAgent.completion = journaled("completion", BaseAgent.completion)  # type: ignore[method-assign]
+BaseAgent.tool_action = journaled("tool_action", BaseAgent.tool_action)  # type: ignore[method-assign]
+
+
+def settings_for_turn(
+    settings: ResolvedModelSettings, *, has_tools: bool, must_call_tool: bool, is_last: bool
+) -> ResolvedModelSettings:
+    """`settings`, with a tool choice that fits the turn: none without tools, and an answer in the last one."""
+    choice = settings.tool_choice
+    if not has_tools:
+        return ResolvedModelSettings(settings.temperature, settings.max_completion_tokens)
+    if is_last:
+        final: dict[str, Any] = {"type": "function", "function": {"name": FINAL_OUTPUT}}
+        choice = final if must_call_tool else "none"
+    elif choice is None and must_call_tool:
+        choice = "required"
+    return ResolvedModelSettings(
+        settings.temperature, settings.max_completion_tokens, choice, settings.parallel_tool_calls
+    )
+
+
+def _checked_name(name: str) -> str:
+    snake = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|[\s.]+", "_", name.strip()).lower()
+    if not _NAME.fullmatch(snake):
+        raise ConfigError(f"name={name!r} cannot name an agent: use 1 to 64 letters, digits, '_' or '-'")
+    return snake

@@ -1,0 +1,101 @@
+"""Decorators for the methods of an agent: `@retry` (checklist A11) and `@publish_progress` (A12)."""
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar, overload
+
+from factorial.agent.failure import is_final
+from factorial.agent.progress import progress
+from factorial.context import AgentContext, ExecutionContext
+from factorial.errors import ConfigError
+
+__all__ = ["publish_progress", "retry"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+Method = Callable[P, Awaitable[T]]
+
+
+@overload
+def retry(func: Method[P, T]) -> Method[P, T]: ...
+@overload
+def retry(
+    *,
+    max_attempts: int = 3,
+    delay: float = 1.0,
+    max_delay: float = 60.0,
+    exponential_base: float = 2.0,
+    jitter: bool = True,
+) -> Callable[[Method[P, T]], Method[P, T]]: ...
+def retry(
+    func: Method[P, T] | None = None,
+    *,
+    max_attempts: int = 3,
+    delay: float = 1.0,
+    max_delay: float = 60.0,
+    exponential_base: float = 2.0,
+    jitter: bool = True,
+) -> Any:
+    """Call the method up to `max_attempts` times until it does not raise, and raise its last error.
+
+    The pause before a further try is `delay` seconds, then `exponential_base` times as long, and so on up to
+    `max_delay`; `jitter` makes it 0.5 to 1.5 times that. Errors that cannot pass (see `factorial.errors`) are raised
+    at once.
+    """
+    if max_attempts < 1 or delay < 0 or max_delay < 0 or exponential_base < 1:
+        raise ConfigError(
+            f"retry(max_attempts={max_attempts}, delay={delay}, max_delay={max_delay}, "
+            f"exponential_base={exponential_base}): use at least 1 attempt, delays of at least 0 seconds, "
+            "and a base of at least 1"
+        )
+
+    def decorate(method: Method[P, T]) -> Method[P, T]:
+        @wraps(method)
+        async def persistent(*args: P.args, **kwargs: P.kwargs) -> T:
+            for attempt in range(1, max_attempts):
+                try:
+                    return await method(*args, **kwargs)
+                except Exception as error:  # the boundary to the user's code: any error may pass, but those that cannot
+                    if is_final(error):
+                        raise
+                pause = min(delay * exponential_base ** (attempt - 1), max_delay)
+                await asyncio.sleep(pause * random.uniform(0.5, 1.5) if jitter else pause)
+            return await method(*args, **kwargs)
+
+        return persistent
+
+    return decorate(func) if func is not None else decorate
+
+
+@overload
+def publish_progress(func: Method[P, T]) -> Method[P, T]: ...
+@overload
+def publish_progress(*, func_name: str | None = None) -> Callable[[Method[P, T]], Method[P, T]]: ...
+def publish_progress(func: Method[P, T] | None = None, *, func_name: str | None = None) -> Any:
+    """Publish `progress_update_{func_name}_started`, and `_completed` or `_failed`, around each call of the method.
+
+    `func_name` is the method's own name unless it is given. Outside of a turn the method is called without events.
+    """
+
+    def decorate(method: Method[P, T]) -> Method[P, T]:
+        @wraps(method)
+        async def told(*args: P.args, **kwargs: P.kwargs) -> T:
+            execution = ExecutionContext.get()
+            if execution is None or execution.run is None:
+                return await method(*args, **kwargs)
+            shown = [arg for arg in args[1:] if not isinstance(arg, AgentContext | ExecutionContext)]
+            return await progress(
+                func_name or method.__name__,
+                execution,
+                execution.run.context,
+                lambda: method(*args, **kwargs),
+                args=shown,
+                kwargs=kwargs,
+                show=lambda result: result,
+            )
+
+        return told
+
+    return decorate(func) if func is not None else decorate

@@ -1,0 +1,36 @@
+"""What becomes of a failed turn: another try, and when, or the end of the run."""
+
+import random
+
+from factorial.config import AgentWorkerConfig
+from factorial.errors import ConfigError, ContextError, FatalAgentError, ModelRefusedError
+from factorial.task import Backoff, Fail
+
+__all__ = ["after_failure", "describe"]
+
+_FINAL = (
+    FatalAgentError, ModelRefusedError, ConfigError, ContextError, ImportError, NameError, NotImplementedError,
+)  # fmt: skip
+"""Errors that another try would meet again."""
+
+
+def after_failure(error: Exception, retries: int, policy: AgentWorkerConfig) -> Backoff | Fail:
+    """`retries` tries in a row have failed before this one."""
+    if isinstance(error, _FINAL) or retries >= policy.max_retries:
+        return Fail(error)
+    delay = min(policy.retry_delay * 2**retries, policy.max_retry_delay) * random.uniform(0.5, 1.0)
+    asked_for = getattr(error, "retry_after", None)
+    return Backoff(max(delay, asked_for or 0.0), error)
+
+
+def is_final(error: BaseException) -> bool:
+    """Whether `error` ends the run whatever the number of retries."""
+    return isinstance(error, _FINAL)
+
+
+def describe(error: BaseException) -> str:
+    """`error` in one line: the message, with the type's name where the message alone would not say enough."""
+    message = str(error).strip()
+    return (
+        message if message and type(error).__module__.startswith("factorial") else f"{type(error).__name__}: {message}"
+    )

@@ -1,0 +1,76 @@
+"""One turn: prepare the messages, ask the model, run the tools it calls, and see whether the run is done.
+
+Called by `BaseAgent.run_turn`, which a user's agent may override; its `TurnCompletion` goes to `run.py`.
+"""
+
+import asyncio
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from factorial.agent.answer import function_calls
+from factorial.agent.completion import TurnCompletion
+from factorial.agent.steps import tool_message
+from factorial.context import AgentContext, ExecutionContext
+from factorial.errors import FatalAgentError, RetryableError
+from factorial.models import assistant_message
+from factorial.tools import FunctionToolActionResult, call_tool
+
+if TYPE_CHECKING:
+    from factorial.agent.agent import BaseAgent
+
+__all__ = ["take_turn"]
+
+ContextType = TypeVar("ContextType", bound=AgentContext)
+
+
+async def take_turn(agent: "BaseAgent[ContextType]", agent_ctx: ContextType) -> TurnCompletion[ContextType]:
+    """Take the next turn of the run, and append its messages to the context."""
+    response = await agent.completion(agent_ctx, agent.prepare_messages(agent_ctx))
+    if not response.choices:
+        raise RetryableError("the model's answer holds no choice")
+    calls = function_calls(response)
+    agent_ctx.messages.append(assistant_message(response))
+    results = await _answer(agent, agent_ctx, calls)
+    agent_ctx.messages.extend(tool_message(result) for result in results)
+
+    done, output = False, None
+    if agent.final_output is None and not calls:
+        done, output = True, response.choices[0].message.content
+    for call, result in zip(calls, results, strict=True):
+        if agent.is_final_output(call) and result.error is None:
+            done, output = True, result.output_data
+            break
+    return TurnCompletion(
+        is_done=done, context=agent_ctx, output=output, tool_call_results=list(zip(calls, results, strict=True))
+    )
+
+
+async def _answer(
+    agent: "BaseAgent[ContextType]", agent_ctx: ContextType, calls: Sequence[Any]
+) -> list[FunctionToolActionResult]:
+    """The result of each call, in their order. Every tool may finish, and is journaled, before an error goes on."""
+    tool_calls = [call for call in calls if not agent.is_final_output(call)]
+    execution = ExecutionContext.get()
+    if execution is not None and execution.run is not None:
+        execution.run.steps.outstanding = len(tool_calls)
+    outcomes = iter(
+        await asyncio.gather(*(agent.tool_action(call, agent_ctx) for call in tool_calls), return_exceptions=True)
+    )
+    return [
+        await call_tool(agent.final_output, call, agent_ctx, execution)
+        if agent.is_final_output(call)
+        else _checked(agent, call, next(outcomes))
+        for call in calls
+    ]
+
+
+def _checked(agent: "BaseAgent[ContextType]", call: Any, outcome: Any) -> FunctionToolActionResult:
+    if isinstance(outcome, asyncio.CancelledError):
+        raise RetryableError(f"tool {call.function.name!r} was cancelled from within")
+    if isinstance(outcome, BaseException):
+        raise outcome
+    if not isinstance(outcome, FunctionToolActionResult):
+        raise FatalAgentError(
+            f"{type(agent).__name__}.tool_action returned {type(outcome).__name__}: return a FunctionToolActionResult"
+        )
+    return outcome

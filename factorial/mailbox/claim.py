@@ -1,0 +1,91 @@
+"""Take ready runs up (`claim.lua`). Called by the worker actor, which hands each to an execution."""
+
+import secrets
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from factorial.mailbox.script import Scripts
+
+__all__ = ["Claim", "ClaimedRun", "NoLease", "Token", "claim", "paired"]
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """What proves that the run is ours: every write under it is refused once somebody else has it.
+
+    The nonce is there because a failover may roll the server back, and an epoch alone could then repeat.
+    """
+
+    epoch: int
+    nonce: str
+    seq: int
+
+    def next(self) -> "Token":
+        """The token after a commit."""
+        return replace(self, seq=self.seq + 1)
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimedRun:
+    """A run as its new holder finds it."""
+
+    task_id: str
+    owner_id: str
+    agent: str
+    token: Token
+    retries: int
+    pickups: int
+    cancelled: bool
+    conversation: Sequence[bytes]
+    fields: Mapping[str, bytes]
+    journal: Mapping[str, bytes]
+    mail: Sequence[bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The runs that were taken up, and the seconds until the next one is due (None: none is)."""
+
+    runs: Sequence[ClaimedRun]
+    next_due: float | None
+
+
+class NoLease:
+    """The process has no lease (any more): register it, then claim again."""
+
+
+async def claim(
+    scripts: Scripts, *, process: str, worker: str, agent: str, count: int, recovery_limit: int
+) -> Claim | NoLease:
+    """Take up to `count` ready runs of `agent`."""
+    nonce = secrets.token_hex(8)
+    answer = await scripts.run("claim", process, worker, agent, count, nonce, recovery_limit)
+    if answer[0] == b"NOLEASE":
+        return NoLease()
+    next_due = None if answer[1] < 0 else answer[1] / 1000
+    return Claim(runs=[_read_run(found) for found in answer[2]], next_due=next_due)
+
+
+def _read_run(found: list[Any]) -> ClaimedRun:
+    task_id, run, conversation, fields, journal, mail = found
+    state = paired(run)
+    return ClaimedRun(
+        task_id=task_id.decode(),
+        owner_id=state["owner"].decode(),
+        agent=state["agent"].decode(),
+        token=Token(int(state["epoch"]), state["nonce"].decode(), int(state["seq"])),
+        retries=int(state.get("retries", 0)),
+        pickups=int(state["pickups"]),
+        cancelled=state.get("cancel") == b"1",
+        conversation=conversation,
+        fields=paired(fields),
+        journal=paired(journal),
+        mail=mail,
+    )
+
+
+def paired(flat: Iterable[bytes]) -> dict[str, bytes]:
+    """The hash that the server sent as name, value, name, value, ..."""
+    items = iter(flat)
+    return {name.decode(): value for name, value in zip(items, items, strict=True)}

@@ -1,0 +1,67 @@
+"""End a turn and say what happens next (`commit.lua`). Called by the execution, with what the turn returned."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from factorial.mailbox.claim import Token
+from factorial.mailbox.enqueue import flattened
+from factorial.mailbox.script import Scripts, counted
+from factorial.mailbox.step import Superseded
+
+__all__ = ["Action", "Commit", "Committed", "commit"]
+
+
+class Action(StrEnum):
+    """What happens to the run after a turn."""
+
+    CONTINUE = "continue"
+    COMPLETE = "complete"
+    BACKOFF = "backoff"
+    RELEASE = "release"
+    FAIL = "fail"
+    CANCEL = "cancel"
+
+
+@dataclass(frozen=True, slots=True)
+class Commit:
+    """All that a turn leaves behind."""
+
+    action: Action
+    turn_done: bool
+    """Whether the turn ran to its end; if not, its journal stays for the next try."""
+    messages: Sequence[bytes] = ()
+    """New messages, each b"m" + JSON or b"j" + the name of the journal entry that holds it."""
+    rewrite: bool = False
+    """`messages` is the whole conversation: it was edited, not appended to."""
+    fields: Mapping[str, bytes] = field(default_factory=dict)
+    mail_taken: int = 0
+    entries: Mapping[str, bytes] = field(default_factory=dict)
+    events: Sequence[bytes] = ()
+    delay: float = 0.0
+    error: str = ""
+    final_fields: Mapping[str, bytes] = field(default_factory=dict)
+    """Context fields and events that count only if the action is carried out."""
+    final_events: Sequence[bytes] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Committed:
+    """The action that was carried out, which a steer or a cancel may have changed, and the unread mail."""
+
+    action: Action
+    mail: Sequence[bytes]
+
+
+async def commit(scripts: Scripts, *, task_id: str, process: str, token: Token, work: Commit) -> Committed | Superseded:
+    """Write `work` in one step, once however often it is sent."""
+    answer = await scripts.run(
+        "commit", task_id, process, token.epoch, token.nonce, token.seq, int(work.turn_done), int(work.rewrite),
+        *counted(work.messages), *counted(flattened(work.fields)), work.mail_taken,
+        *counted(flattened(work.entries)), *counted(work.events),
+        work.action, round(work.delay * 1000), work.error,
+        *counted(flattened(work.final_fields)), *counted(work.final_events),
+    )  # fmt: skip
+    if answer[0] == b"SUPERSEDED":
+        return Superseded()
+    return Committed(action=Action(answer[1].decode()), mail=answer[2])

@@ -1,0 +1,25 @@
+"""The ways to the server, in one place: what the other modules of the mailbox import.
+
+    Connection           all ordinary commands of a process           connection.py
+    BlockingConnection   waiting for work                             blocking.py
+    Listener             pub/sub                                      listener.py
+    check_server         whether the server can be trusted            server.py
+
+All three connections are opened by `endpoint.py`, and read and write through a `Link` (link.py).
+"""
+
+from factorial.mailbox.blocking import BlockingConnection
+from factorial.mailbox.connection import Connection, ConnectionStats
+from factorial.mailbox.endpoint import shown_url
+from factorial.mailbox.listener import Listener
+from factorial.mailbox.server import Commands, check_server
+
+__all__ = [
+    "BlockingConnection",
+    "Commands",
+    "Connection",
+    "ConnectionStats",
+    "Listener",
+    "check_server",
+    "shown_url",
+]

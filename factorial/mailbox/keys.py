@@ -1,0 +1,97 @@
+"""Every key's name, in one place: for Python as functions of `Keys`, for Lua as the prelude of every script.
+
+All keys carry the hash tag `{namespace:partition}`, so that on Redis Cluster a run, its owner's events and
+its queue share a slot and one script may change them together.
+"""
+
+__all__ = ["Keys"]
+
+_BY_ID = {
+    "run": "r",  # HASH    status, token, counters
+    "conversation": "l",  # LIST    messages, append-only
+    "fields": "x",  # HASH    the context's other fields
+    "journal": "j",  # HASH    what finished within the current turn
+    "mail": "m",  # LIST    steering that was not read yet
+    "seen": "d",  # SET     ids of mail that was accepted
+    "ready": "q",  # LIST    per agent: runs to take up
+    "due": "z",  # ZSET    per agent: runs in backoff, by the time they are due
+    "wake": "k",  # LIST    per agent: one token if something is ready
+    "ended": "t",  # ZSET    per agent and status: runs that ended, by when
+    "lease": "p",  # STRING  per process: lives as long as its heartbeat
+    "held": "h",  # SET     per process: runs it holds
+    "signals": "s",  # LIST    per process: what it has to hear at once
+    "claims": "y",  # HASH    per process: each worker's latest claim
+    "events": "e",  # STREAM  per owner: durable events
+    "owner": "o",  # HASH    per owner: how many runs are active, and since which event
+    "channel": "c",  # pub/sub channel per owner
+}
+_SINGLE = {
+    "processes": "P",  # ZSET    processes that have registered, by since when the lease is missing (0: it is not)
+    "layout": "V",  # HASH    version of this layout
+}
+
+LAYOUT_VERSION = 1
+
+
+class Keys:
+    """The key names of one namespace."""
+
+    def __init__(self, namespace: str, partition: int = 0) -> None:
+        self.prefix = f"{{{namespace}:{partition}}}:"
+
+    def _of(self, kind: str, name: str) -> str:
+        return f"{self.prefix}{_BY_ID[kind]}:{name}"
+
+    def run(self, task_id: str) -> str:
+        """HASH: status, token and counters of a run."""
+        return self._of("run", task_id)
+
+    def conversation(self, task_id: str) -> str:
+        """LIST: a run's messages."""
+        return self._of("conversation", task_id)
+
+    def wake(self, agent: str) -> str:
+        """LIST: holds a token while something is ready for `agent`."""
+        return self._of("wake", agent)
+
+    def ready(self, agent: str) -> str:
+        """LIST: runs of `agent` to take up."""
+        return self._of("ready", agent)
+
+    def lease(self, process: str) -> str:
+        """STRING that lives as long as the process's heartbeat."""
+        return self._of("lease", process)
+
+    def held(self, process: str) -> str:
+        """SET: the runs that a process holds."""
+        return self._of("held", process)
+
+    def signals(self, process: str) -> str:
+        """LIST: what a process has to hear at once."""
+        return self._of("signals", process)
+
+    def events(self, owner_id: str) -> str:
+        """STREAM: an owner's events."""
+        return self._of("events", owner_id)
+
+    def owner(self, owner_id: str) -> str:
+        """HASH: an owner's activity."""
+        return self._of("owner", owner_id)
+
+    def channel(self, owner_id: str) -> str:
+        """Pub/sub channel on which an owner's events are sent as they happen."""
+        return self._of("channel", owner_id)
+
+    @property
+    def layout(self) -> str:
+        """HASH: the version of this layout."""
+        return self.prefix + _SINGLE["layout"]
+
+
+def lua_prelude() -> str:
+    """The same names as Lua functions: `run_key(id)`, `wake_key(agent)`, `processes_key()`, ..."""
+    by_id = [
+        f"local function {kind}_key(name) return KEYS[1] .. '{short}:' .. name end" for kind, short in _BY_ID.items()
+    ]
+    single = [f"local function {kind}_key() return KEYS[1] .. '{short}' end" for kind, short in _SINGLE.items()]
+    return "\n".join([*by_id, *single]) + "\n"

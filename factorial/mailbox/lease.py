@@ -1,0 +1,51 @@
+"""The life of a process in the mailbox: it registers, beats, and is buried (`register.lua`, `reclaim.lua`).
+
+Called by the heartbeat and the maintenance actors, and by the supervisor when a process has died.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from factorial.mailbox.script import Scripts
+from factorial.utils import dump_json
+
+__all__ = ["beat", "bury", "reclaim", "register"]
+
+
+async def register(
+    scripts: Scripts, *, process: str, lease: float, patience: float, about: Mapping[str, Any]
+) -> set[str]:
+    """Give the process a lease of `lease` seconds, and tell which runs it holds.
+
+    `patience`: seconds within which the living process would register again if its lease were lost.
+    """
+    held = await scripts.run("register", process, _ms(lease), _ms(patience), dump_json(dict(about)))
+    return {task_id.decode() for task_id in held}
+
+
+async def beat(scripts: Scripts, *, process: str, lease: float) -> bool:
+    """Renew the lease. False: it was gone, and the process has to register again."""
+    return bool(await scripts.commands.execute("PEXPIRE", scripts.keys.lease(process), _ms(lease)))
+
+
+async def bury(scripts: Scripts, *, process: str) -> int:
+    """Take back at once all that `process` held: it has ended. Tells how many runs that were."""
+    return await _take_back(scripts, process=process, most=100)
+
+
+async def reclaim(scripts: Scripts, *, most: int) -> int:
+    """Take back what processes held whose lease is missing for longer than their patience. Tells how many runs."""
+    return await _take_back(scripts, process="", most=most)
+
+
+async def _take_back(scripts: Scripts, *, process: str, most: int) -> int:
+    total: int = 0
+    while True:
+        taken, more = await scripts.run("reclaim", most, process)
+        total += int(taken)
+        if not more:
+            return total
+
+
+def _ms(seconds: float) -> int:
+    return max(1, round(seconds * 1000))

@@ -1,0 +1,19 @@
+-- Reads ARGV from left to right: single values, and lists that are preceded by their length.
+local args_read = 0
+
+local function take()
+  args_read = args_read + 1
+  return ARGV[args_read]
+end
+
+local function take_number()
+  return tonumber(take())
+end
+
+local function take_list()
+  local items = {}
+  for i = 1, take_number() do
+    items[i] = take()
+  end
+  return items
+end

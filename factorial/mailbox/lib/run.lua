@@ -1,0 +1,93 @@
+-- include: lib/time.lua
+-- include: lib/events.lua
+-- A run's hash, and the ways out of being held.
+local RUN_FIELDS = {'status', 'agent', 'owner', 'head', 'epoch', 'nonce', 'seq', 'told', 'holder',
+  'retries', 'recoveries', 'pickups', 'cancel', 'closed', 'recovery_limit'}
+
+-- The run as a table, or nil if there is none.
+local function load_run(id)
+  local values = redis.call('HMGET', run_key(id), unpack(RUN_FIELDS))
+  if not values[1] then
+    return nil
+  end
+  local run = {id = id}
+  for i, field in ipairs(RUN_FIELDS) do
+    run[field] = values[i] or ''
+  end
+  for _, field in ipairs({'epoch', 'seq', 'told', 'retries', 'recoveries', 'pickups'}) do
+    run[field] = tonumber(run[field]) or 0
+  end
+  return run
+end
+
+-- Whether the token (epoch and nonce) is the one under which the run is held now.
+local function is_held_by(run, epoch, nonce)
+  return run ~= nil and run.status == 'processing' and run.epoch == epoch and run.nonce == nonce
+end
+
+local function is_final(status)
+  return status == 'completed' or status == 'failed' or status == 'cancelled'
+end
+
+-- An event of the run that only the server can date. `extra` is JSON that begins with a comma, or empty.
+local function tell(run, event_type, now, extra)
+  return publish(run.owner, '{"event_type":"' .. event_type .. '",' .. run.head
+    .. ',"timestamp":"' .. iso(now) .. '"' .. extra .. '}')
+end
+
+local function append_all(key, items)
+  for first = 1, #items, 500 do
+    redis.call('RPUSH', key, unpack(items, first, math.min(first + 499, #items)))
+  end
+end
+
+local function set_all(key, pairs_list)
+  for first = 1, #pairs_list, 500 do
+    redis.call('HSET', key, unpack(pairs_list, first, math.min(first + 499, #pairs_list)))
+  end
+end
+
+-- Something is ready: make sure that one token is there for an idle worker to find.
+local function wake(agent)
+  if redis.call('LLEN', wake_key(agent)) == 0 then
+    redis.call('RPUSH', wake_key(agent), '1')
+  end
+end
+
+local function make_ready(run, at_front)
+  redis.call(at_front and 'LPUSH' or 'RPUSH', ready_key(run.agent), run.id)
+  wake(run.agent)
+end
+
+-- Queue what is due. Bounded: what is left over is promoted by the next call.
+local function promote_due(agent, now)
+  local due = redis.call('ZRANGEBYSCORE', due_key(agent), '-inf', now, 'LIMIT', 0, 200)
+  for _, id in ipairs(due) do
+    redis.call('ZREM', due_key(agent), id)
+    if redis.call('HGET', run_key(id), 'status') == 'backoff' then
+      redis.call('HSET', run_key(id), 'status', 'queued')
+      redis.call('RPUSH', ready_key(agent), id)
+    end
+  end
+  if redis.call('LLEN', ready_key(agent)) > 0 then
+    wake(agent)
+  end
+  return #due
+end
+
+-- The run ends. Steering that nobody has read is answered here, so that no accepted message vanishes.
+local function finish(run, status, now, error_text)
+  redis.call('HSET', run_key(run.id), 'status', status, 'holder', '', 'ended', now, 'error', error_text)
+  if redis.call('LLEN', mail_key(run.id)) > 0 then
+    tell(run, 'run_steering_failed', now, ',"metadata":null,"error":"the run ended (' .. status
+      .. ') before the steering messages were read"')
+  end
+  if status == 'cancelled' then
+    tell(run, 'run_cancelled', now, ',"metadata":null')
+  end
+  redis.call('DEL', journal_key(run.id), mail_key(run.id), seen_key(run.id))
+  redis.call('ZADD', ended_key(run.agent .. ':' .. status), now, run.id)
+  if redis.call('HINCRBY', owner_key(run.owner), 'active', -1) <= 0 then
+    redis.call('PEXPIRE', owner_key(run.owner), EVENTS_TTL_MS)
+  end
+end

@@ -1,0 +1,105 @@
+"""The door to one namespace: its connection, its scripts, and the news of its events.
+
+Opened by the orchestrator, by each worker process and by the supervisor. The operations, one per module of this
+package, are functions of its `scripts`.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator
+from dataclasses import replace
+from typing import Any, Self
+
+from factorial.config import EventsConfig, RedisConfig
+from factorial.errors import MailboxRefusedError
+from factorial.mailbox import lease
+from factorial.mailbox.connect import Connection, Listener, check_server, shown_url
+from factorial.mailbox.embedded import EmbeddedServer, resolve
+from factorial.mailbox.keys import LAYOUT_VERSION, Keys
+from factorial.mailbox.script import Scripts
+from factorial.mailbox.subscription import EventFilter, Position, subscribe
+
+__all__ = ["Mailbox"]
+
+logger = logging.getLogger("factorial.mailbox")
+
+
+class Mailbox:
+    """One namespace on one server. Make it with `await Mailbox.open(...)`, and `close()` it."""
+
+    def __init__(
+        self, redis: RedisConfig, connection: Connection, scripts: Scripts, server: EmbeddedServer | None
+    ) -> None:
+        self.redis = redis
+        """Where the server is; an embedded one by the address that it listens on."""
+        self.connection = connection
+        self.scripts = scripts
+        self.keys = scripts.keys
+        self._server = server
+        self._listener: Listener | None = None
+        self._opening_listener = asyncio.Lock()
+
+    @classmethod
+    async def open(cls, redis: RedisConfig, events: EventsConfig | None = None, *, patient: bool = False) -> Self:
+        """Connect, and make sure that the server can be trusted with tasks.
+
+        Raises `MailboxUnavailableError`, `MailboxRefusedError` that says what to change, and `ConfigError` for a URL
+        that cannot be one. An `embedded:DIR` server is started if it does not run. `patient`: a server that is not there
+        is waited for, `redis.retry_for` seconds long.
+        """
+        url, server = await asyncio.to_thread(resolve, redis.resolved_url)
+        redis = replace(redis, url=url)
+        try:
+            return cls(redis, *await _connect(redis, events or EventsConfig(), patient), server)
+        except BaseException:
+            if server is not None:
+                await asyncio.to_thread(server.release)
+            raise
+
+    async def close(self) -> None:
+        """Close the connections; stop the embedded server if nobody else uses it."""
+        if self._listener is not None:
+            await self._listener.close()
+        await self.connection.close()
+        if self._server is not None:
+            await asyncio.to_thread(self._server.release)
+
+    async def release_process(self, process: str) -> int:
+        """Have others take over, at once, what the ended `process` held. Tells how many runs that were."""
+        return await lease.bury(self.scripts, process=process)
+
+    async def subscribe(
+        self, owner_id: str, start: Position | None, wanted: EventFilter
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """The owner's events from behind `start` on. All subscribers of this mailbox share one connection."""
+        async with self._opening_listener:
+            if self._listener is None:
+                self._listener = await Listener.open(self.redis)
+        async for event in subscribe(self.scripts, self._listener, owner_id, start, wanted):
+            yield event
+
+
+async def _connect(redis: RedisConfig, events: EventsConfig, patient: bool) -> tuple[Connection, Scripts]:
+    connection = await Connection.open(redis, patient=patient)
+    try:
+        shown = shown_url(redis.url)
+        for warning in await check_server(connection, url_shown=shown):
+            logger.warning("%s", warning)
+        keys = Keys(redis.namespace)
+        await _check_layout(connection, keys, shown)
+    except BaseException:
+        await connection.close()
+        raise
+    constants = {"EVENTS_MAX": events.max_per_owner, "EVENTS_TTL_MS": round(events.ttl * 1000)}
+    return connection, Scripts(connection, keys, constants)
+
+
+async def _check_layout(connection: Connection, keys: Keys, shown: str) -> None:
+    """Refuse a namespace that another release laid out in another way."""
+    await connection.execute("HSETNX", keys.layout, "version", LAYOUT_VERSION)
+    version = await connection.execute("HGET", keys.layout, "version")
+    if int(version) != LAYOUT_VERSION:
+        raise MailboxRefusedError(
+            f"namespace {keys.prefix!r} at {shown} has layout {int(version)}, and this release of Factorial reads "
+            f"layout {LAYOUT_VERSION}: use the release that wrote it, or another redis.namespace"
+        )

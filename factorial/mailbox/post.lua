@@ -1,0 +1,26 @@
+-- Put messages into a run's mailbox; the run reads them before its next model call.
+--
+-- ARGV     id, message id (the same on every try), most messages that may wait, messages (list)
+-- Answers  {'OK', status} | {'DUP', status} | {'NOTFOUND'} | {'ENDED', status} | {'FULL', messages waiting}
+-- include: lib/args.lua
+-- include: lib/run.lua
+local id, message_id, most = take(), take(), take_number()
+local messages = take_list()
+
+local run = load_run(id)
+if not run then
+  return {'NOTFOUND'}
+end
+if is_final(run.status) then
+  return {'ENDED', run.status}
+end
+if redis.call('SISMEMBER', seen_key(id), message_id) == 1 then
+  return {'DUP', run.status}
+end
+local waiting = redis.call('LLEN', mail_key(id))
+if waiting + #messages > most then
+  return {'FULL', waiting}
+end
+redis.call('SADD', seen_key(id), message_id)
+append_all(mail_key(id), messages)
+return {'OK', run.status}

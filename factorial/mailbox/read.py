@@ -1,0 +1,80 @@
+"""What is known about a run (`read.lua`). Called by the orchestrator; changes nothing."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from factorial.errors import CorruptedTaskDataError
+from factorial.mailbox.claim import paired
+from factorial.mailbox.script import Scripts
+from factorial.task import TaskStatus
+from factorial.utils import load_json
+
+__all__ = ["StoredRun", "born_at", "read_run", "read_status"]
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRun:
+    """A run as it is stored."""
+
+    task_id: str
+    owner_id: str
+    agent: str
+    status: TaskStatus
+    payload: dict[str, Any]
+    """The context as plain data: its fields, and `messages`."""
+    retries: int
+    pickups: int
+    error: str
+    holder: str
+    """The process that executes it now, or empty."""
+    created_at: datetime
+    ended_at: datetime | None
+
+
+async def read_status(scripts: Scripts, task_id: str) -> TaskStatus | None:
+    """The run's status, or None if there is no such run."""
+    status = await scripts.commands.execute("HGET", scripts.keys.run(task_id), "status")
+    return TaskStatus(status.decode()) if status else None
+
+
+async def read_run(scripts: Scripts, task_id: str) -> StoredRun | None:
+    """The whole run, or None if there is none. Raises `CorruptedTaskDataError` if it cannot be read."""
+    run, conversation, fields = await scripts.run("read", task_id)
+    if not run:
+        return None
+    try:
+        return _assemble(task_id, paired(run), conversation, paired(fields))
+    except (KeyError, ValueError) as damage:
+        raise CorruptedTaskDataError(task_id, f"what is stored for task {task_id!r} cannot be read: {damage}") from None
+
+
+def _assemble(
+    task_id: str, run: dict[str, bytes], conversation: Sequence[bytes], fields: dict[str, bytes]
+) -> StoredRun:
+    payload = {name: load_json(value) for name, value in fields.items()}
+    payload["messages"] = [load_json(message) for message in conversation]
+    return StoredRun(
+        task_id=task_id,
+        owner_id=run["owner"].decode(),
+        agent=run["agent"].decode(),
+        status=TaskStatus(run["status"].decode()),
+        payload=payload,
+        retries=int(run.get("retries", 0)),
+        pickups=int(run.get("pickups", 0)),
+        error=run.get("error", b"").decode(),
+        holder=run.get("holder", b"").decode(),
+        created_at=_moment(run["created"]),
+        ended_at=_moment(run["ended"]) if "ended" in run else None,
+    )
+
+
+async def born_at(scripts: Scripts, task_ids: Sequence[str]) -> list[str]:
+    """The event ids with which these runs began; runs that are unknown are left out."""
+    found = [await scripts.commands.execute("HGET", scripts.keys.run(task_id), "born") for task_id in task_ids]
+    return [event_id.decode() for event_id in found if event_id]
+
+
+def _moment(ms: bytes) -> datetime:
+    return datetime.fromtimestamp(int(ms) / 1000, UTC)

@@ -1,0 +1,74 @@
+"""Whether the server can be trusted with tasks: asked once, by whoever opens a mailbox."""
+
+import re
+from typing import Any, Protocol
+
+from redis.exceptions import ResponseError
+
+from factorial.errors import MailboxRefusedError
+
+__all__ = ["Commands", "check_server"]
+
+
+_OLDEST = (7, 0)
+
+
+class Commands(Protocol):
+    """Something that executes commands: a `Connection`, or what a test puts in its place."""
+
+    async def execute(self, *args: bytes | str | int | float) -> Any:
+        """The server's answer to one command."""
+        ...
+
+
+async def check_server(commands: Commands, *, url_shown: str) -> list[str]:
+    """What is not as it should be with the server, in words; empty if all is well.
+
+    Raises `MailboxRefusedError` for what would lose tasks or cannot work: a version before 7.0, an eviction
+    policy, a replica that takes no writes.
+    """
+    try:
+        info = _parse(await commands.execute("INFO"))
+    except (ResponseError, MailboxRefusedError) as refused:
+        # Without INFO nothing is known; the first script shows whether the rest is allowed.
+        return [f"{url_shown} does not let us read INFO, so its version and settings are unchecked: {refused}"]
+    _check_version(info, url_shown)
+    _check_eviction(info, url_shown)
+    if info.get("role") == "slave" and info.get("slave_read_only") != "0":
+        primary = f"{info.get('master_host')}:{info.get('master_port')}"
+        raise MailboxRefusedError(f"{url_shown} is a read-only replica: use the URL of its primary, {primary}")
+    if info.get("aof_enabled") == "0" and not await _saves_snapshots(commands):
+        return [
+            f"{url_shown} keeps its data in memory only: a restart of the server loses every task. "
+            "Mend it with: CONFIG SET appendonly yes (and CONFIG REWRITE to keep it so)"
+        ]
+    return []
+
+
+def _parse(info: bytes) -> dict[str, str]:
+    lines = info.decode(errors="replace").splitlines()
+    return {name: value for name, found, value in (line.partition(":") for line in lines) if found}
+
+
+def _check_version(info: dict[str, str], url_shown: str) -> None:
+    version = info.get("redis_version", "")
+    numbers = re.match(r"(\d+)\.(\d+)", version)
+    if numbers and (int(numbers[1]), int(numbers[2])) < _OLDEST:
+        raise MailboxRefusedError(f"{url_shown} is Redis {version}: Factorial needs Redis 7.0 or newer, or Valkey")
+
+
+def _check_eviction(info: dict[str, str], url_shown: str) -> None:
+    policy = info.get("maxmemory_policy", "noeviction")
+    if policy != "noeviction":
+        raise MailboxRefusedError(
+            f"{url_shown} has maxmemory-policy {policy}: when memory runs short it would throw away tasks and leases. "
+            "Mend it with: CONFIG SET maxmemory-policy noeviction"
+        )
+
+
+async def _saves_snapshots(commands: Commands) -> bool:
+    try:
+        answer = await commands.execute("CONFIG", "GET", "save")
+    except (ResponseError, MailboxRefusedError):
+        return True  # a managed server that hides its settings looks after its data itself
+    return len(answer) == 2 and bool(answer[1])

@@ -1,0 +1,26 @@
+-- Keep what finished within a turn, and publish what happened so far.
+--
+-- ARGV     id, epoch, nonce, seq (commits so far), told (number of this message within the epoch),
+--          journal entries (list of name, value), events (list)
+-- Answers  {'OK', '1' if the run is to be cancelled} | {'SUPERSEDED'}: somebody else holds the run now
+-- Events   those given, once
+-- include: lib/args.lua
+-- include: lib/run.lua
+local id, epoch, nonce, seq, told = take(), take_number(), take(), take_number(), take_number()
+local entries = take_list()
+local events = take_list()
+
+local run = load_run(id)
+if not is_held_by(run, epoch, nonce) then
+  return {'SUPERSEDED'}
+end
+if seq == run.seq and told > run.told then
+  for i = 1, #entries, 2 do
+    redis.call('HSETNX', journal_key(id), entries[i], entries[i + 1])
+  end
+  for _, event in ipairs(events) do
+    publish(run.owner, event)
+  end
+  redis.call('HSET', run_key(id), 'told', told)
+end
+return {'OK', run.cancel}

@@ -1,0 +1,340 @@
+"""The client's door: put tasks in, watch, steer and cancel them, read what became of them, and run the whole system.
+
+Any number of orchestrators, in web backends and scripts, work on the same Redis: what they share is there alone (I07).
+"""
+
+import asyncio
+import os
+import uuid
+from collections import OrderedDict
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import replace
+from typing import Any, TypeVar, overload
+from weakref import WeakKeyDictionary
+
+from factorial.agent.agent import BaseAgent
+from factorial.config import (
+    AgentWorkerConfig,
+    EventsConfig,
+    MaintenanceWorkerConfig,
+    RedisConfig,
+    SupervisorConfig,
+)
+from factorial.config import redis_url as url_of
+from factorial.context import AgentContext
+from factorial.errors import ConfigError, ContextError, FactorialError, TaskNotFoundError
+from factorial.events import EventType, QueueEvent, encode_event
+from factorial.loop import close_with_loop
+from factorial.mailbox import Mailbox
+from factorial.mailbox.embedded import EmbeddedServer, resolve
+from factorial.mailbox.enqueue import enqueue
+from factorial.mailbox.keys import Keys
+from factorial.mailbox.post import cancel, post
+from factorial.mailbox.read import born_at, read_run, read_status
+from factorial.mailbox.subscription import EventFilter, Position, activity_since
+from factorial.snapshot import encode_fields, encode_messages
+from factorial.supervisor.embedding import Registered, run_registered
+from factorial.task import Task, TaskStatus, check_owner_id, check_task_id
+
+__all__ = ["Orchestrator"]
+
+ContextType = TypeVar("ContextType", bound=AgentContext)
+
+_MOST_MARKS = 10_000
+_ROLES = ("system", "developer", "user", "assistant")
+
+
+class Orchestrator:
+    """The way to the tasks of one namespace.
+
+    Parameters (checklist I03, O01):
+        redis_url: redis://, rediss://, unix:// or embedded:DIR. Without it `redis_host` and its companions, else the
+            environment (`REDIS_URL`, or `REDIS_HOST` and its companions), else localhost:6379.
+        redis_max_connections: accepted, and never reached: an orchestrator uses one connection for commands and one
+            for events, however many tasks and subscribers it serves.
+        openai_api_key: put into this process's environment, where the agents and the worker processes find it. It is
+            never stored or logged.
+        namespace: first part of every key. Systems with different namespaces do not see each other.
+
+    It may be made anywhere, connects when it is first used, and works in any event loop, also in several one after the
+    other. Raises `ConfigError`.
+    """
+
+    def __init__(
+        self,
+        *,
+        redis_url: str | None = None,
+        redis_host: str | None = None,
+        redis_port: int | None = None,
+        redis_db: int | None = None,
+        redis_password: str | None = None,
+        redis_max_connections: int = 50,
+        openai_api_key: str | None = None,
+        namespace: str = "factorial",
+        events_config: EventsConfig | None = None,
+        supervisor_config: SupervisorConfig | None = None,
+    ) -> None:
+        parts = {"host": redis_host, "port": redis_port, "db": redis_db, "password": redis_password}
+        given = [f"redis_{name}" for name, value in parts.items() if value is not None]
+        if redis_url is not None and given:
+            raise ConfigError(f"redis_url and {given[0]} exclude each other: give one of them")
+        if redis_max_connections < 1:
+            raise ConfigError(f"redis_max_connections={redis_max_connections}: use a whole number of at least 1")
+        if given:
+            redis_url = url_of(
+                host=redis_host or "localhost", port=redis_port or 6379, db=redis_db or 0, password=redis_password
+            )
+        self.redis = RedisConfig(url=redis_url or "", namespace=namespace)
+        self.events = events_config or EventsConfig()
+        self.supervisor = supervisor_config or SupervisorConfig()
+        self.runners: dict[str, Registered] = {}
+        self._keys = Keys(namespace)
+        self._server: EmbeddedServer | None = None
+        self._mailboxes: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Future[Mailbox]] = WeakKeyDictionary()
+        self._unwatched: OrderedDict[str, str] = OrderedDict()
+        if openai_api_key:
+            os.environ["OPENAI_API_KEY"] = openai_api_key
+
+    # -- the system
+
+    def register_runner(
+        self,
+        agent: BaseAgent[Any],
+        agent_worker_config: AgentWorkerConfig | None = None,
+        maintenance_worker_config: MaintenanceWorkerConfig | None = None,
+    ) -> None:
+        """Have `run` start processes for `agent` (checklist I04, O02). Raises `ConfigError` if its name is taken."""
+        if not isinstance(agent, BaseAgent):
+            raise ConfigError(f"register_runner(agent={agent!r}): give an Agent, or an object of your own agent class")
+        if agent.name in self.runners:
+            raise ConfigError(
+                f"there is a runner for an agent named {agent.name!r} already: give one of them another name=..."
+            )
+        self.runners[agent.name] = Registered(
+            agent, agent_worker_config or AgentWorkerConfig(), maintenance_worker_config or MaintenanceWorkerConfig()
+        )
+
+    def run(self) -> None:
+        """Start the supervision tree with all registered runners, and block until SIGINT or SIGTERM ends it (O03).
+
+        Each runner's processes import its agent by name. In such a process this call returns at once, so a script needs
+        no `if __name__ == "__main__"` around it. Raises `ConfigError`, `MailboxError` and `SupervisionError`.
+        """
+        run_registered(self.redis, self.events, self.supervisor, list(self.runners.values()))
+
+    # -- tasks
+
+    @overload
+    async def enqueue_task(self, agent: BaseAgent[ContextType], task: Task[ContextType]) -> Task[ContextType]: ...
+    @overload
+    async def enqueue_task(
+        self, agent: BaseAgent[ContextType], *, owner_id: str, payload: ContextType
+    ) -> Task[ContextType]: ...
+    async def enqueue_task(
+        self,
+        agent: BaseAgent[ContextType],
+        task: Task[ContextType] | None = None,
+        *,
+        owner_id: str | None = None,
+        payload: ContextType | None = None,
+    ) -> Task[ContextType]:
+        """Store a task and queue it: `task`, or a new one for `owner_id` over `payload` (checklist I05, O06).
+
+        Once it returns, the task is not lost while Redis keeps its data. A task that was enqueued before is left as it
+        is. Raises `ContextError` if the payload cannot be stored as JSON, and `MailboxError`; nothing is stored then.
+        """
+        if task is None:
+            if owner_id is None or payload is None:
+                raise ConfigError("enqueue_task: give task=..., or owner_id=... and payload=...")
+            task = agent.create_task(owner_id, payload)
+        elif owner_id is not None or payload is not None:
+            raise ConfigError("enqueue_task: task and owner_id/payload exclude each other: give one form")
+        if task.agent != agent.name:
+            raise ConfigError(f"enqueue_task: the task is for agent {task.agent!r}, and the agent is {agent.name!r}")
+        if not isinstance(task.payload, agent.context_class):
+            raise ContextError(f"enqueue_task: agent {agent.name!r} works on {agent.context_class.__name__}")
+        stored = await enqueue(
+            (await self._mailbox()).scripts,
+            task_id=check_task_id(task.id),
+            agent=agent.name,
+            owner_id=check_owner_id(task.owner_id),
+            conversation=encode_messages(task.payload.messages),
+            fields=encode_fields(task.payload),
+        )
+        if stored.event_id:
+            self._mark(task.owner_id, stored.event_id)
+        return task
+
+    async def get_task_status(self, task_id: str) -> TaskStatus:
+        """Where the task stands (checklist O07). Raises `TaskNotFoundError`, `InvalidTaskIdError`."""
+        status = await read_status((await self._mailbox()).scripts, check_task_id(task_id))
+        if status is None:
+            raise TaskNotFoundError(task_id)
+        return status
+
+    async def get_task_data(self, task_id: str) -> dict[str, Any] | None:
+        """All that is known of the task, as plain data; None if there is no such task (checklist O08).
+
+        `payload` is the context, with `messages`, `turn`, and in the end `output`; `error` says why it failed last.
+        """
+        run = await read_run((await self._mailbox()).scripts, check_task_id(task_id))
+        if run is None:
+            return None
+        return {
+            "id": run.task_id,
+            "owner_id": run.owner_id,
+            "agent": run.agent,
+            "status": run.status,
+            "payload": run.payload,
+            "retries": run.retries,
+            "pickups": run.pickups,
+            "error": run.error or None,
+            "process": run.holder or None,
+            "created_at": run.created_at.isoformat(),
+            "ended_at": run.ended_at.isoformat() if run.ended_at else None,
+        }
+
+    async def cancel_task(self, task_id: str) -> TaskStatus:
+        """Have the task end as cancelled (checklist O09). Accepted means that it will.
+
+        A task that nobody executes ends at once; for one that is executed, its model call is abandoned at once, and the
+        status is `processing` until it has ended. Raises `TaskNotFoundError`, and `InactiveTaskError` if the task has
+        completed or failed.
+        """
+        return await cancel((await self._mailbox()).scripts, task_id=check_task_id(task_id))
+
+    async def steer_task(self, task_id: str, messages: Sequence[Mapping[str, Any]]) -> None:
+        """Have the task read `messages` before its next model call (checklist O10).
+
+        They enter the conversation in this order, after what is there. A task that was about to complete takes
+        another turn. Raises `ConfigError` for messages that no model would take, `TaskNotFoundError`, and
+        `InactiveTaskError` if the task has ended; `run_steering_failed` tells the owner's subscribers, too.
+        """
+        check_task_id(task_id)
+        scripts = (await self._mailbox()).scripts
+        try:
+            encoded = encode_messages(_checked_messages(messages))
+            await post(scripts, task_id=task_id, message_id=uuid.uuid4().hex, messages=encoded)
+        except FactorialError as refused:
+            await self._tell_of_refusal(task_id, refused)
+            raise
+
+    async def _tell_of_refusal(self, task_id: str, refused: FactorialError) -> None:
+        scripts = (await self._mailbox()).scripts
+        if (run := await read_run(scripts, task_id)) is None:
+            return
+        event = QueueEvent(
+            event_type=EventType.RUN_STEERING_FAILED,
+            task_id=task_id,
+            owner_id=run.owner_id,
+            agent_name=run.agent,
+            error=str(refused),
+        )
+        await scripts.run("publish", run.owner_id, encode_event(event))
+
+    # -- events
+
+    def get_updates_channel(self, owner_id: str) -> str:
+        """The Redis pub/sub channel on which the owner's events are sent as JSON text (checklist E02).
+
+        What is published while nobody listens is not there for a later listener: `subscribe_to_updates` has it all.
+        """
+        return self._keys.channel(check_owner_id(owner_id))
+
+    async def subscribe_to_updates(
+        self,
+        owner_id: str,
+        task_ids: Collection[str] | None = None,
+        event_types: Collection[str] | None = None,
+        event_pattern: str | None = None,
+        after: str | None = None,
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """The owner's events as dictionaries, in order, each once, without end (checklist I06, E01).
+
+        Filters: `task_ids`, `event_types` (exact), `event_pattern` (a regular expression, matched from the start of the
+        type); an event has to pass all that are given.
+
+        `after` is where to begin: behind the event with this `id` (a browser that reconnects sends the last one it has
+        seen), `"0"` for all that is kept, `"$"` for new ones only. Without it: with the first event of `task_ids`;
+        else with what this orchestrator enqueued for the owner since it was last subscribed to; else with the owner's
+        present or latest activity. So a subscriber that comes after its task was enqueued, or has even ended, misses
+        nothing.
+
+        A connection that is lost is found again, and nothing is missed by it. If events that were to come have been
+        trimmed (`EventsConfig`), an update of type `subscription_gap` says so. Raises `ConfigError`, and
+        `MailboxError` if the server cannot be reached to begin with.
+        """
+        wanted = EventFilter(task_ids, event_types, event_pattern)
+        mailbox = await self._mailbox()
+        start = await self._start(mailbox, check_owner_id(owner_id), task_ids, after)
+        async with aclosing(mailbox.subscribe(owner_id, start, wanted)) as updates:
+            async for update in updates:
+                yield update
+
+    async def _start(
+        self, mailbox: Mailbox, owner_id: str, task_ids: Collection[str] | None, after: str | None
+    ) -> Position | None:
+        if after is not None:
+            return None if after == "$" else Position.after(after)
+        if task_ids:
+            births = await born_at(mailbox.scripts, [check_task_id(task_id) for task_id in task_ids])
+        else:
+            since = await activity_since(mailbox.scripts, owner_id)
+            births = [event_id for event_id in (self._unwatched.pop(owner_id, None), since) if event_id]
+        return min((Position.before(event_id) for event_id in births), default=None)
+
+    def _mark(self, owner_id: str, event_id: str) -> None:
+        """Remember where the owner's events begin that nobody has subscribed to here."""
+        self._unwatched.setdefault(owner_id, event_id)
+        if len(self._unwatched) > _MOST_MARKS:
+            self._unwatched.popitem(last=False)
+
+    # -- the connection
+
+    async def _mailbox(self) -> Mailbox:
+        """The mailbox of the running event loop; it is opened when it is first asked for, and closed with the loop."""
+        loop = asyncio.get_running_loop()
+        held = self._mailboxes.get(loop)
+        if held is None:
+            held = self._mailboxes[loop] = asyncio.ensure_future(self._open())
+        try:
+            return await asyncio.shield(held)
+        except FactorialError:
+            self._mailboxes.pop(loop, None)
+            raise
+
+    async def _open(self) -> Mailbox:
+        if self._server is None:
+            url, self._server = await asyncio.to_thread(resolve, self.redis.resolved_url)
+            if self._server is not None:
+                self.redis = replace(self.redis, url=url)
+        mailbox = await Mailbox.open(self.redis, self.events)
+        await close_with_loop(mailbox.close)
+        return mailbox
+
+    async def close(self) -> None:
+        """Close the connections of this event loop, and let go of an embedded server. Optional: exit does it, too."""
+        if held := self._mailboxes.pop(asyncio.get_running_loop(), None):
+            await (await held).close()
+        if self._server is not None:
+            server, self._server = self._server, None
+            await asyncio.to_thread(server.release)
+
+    async def __aenter__(self) -> "Orchestrator":
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        await self.close()
+
+
+def _checked_messages(messages: Any) -> Sequence[Mapping[str, Any]]:
+    if not isinstance(messages, list | tuple) or not messages:
+        raise ConfigError('Invalid steering message format: give a list such as [{"role": "user", "content": "..."}]')
+    for position, message in enumerate(messages):
+        if not isinstance(message, Mapping) or message.get("role") not in _ROLES or not message.get("content"):
+            raise ConfigError(
+                f"Invalid steering message format: messages[{position}] needs a 'content', "
+                f"and a 'role' ({', '.join(_ROLES)})"
+            )
+    return messages

@@ -1,0 +1,182 @@
+"""The child's side of supervision: what runs in a process that `process.py` has started.
+
+Signals. The child is in a process group of its own, so a Ctrl-C at the terminal reaches the supervisor alone.
+Somebody else may still signal every process (systemd signals all of a unit), and the supervisor's own SIGTERM may
+follow many seconds later, when it is this child's turn. So no repetition counts as a second request: SIGTERM and
+SIGINT, however often, ask to drain, and SIGQUIT is how the supervisor says "leave now".
+
+The supervisor's death is seen by a thread that waits on the pipe from the parent. PR_SET_PDEATHSIG is not used: it
+fires when the parent's *thread* ends, is Linux's alone, and would add nothing; that the parent's pid has changed is
+asked as well, for the case that a fork of the supervisor holds the pipe open. An orphan drains, is told to leave
+when its time to stop is over, and ends then in any case.
+"""
+
+import asyncio
+import importlib
+import logging
+import math
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from typing import Any
+
+from factorial.errors import FactorialError, SupervisionError
+from factorial.supervisor.logs import log_to_stderr
+
+__all__ = ["LEAVE_SECONDS", "READY", "SIGNALS", "Lifeline", "Orders", "inside_child", "run_child", "serve"]
+
+log = logging.getLogger(__name__)
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+"""The signals a child listens to. They are held back from its birth until it does."""
+LEAVE_SECONDS = 5.0
+"""How long a child that was told to leave now may take to release what it holds."""
+READY = "ready"
+
+_LINGER_SECONDS = 2.0
+_REPORT_LIMIT = 1000
+"""Characters of a report: with at most 4 bytes each, a report is written to the pipe in one piece (PIPE_BUF)."""
+
+_inside_child = False
+
+
+def inside_child() -> bool:
+    """Whether this process was started by a supervision tree."""
+    return _inside_child
+
+
+@dataclass(frozen=True, slots=True)
+class Orders:
+    """What a child is told at its birth."""
+
+    process: str
+    target: str
+    kwargs: Mapping[str, Any]
+    reports: Connection
+    seconds_to_stop: float
+    log_level: int
+
+
+class Lifeline:
+    """What ties a child to its supervisor: handed to the target as its first argument."""
+
+    def __init__(self, process: str, reports: Connection) -> None:
+        self.process = process
+        """The unique name of this incarnation of the child."""
+        self.draining = asyncio.Event()
+        """Stop taking up work, finish or release what is at hand, and return."""
+        self.leaving = asyncio.Event()
+        """Release what is at hand, and return now. `draining` is set as well."""
+        self._reports = reports
+
+    def ready(self) -> None:
+        """Tell the supervisor that the start has succeeded."""
+        self.report(READY)
+
+    def report(self, text: str) -> None:
+        """Tell the supervisor, if it is still there."""
+        with suppress(OSError):
+            self._reports.send_bytes(text[:_REPORT_LIMIT].encode(errors="replace"))
+
+    def drain(self) -> None:
+        """Ask the target to stop gracefully."""
+        self.draining.set()
+
+    def leave(self) -> None:
+        """Ask the target to stop at once."""
+        self.draining.set()
+        self.leaving.set()
+
+
+def run_child(unit: Any) -> None:
+    """The main function of a child: run the coroutine of aiomultiprocess's `unit`, and exit with what it returns."""
+    global _inside_child
+    _inside_child = True
+    os.setpgid(0, 0)
+    code = 1
+    with asyncio.Runner() as runner:
+        try:
+            code = runner.run(unit.target(*unit.args))
+        finally:
+            _leave_soon(code)
+    sys.exit(code)
+
+
+async def serve(orders: Orders) -> int:
+    """Run the target as `orders` say, and return the exit code."""
+    lifeline = Lifeline(orders.process, orders.reports)
+    log_to_stderr(orders.process, orders.log_level)
+    _listen(lifeline)
+    threading.Thread(
+        target=_watch_parent, args=(asyncio.get_running_loop(), lifeline, orders.seconds_to_stop), daemon=True
+    ).start()
+    try:
+        await _load(orders.target)(lifeline, **orders.kwargs)
+    except Exception as failed:  # the target is code that we do not know: its failure is this process's exit code
+        error = _only_cause(failed)
+        if isinstance(error, FactorialError):
+            log.error("%s", error)
+            lifeline.report(str(error))
+        else:
+            log.exception("%s has failed", orders.target)
+            lifeline.report(f"{type(error).__name__}: {error}")
+        return 1
+    return 0
+
+
+def _listen(lifeline: Lifeline) -> None:
+    loop = asyncio.get_running_loop()
+    loop.add_signal_handler(signal.SIGTERM, lifeline.drain)
+    loop.add_signal_handler(signal.SIGINT, lifeline.drain)
+    loop.add_signal_handler(signal.SIGQUIT, lifeline.leave)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+
+def _only_cause(error: Exception) -> Exception:
+    """What a task group wraps, if it is one error."""
+    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
+
+
+def _load(target: str) -> Callable[..., Awaitable[None]]:
+    module, _, name = target.partition(":")
+    function = getattr(importlib.import_module(module), name, None)
+    if not asyncio.iscoroutinefunction(function):
+        raise SupervisionError(f"{target} is no `async def` function: a child needs one to run")
+    return function
+
+
+def _watch_parent(loop: asyncio.AbstractEventLoop, lifeline: Lifeline, seconds_to_stop: float) -> None:
+    """In a thread, which goes on when the event loop is blocked: see an orphan off."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None and parent.pid is not None  # run_child runs in children only
+    while not wait([parent.sentinel], timeout=2.0) and os.getppid() == parent.pid:
+        pass
+    log.warning("the supervisor is gone: draining, then leaving")
+    _tell(loop, lifeline.drain)
+    if math.isinf(seconds_to_stop):
+        return
+    time.sleep(seconds_to_stop)
+    _tell(loop, lifeline.leave)
+    time.sleep(LEAVE_SECONDS)
+    os._exit(1)
+
+
+def _tell(loop: asyncio.AbstractEventLoop, request: Callable[[], None]) -> None:
+    with suppress(RuntimeError):  # the loop is closed already
+        loop.call_soon_threadsafe(request)
+
+
+def _leave_soon(code: int) -> None:
+    """The target has ended: a thread that goes on (a tool that does not return) must not hold the process."""
+    leave = threading.Timer(_LINGER_SECONDS, os._exit, (code,))
+    leave.daemon = True
+    leave.start()

@@ -1,0 +1,204 @@
+"""What a supervisor is told: its flags and the specifications of its children (OTP's supervisor, `check_childspec`).
+
+Pure. Everything is validated when it is made; a `ConfigError` names the child and what would be right.
+"""
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, TypeVar
+
+from factorial.errors import ConfigError
+
+__all__ = [
+    "AutoShutdown", "ChildExit", "ChildSpec", "ChildType", "ExitReason", "Restart", "Shutdown", "Strategy",
+    "SupervisorFlags", "check_specs",
+]  # fmt: skip
+
+E = TypeVar("E", bound=StrEnum)
+
+_TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
+_ID = re.compile(r"[A-Za-z0-9_.-]{1,100}")
+
+
+class Strategy(StrEnum):
+    """Whom the end of one child concerns."""
+
+    ONE_FOR_ONE = "one_for_one"
+    """Nobody else."""
+    ONE_FOR_ALL = "one_for_all"
+    """All its siblings: they are terminated too, and all start anew."""
+    REST_FOR_ONE = "rest_for_one"
+    """The siblings that were started after it."""
+    SIMPLE_ONE_FOR_ONE = "simple_one_for_one"
+    """Nobody else; the children are instances of one kind, come and go, and have no order."""
+
+
+class Restart(StrEnum):
+    """Whether a child that ended is started again."""
+
+    PERMANENT = "permanent"
+    """Always."""
+    TRANSIENT = "transient"
+    """Only if it ended abnormally."""
+    TEMPORARY = "temporary"
+    """Never."""
+
+
+class Shutdown(StrEnum):
+    """How a child is terminated, if not with a number of seconds to end by itself."""
+
+    BRUTAL_KILL = "brutal_kill"
+    """With SIGKILL."""
+    INFINITY = "infinity"
+    """It is asked, and takes all the time it needs. For children that are supervisors themselves."""
+
+
+class ChildType(StrEnum):
+    """Whether a child has children of its own."""
+
+    WORKER = "worker"
+    SUPERVISOR = "supervisor"
+
+
+class AutoShutdown(StrEnum):
+    """Whether the supervisor ends when its significant children have ended by themselves."""
+
+    NEVER = "never"
+    ANY_SIGNIFICANT = "any_significant"
+    ALL_SIGNIFICANT = "all_significant"
+
+
+class ExitReason(StrEnum):
+    """Why a child ended."""
+
+    NORMAL = "normal"
+    SHUTDOWN = "shutdown"
+    ABNORMAL = "abnormal"
+
+
+@dataclass(frozen=True, slots=True)
+class ChildExit:
+    """The end of one incarnation of a child."""
+
+    child_id: str
+    process: str
+    """The unique name of the incarnation."""
+    pid: int
+    exitcode: int | None
+    """Minus the signal's number if a signal ended it; `None` if somebody else took its status."""
+    signal: str | None
+    """The name of the signal that ended it."""
+    reason: ExitReason
+
+    def __str__(self) -> str:
+        how = f"ended by {self.signal}" if self.signal else f"ended with exit code {self.exitcode}"
+        return f"{self.process} (pid {self.pid}) {how}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SupervisorFlags:
+    """How a supervisor treats its children. The defaults are OTP's, except where a line says extension."""
+
+    strategy: Strategy = Strategy.ONE_FOR_ONE
+    intensity: int = 1
+    """Restarts that are accepted within `period`; one more, and the supervisor gives up."""
+    period: float = 5.0
+    """Seconds of the sliding window in which restarts are counted."""
+    auto_shutdown: AutoShutdown = AutoShutdown.NEVER
+    stop_together: bool = False
+    """Extension: on shutdown ask all children at once (in reverse order) and wait for all of them, so that it takes
+    as long as the slowest and not as long as all in turn. For children that do not need each other."""
+    backoff: float = 0.2
+    """Extension: seconds before the second restart of the same child within `period`; each further one doubles
+    it. The first restart is immediate."""
+    max_backoff: float = 10.0
+    """Extension: the longest pause. It is shortened where pauses would keep a crash loop below `intensity`."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "strategy", _one_of(Strategy, self.strategy, "strategy"))
+        object.__setattr__(self, "auto_shutdown", _one_of(AutoShutdown, self.auto_shutdown, "auto_shutdown"))
+        if self.intensity < 0:
+            raise ConfigError(f"intensity={self.intensity!r}: use a whole number, 0 or more")
+        _check_seconds("period", self.period, positive=True)
+        _check_seconds("backoff", self.backoff)
+        _check_seconds("max_backoff", self.max_backoff)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChildSpec:
+    """One child: what to start, when to start it again, and how to terminate it."""
+
+    id: str
+    """Unique within the supervisor. It begins the name of every process that is started for it."""
+    target: str
+    """`module:function` of an `async def function(lifeline, **kwargs)`."""
+    kwargs: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    """Plain data (what JSON can hold) for the target. Not shown: it may hold a password."""
+    restart: Restart = Restart.PERMANENT
+    shutdown: float | Shutdown = 5.0
+    """Seconds from SIGTERM to SIGKILL, or a `Shutdown`."""
+    type: ChildType = ChildType.WORKER
+    significant: bool = False
+    """Its end by itself counts for the supervisor's `auto_shutdown`."""
+    start_timeout: float = 30.0
+    """Extension: seconds to get ready. A child that is not ready by then is a failed start."""
+
+    def __post_init__(self) -> None:
+        if not _ID.fullmatch(self.id):
+            raise ConfigError(f"child id {self.id!r}: use 1 to 100 letters, digits, '_', '.' or '-'")
+        where = f"child {self.id!r}: "
+        if not _TARGET.fullmatch(self.target):
+            raise ConfigError(f"{where}target={self.target!r}: write it as 'module:function'")
+        if self.target.startswith("__main__:"):
+            raise ConfigError(f"{where}target={self.target!r}: put it in a module that another process can import")
+        object.__setattr__(self, "restart", _one_of(Restart, self.restart, f"{where}restart"))
+        object.__setattr__(self, "type", _one_of(ChildType, self.type, f"{where}type"))
+        if isinstance(self.shutdown, str):
+            object.__setattr__(self, "shutdown", _one_of(Shutdown, self.shutdown, f"{where}shutdown"))
+        else:
+            _check_seconds(f"{where}shutdown", self.shutdown)
+        _check_seconds(f"{where}start_timeout", self.start_timeout, positive=True)
+        if self.significant and self.restart is Restart.PERMANENT:
+            raise ConfigError(f"{where}significant: a permanent child never ends for good; use transient or temporary")
+        try:
+            json.dumps(self.kwargs, allow_nan=False)
+        except (TypeError, ValueError) as unfit:
+            raise ConfigError(f"{where}kwargs must be plain data that another process can be given: {unfit}") from None
+
+    @property
+    def seconds_to_stop(self) -> float:
+        """Seconds between the request to stop and SIGKILL: 0 for a brutal kill, infinite for infinity."""
+        match self.shutdown:
+            case Shutdown.BRUTAL_KILL:
+                return 0.0
+            case Shutdown.INFINITY:
+                return math.inf
+            case seconds:
+                return float(seconds)
+
+
+def check_specs(flags: SupervisorFlags, specs: Sequence[ChildSpec]) -> None:
+    """Raise `ConfigError` unless the children fit together and fit the supervisor."""
+    seen: set[str] = set()
+    for spec in specs:
+        if spec.id in seen:
+            raise ConfigError(f"there are two children with the id {spec.id!r}: ids must be unique")
+        seen.add(spec.id)
+        if spec.significant and flags.auto_shutdown is AutoShutdown.NEVER:
+            raise ConfigError(f"child {spec.id!r}: significant means nothing while auto_shutdown is 'never'")
+
+
+def _one_of(kind: type[E], value: str, name: str) -> E:
+    try:
+        return kind(value)
+    except ValueError:
+        raise ConfigError(f"{name}={value!r}: use one of {', '.join(kind)}") from None
+
+
+def _check_seconds(name: str, value: float, *, positive: bool = False) -> None:
+    if not math.isfinite(value) or value < 0 or (positive and value == 0):
+        raise ConfigError(f"{name}={value!r}: use a number of seconds, {'more than 0' if positive else '0 or more'}")
