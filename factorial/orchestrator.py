@@ -296,20 +296,17 @@ class Orchestrator:
         """The mailbox of the running event loop; it is opened when it is first asked for, and closed with the loop."""
         loop = asyncio.get_running_loop()
         held = self._mailboxes.get(loop)
-        if held is None:
+        if held is None or (held.done() and (held.cancelled() or held.exception())):
             held = self._mailboxes[loop] = asyncio.ensure_future(self._open())
-        try:
-            return await asyncio.shield(held)
-        except FactorialError:
-            self._mailboxes.pop(loop, None)
-            raise
+        return await asyncio.shield(held)
 
     async def _open(self) -> Mailbox:
+        redis = self.redis
         if self._server is None:
-            url, self._server = await asyncio.to_thread(resolve, self.redis.resolved_url)
-            if self._server is not None:
-                self.redis = replace(self.redis, url=url)
-        mailbox = await Mailbox.open(self.redis, self.events)
+            _, self._server = await asyncio.to_thread(resolve, redis.resolved_url)
+        if self._server is not None:  # held by this object, not by its mailboxes: it outlives their event loops
+            redis = replace(redis, url=self._server.url)
+        mailbox = await Mailbox.open(redis, self.events)
         await close_with_loop(mailbox.close)
         return mailbox
 

@@ -63,15 +63,16 @@ class Execution:
         self._abandoned = False
         self._draining = False
         self._committing = False
+        self._started = False
         self._task: asyncio.Task[None] | None = None
 
     # -- for the worker
 
     def start(self) -> "asyncio.Task[None]":
         """Execute the run in an asyncio task of its own, which this returns. It raises nothing."""
-        self._task = asyncio.get_running_loop().create_task(self._execute(), name=f"task {self.task_id}")
         if self._claimed.cancelled:
             self.cancel()
+        self._task = asyncio.get_running_loop().create_task(self._execute(), name=f"task {self.task_id}")
         return self._task
 
     def cancel(self) -> None:
@@ -89,20 +90,28 @@ class Execution:
     def abandon(self) -> None:
         """The run is not ours any more: stop, and write nothing."""
         self._abandoned = True
-        if self._task is not None and not self._committing:
-            self._task.cancel()
+        self._break_off()
 
     def _interrupt(self, why: Cancel | Release) -> None:
-        if self._interruption is None and not self._abandoned and self._task is not None:
+        if self._interruption is None and not self._abandoned:
             self._interruption = why
-            if not self._committing:  # a commit is heard to its end; what comes after it sees the interruption
-                self._task.cancel()
+            self._break_off()
+
+    def _break_off(self) -> None:
+        # A task that was cancelled before its first step would never run at all, and a commit is heard to its end:
+        # in both cases what comes next sees why.
+        if self._task is not None and self._started and not self._committing:
+            self._task.cancel()
 
     # -- the execution itself
 
     async def _execute(self) -> None:
+        self._started = True
         try:
-            await self._take_turns()
+            if self._interruption is not None:
+                await self._commit(Commit(_as_action(self._interruption), turn_done=False))
+            elif not self._abandoned:
+                await self._take_turns()
         except asyncio.CancelledError:
             logger.info("task %s: abandoned", self.task_id)
         except MailboxError as lost:
@@ -217,8 +226,7 @@ class Execution:
         changes = self._snapshot.changes(settlement.context) if settlement.turn_done else Changes()
         answer = await self._commit(self._as_commit(settlement, changes))
         if answer is not None and answer.action is Action.CONTINUE and self._interruption is not None:
-            action = Action.CANCEL if isinstance(self._interruption, Cancel) else Action.RELEASE
-            answer = await self._commit(Commit(action, turn_done=False))
+            answer = await self._commit(Commit(_as_action(self._interruption), turn_done=False))
         if answer is None or answer.action is not Action.CONTINUE or self._abandoned:
             return Left()
         self._snapshot.stored(settlement.context, changes)
@@ -288,7 +296,8 @@ class Execution:
         if isinstance(answer, Superseded):
             logger.warning("task %s: somebody else has it now; what was done here is dropped", self.task_id)
             return None
-        logger.debug("task %s: %s", self.task_id, answer.action)
+        level = logging.DEBUG if answer.action is Action.CONTINUE else logging.INFO
+        logger.log(level, "task %s of %s: %s", self.task_id, self._agent.name, answer.action)
         self._token = self._ledger.token = self._token.next()
         return answer
 
@@ -303,6 +312,10 @@ class Execution:
                 self.abandon()
             case never:
                 assert_never(never)
+
+
+def _as_action(why: Cancel | Release) -> Action:
+    return Action.CANCEL if isinstance(why, Cancel) else Action.RELEASE
 
 
 def _dump_change(order: int, changed: Mapping[str, bytes]) -> bytes:

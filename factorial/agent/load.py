@@ -5,6 +5,7 @@ Called by the supervisor, to validate before anything starts, and by each proces
 
 import difflib
 import importlib
+import importlib.util
 import logging
 import os
 import sys
@@ -32,8 +33,8 @@ _NOT_THE_USERS = (
 def load_agent(reference: str) -> "BaseAgent[Any]":
     """Import the agent that `reference`, `module:attribute`, names.
 
-    As with `python -m`, modules in the current directory are found. Raises `ConfigError` that says what is wrong
-    with the reference, or where the module fails.
+    As with `python -m`, modules in the current directory are found. A program that names an agent of its own is not
+    run a second time. Raises `ConfigError` that says what is wrong with the reference, or where the module fails.
     """
     from factorial.agent.agent import BaseAgent
 
@@ -56,6 +57,8 @@ def load_agent(reference: str) -> "BaseAgent[Any]":
 def _import(reference: str, module_name: str) -> ModuleType:
     if not sys.flags.safe_path and not {"", os.getcwd()} & set(sys.path):
         sys.path.insert(0, os.getcwd())
+    if (program := _running_program(module_name)) is not None:
+        return program
     try:
         return importlib.import_module(module_name)
     except ModuleNotFoundError as missing:
@@ -68,6 +71,18 @@ def _import(reference: str, module_name: str) -> ModuleType:
     except (Exception, SystemExit) as failed:  # the user's module runs here, and may fail in any way
         log.debug("importing %s has failed", module_name, exc_info=True)
         raise ConfigError(f"agent {reference!r}: {_failure(failed)}") from failed
+
+
+def _running_program(module_name: str) -> ModuleType | None:
+    """The main module, if `module_name` is its name: importing it would run the program a second time."""
+    main = sys.modules["__main__"]
+    if (spec := getattr(main, "__spec__", None)) is not None:
+        return main if spec.name == module_name else None
+    file = Path(getattr(main, "__file__", None) or "")
+    if file.stem != module_name:
+        return None
+    found = importlib.util.find_spec(module_name)
+    return main if found and found.origin and Path(found.origin).resolve() == file.resolve() else None
 
 
 def _failure(error: BaseException) -> str:

@@ -48,6 +48,8 @@ class Run(Generic[ContextType]):
         self.execution = execution
         self.host = host
         self.policy = policy
+        self.turn = context.turn
+        """The turn that is being taken, or was taken last."""
         self.steps = Steps(host, execution)
         execution.run = self
 
@@ -99,6 +101,7 @@ class Run(Generic[ContextType]):
             return self._after_failure(error)
 
     async def _turn(self) -> TurnCompletion[ContextType]:
+        self.turn = self.context.turn
         self.steps = Steps(self.host, self.execution)
         self.execution.iterations += 1
         return await progress("run_turn", self.execution, self.context, self._turn_in_time)
@@ -119,25 +122,24 @@ class Run(Generic[ContextType]):
             raise FatalAgentError(
                 f"{type(self.agent).__name__}.run_turn returned {type(completion).__name__}: return a TurnCompletion"
             )
-        finished = self.context.turn
         self.context = completion.context
-        self.context.turn = max(self.context.turn, finished + 1)
+        self.context.turn = max(self.context.turn, self.turn + 1)
         if completion.is_done:
-            return self._complete(completion.output, finished)
+            return self._complete(completion.output)
         if self.agent.max_turns is not None and self.context.turn >= self.agent.max_turns:
             return self._fail(
                 MaxTurnsError(f"the run was not done within max_turns={self.agent.max_turns}"), turn_done=True
             )
         return Settlement(Continue(), self.context, turn_done=True)
 
-    def _complete(self, output: Any, turn: int) -> Settlement:
+    def _complete(self, output: Any) -> Settlement:
         try:
             dump_json(output)
         except ValueError as unfit:
             raise ContextError(f"the output ({type(output).__name__}) cannot be stored as JSON: {unfit}") from None
         self.context.output = output
         endings = (
-            self._agent_event(EventType.AGENT_OUTPUT, turn=turn, data=output),
+            self._agent_event(EventType.AGENT_OUTPUT, turn=self.turn, data=output),
             self._agent_event(EventType.RUN_COMPLETED),
         )
         return Settlement(Complete(output), self.context, turn_done=True, endings=endings)
@@ -175,5 +177,5 @@ class Run(Generic[ContextType]):
             "task_id": execution.task_id,
             "owner_id": execution.owner_id,
             "agent_name": execution.agent_name,
-            "metadata": metadata(execution, self.context.turn),
+            "metadata": metadata(execution, self.turn),
         }

@@ -44,8 +44,8 @@ class Mailbox:
         """Connect, and make sure that the server can be trusted with tasks.
 
         Raises `MailboxUnavailableError`, `MailboxRefusedError` that says what to change, and `ConfigError` for a URL
-        that cannot be one. An `embedded:DIR` server is started if it does not run. `patient`: a server that is not there
-        is waited for, `redis.retry_for` seconds long.
+        that cannot be one. An `embedded:DIR` server is started if it does not run. `patient`: a server that is not
+        there is waited for, `redis.retry_for` seconds long.
         """
         url, server = await asyncio.to_thread(resolve, redis.resolved_url)
         redis = replace(redis, url=url)
