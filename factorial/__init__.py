@@ -40,6 +40,8 @@ from factorial.models import (
     gpt_41,
     gpt_41_mini,
     gpt_41_nano,
+    gpt_54,
+    gpt_54_mini,
     grok_3,
     grok_3_mini,
     o3,
@@ -62,8 +64,8 @@ __all__ = [
     # models
     "Model", "ModelSettings", "Provider", "ResolvedModelSettings", "fallback_models", "find_model",
     "claude_35_haiku", "claude_35_sonnet", "claude_37_sonnet", "claude_4_opus", "claude_4_sonnet",
-    "gpt_41", "gpt_41_mini", "gpt_41_nano", "gpt_5", "gpt_5_mini", "gpt_5_nano", "grok_3", "grok_3_mini", "o3",
-    "o4_mini",
+    "gpt_41", "gpt_41_mini", "gpt_41_nano", "gpt_5", "gpt_54", "gpt_54_mini", "gpt_5_mini", "gpt_5_nano",
+    "grok_3", "grok_3_mini", "o3", "o4_mini",
     # tasks, and the system that runs them
     "AgentWorkerConfig", "EventsConfig", "MaintenanceWorkerConfig", "Orchestrator", "RedisConfig", "SupervisorConfig",
     "Task", "TaskStatus", "TaskTTLConfig",

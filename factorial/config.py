@@ -156,7 +156,12 @@ class SupervisorConfig:
     period: Seconds = 60.0
     """Seconds of the sliding window in which restarts are counted."""
     grace: Seconds = 30.0
-    """Seconds that a process has to finish or release its work on a graceful shutdown."""
+    """Seconds until a process that is asked to stop is killed."""
+
+    @property
+    def childrens_grace(self) -> float:
+        """Seconds that a process takes to finish or release its work: all of them are out within the grace."""
+        return self.grace - min(5.0, self.grace / 4)
 
 
 @settings

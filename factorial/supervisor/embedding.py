@@ -26,6 +26,7 @@ from factorial.config import (
 )
 from factorial.errors import ConfigError
 from factorial.supervisor.lifeline import inside_child
+from factorial.supervisor.logs import log_to_stderr
 from factorial.supervisor.signals import StopRequests
 from factorial.supervisor.system import run_system
 
@@ -55,6 +56,8 @@ def run_registered(
         return
     if not registered:
         raise ConfigError("orchestrator.run(): no runner is registered: call register_runner(agent=...) first")
+    if not logging.getLogger().hasHandlers():
+        log_to_stderr("supervisor")
     runners, companions = [], []
     for one in registered:
         one.agent.check_ready()
@@ -66,7 +69,7 @@ def run_registered(
                 "without the protection of one of its own",
                 one.agent.name,
             )
-            companions.append(partial(_run_here, one, supervisor.grace))
+            companions.append(partial(_run_here, one, supervisor.childrens_grace))
     config = SystemConfig(redis=redis, events=events, supervisor=supervisor, runner=tuple(runners))
     asyncio.run(run_system(config, companions))
 

@@ -65,7 +65,6 @@ def flags(config: SystemConfig) -> SupervisorFlags:
 
 def child_specs(config: SystemConfig, runners: dict[str, RunnerConfig]) -> Sequence[ChildSpec]:
     """One child for each process of each runner: `weather.1`, `weather.2`, ..."""
-    grace = config.supervisor.grace
     redis = replace(config.redis, url=config.redis.resolved_url)
     return [
         ChildSpec(
@@ -75,10 +74,9 @@ def child_specs(config: SystemConfig, runners: dict[str, RunnerConfig]) -> Seque
                 "runner": as_mapping(runner),
                 "redis": as_mapping(redis),
                 "events": as_mapping(config.events),
-                # The supervisor's patience is longer than its children's: all are out within the grace.
-                "grace": grace - min(5.0, grace / 4),
+                "grace": config.supervisor.childrens_grace,
             },
-            shutdown=grace,
+            shutdown=config.supervisor.grace,
             start_timeout=START_TIMEOUT,
         )
         for name, runner in runners.items()
