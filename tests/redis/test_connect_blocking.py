@@ -1,0 +1,106 @@
+"""Waiting for work. The server is a real Valkey; nothing is fake."""
+
+import asyncio
+
+import pytest
+from redis.exceptions import ResponseError
+
+from factorial.config import RedisConfig
+from factorial.errors import MailboxUnavailableError
+from factorial.mailbox.connect import BlockingConnection, Connection
+from tests.support import wait_until
+from tests.valkey import ValkeyServer, free_port
+
+
+async def _until_somebody_waits(commands: Connection) -> None:
+    async def somebody_waits() -> bool:
+        return b"blocked_clients:1" in await commands.execute("INFO", "clients")
+
+    await wait_until(somebody_waits, message="nobody waits in a BLPOP")
+
+
+async def test_it_wakes_with_what_was_pushed(redis_url: str, namespace: str) -> None:
+    """At once, although the wait is longer than `timeout`: a blocking connection has none."""
+    config = RedisConfig(url=redis_url, timeout=0.1)
+    commands, blocking = await Connection.open(config), await BlockingConnection.open(config)
+    waiting = asyncio.create_task(blocking.execute("BLPOP", namespace, 30))
+    await asyncio.sleep(0.3)
+    await commands.execute("RPUSH", namespace, "token")
+    assert await waiting == [namespace.encode(), b"token"]
+    assert await blocking.execute("BLPOP", namespace, 0.01) is None
+    await blocking.close()
+    await commands.close()
+
+
+async def test_a_lost_connection_ends_the_wait_and_is_mended(own_valkey: ValkeyServer) -> None:
+    """None, as if the time had run out, so that the caller looks for work; then it waits again as before."""
+    own_valkey.start()
+    config = RedisConfig(url=own_valkey.url)
+    commands, blocking = await Connection.open(config), await BlockingConnection.open(config)
+    waiting = asyncio.create_task(blocking.execute("BLPOP", "k", 0))
+    await _until_somebody_waits(commands)
+    own_valkey.stop()
+    assert await waiting is None
+    mending = asyncio.create_task(blocking.execute("BLPOP", "k", 0))
+    await asyncio.sleep(0.1)
+    assert not mending.done()
+    own_valkey.start()
+    assert await mending is None
+    waiting = asyncio.create_task(blocking.execute("BLPOP", "k", 0))
+    await _until_somebody_waits(commands)
+    await commands.execute("RPUSH", "k", "token")
+    assert await waiting == [b"k", b"token"]
+    await blocking.close()
+    await commands.close()
+
+
+async def test_cancelling_gives_the_connection_up(own_valkey: ValkeyServer) -> None:
+    """The server pops nothing for someone who has left; the next wait opens a new connection."""
+    own_valkey.start()
+    config = RedisConfig(url=own_valkey.url)
+    commands, blocking = await Connection.open(config), await BlockingConnection.open(config)
+    waiting = asyncio.create_task(blocking.execute("BLPOP", "k", 0))
+    await _until_somebody_waits(commands)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+
+    async def nobody_waits() -> bool:
+        return b"blocked_clients:0" in await commands.execute("INFO", "clients")
+
+    await wait_until(nobody_waits)
+    await commands.execute("RPUSH", "k", "token")
+    assert await commands.execute("LLEN", "k") == 1
+    assert await blocking.execute("BLPOP", "k", 0) is None
+    assert await blocking.execute("BLPOP", "k", 0) == [b"k", b"token"]
+    await blocking.close()
+    await commands.close()
+
+
+async def test_a_wait_that_the_server_breaks_off_ends_with_none(own_valkey: ValkeyServer) -> None:
+    """As in a failover (UNBLOCKED)."""
+    own_valkey.start()
+    config = RedisConfig(url=own_valkey.url)
+    commands, blocking = await Connection.open(config), await BlockingConnection.open(config)
+    client = await blocking.execute("CLIENT", "ID")
+    waiting = asyncio.create_task(blocking.execute("BLPOP", "k", 0))
+    await _until_somebody_waits(commands)
+    await commands.execute("CLIENT", "UNBLOCK", client, "ERROR")
+    assert await waiting is None
+    await blocking.close()
+    await commands.close()
+
+
+async def test_mistakes_are_told(redis_url: str, namespace: str) -> None:
+    """A wrong command, a second one at the same time, and no server at the start."""
+    blocking = await BlockingConnection.open(RedisConfig(url=redis_url))
+    with pytest.raises(ResponseError, match="timeout"):
+        await blocking.execute("BLPOP", namespace, "soon")
+    waiting = asyncio.create_task(blocking.execute("BLPOP", namespace, 0.1))
+    await asyncio.sleep(0)
+    with pytest.raises(RuntimeError, match="one command at a time"):
+        await blocking.execute("BLPOP", namespace, 0)
+    assert await waiting is None
+    await blocking.close()
+    with pytest.raises(MailboxUnavailableError):
+        await BlockingConnection.open(RedisConfig(url=f"redis://127.0.0.1:{free_port()}"))

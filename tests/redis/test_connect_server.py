@@ -1,0 +1,85 @@
+"""Whether a server can be trusted. Real: Valkey with several settings. Fake: a server of another age."""
+
+import pytest
+from redis.exceptions import NoPermissionError
+
+from factorial.config import RedisConfig
+from factorial.errors import MailboxRefusedError
+from factorial.mailbox.connect import Connection, check_server, shown_url
+from tests.valkey import ValkeyServer
+
+
+class Scripted:
+    """Answers INFO as a server of our choice would."""
+
+    def __init__(self, **info: str) -> None:
+        self._info = "# Server\r\n" + "".join(f"{name}:{value}\r\n" for name, value in info.items())
+
+    async def execute(self, *args: bytes | str | int | float) -> bytes:
+        if args[0] != "INFO":
+            raise NoPermissionError("no permissions to run the 'config|get' command")
+        return self._info.encode()
+
+
+async def _check(server: ValkeyServer) -> list[str]:
+    connection = await Connection.open(RedisConfig(url=server.url))
+    try:
+        return await check_server(connection, url_shown=server.url)
+    finally:
+        await connection.close()
+
+
+async def test_a_server_that_keeps_its_data_is_fine(own_valkey: ValkeyServer) -> None:
+    """With an append-only file, or with snapshots."""
+    own_valkey.start(appendonly="yes")
+    assert await _check(own_valkey) == []
+    own_valkey.stop()
+    own_valkey.start(appendonly="no", save="60 1000")
+    assert await _check(own_valkey) == []
+
+
+async def test_a_server_in_memory_only_is_warned_of(own_valkey: ValkeyServer) -> None:
+    """With the command that mends it."""
+    own_valkey.start()
+    (warning,) = await _check(own_valkey)
+    assert "CONFIG SET appendonly yes" in warning and own_valkey.url in warning
+
+
+@pytest.mark.parametrize("policy", ["allkeys-lru", "volatile-ttl"])
+async def test_a_server_that_evicts_is_refused(own_valkey: ValkeyServer, policy: str) -> None:
+    """Tasks and leases would go; the message has the command that mends it, and it does."""
+    own_valkey.start(appendonly="yes", maxmemory_policy=policy)
+    with pytest.raises(MailboxRefusedError, match=f"{policy}.*CONFIG SET maxmemory-policy noeviction"):
+        await _check(own_valkey)
+    own_valkey.command("CONFIG", "SET", "maxmemory-policy", "noeviction")
+    assert await _check(own_valkey) == []
+
+
+async def test_a_read_only_replica_is_refused(own_valkey: ValkeyServer) -> None:
+    """The message names its primary."""
+    own_valkey.start(appendonly="yes")
+    own_valkey.command("REPLICAOF", "127.0.0.1", "7")
+    with pytest.raises(MailboxRefusedError, match=r"read-only replica.*127\.0\.0\.1:7"):
+        await _check(own_valkey)
+
+
+async def test_an_old_server_is_refused() -> None:
+    """Redis before 7.0; a managed one that hides its settings is taken as it is."""
+    with pytest.raises(MailboxRefusedError, match=r"Redis 6.2.14.*7.0 or newer"):
+        await check_server(Scripted(redis_version="6.2.14"), url_shown="redis://old")
+    assert await check_server(Scripted(redis_version="7.0.0", aof_enabled="0"), url_shown="redis://cloud") == []
+    assert await check_server(Scripted(redis_version="10.2.1", aof_enabled="1"), url_shown="redis://new") == []
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://:secret@host:6380/2?password=secret", "redis://host:6380/2"),
+        ("rediss://ann:secret@host", "rediss://ann@host"),
+        ("unix:///run/r.sock?password=secret", "unix:///run/r.sock"),
+        ("redis://:secret@host:notaport", "(a URL that cannot be read)"),
+    ],
+)
+def test_a_url_is_shown_without_its_secrets(url: str, shown: str) -> None:
+    """In every message."""
+    assert shown_url(url) == shown

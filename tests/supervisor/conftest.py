@@ -1,0 +1,90 @@
+"""Supervisors in processes of their own, and a check that none of their processes is left."""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.supervisor.targets import read
+from tests.support import wait_until
+
+ROOT = Path(__file__).parent.parent.parent
+
+
+class Host:
+    """A supervisor that runs `host.py`, in a process group of its own, as a shell would start it."""
+
+    def __init__(self, diary: Path) -> None:
+        self.diary = diary
+        self.stderr = diary.with_suffix(".err")
+        self.process: asyncio.subprocess.Process
+
+    async def start(self, flags: dict[str, Any], *children: tuple[str, dict[str, Any]]) -> None:
+        with self.stderr.open("wb") as stderr:
+            self.process = await asyncio.create_subprocess_exec(
+                sys.executable, str(Path(__file__).with_name("host.py")),
+                str(self.diary), json.dumps({"intensity": 20, **flags}), json.dumps(children),
+                stderr=stderr, start_new_session=True, env={**os.environ, "PYTHONPATH": str(ROOT)},
+            )  # fmt: skip
+
+    def noted(self, event: str) -> list[dict[str, Any]]:
+        return read(self.diary, event)
+
+    async def has(self, event: str, count: int = 1, timeout: float = 10.0) -> list[dict[str, Any]]:
+        """Wait until the diary has so many events of this kind."""
+        await wait_until(
+            lambda: len(self.noted(event)) >= count or self.process.returncode is not None,
+            timeout,
+            f"{count} x {event!r} in {self.diary}",
+        )
+        assert len(self.noted(event)) >= count, self.stderr.read_text()
+        return self.noted(event)
+
+    async def is_ready(self) -> None:
+        await wait_until(lambda: "children are ready" in self.stderr.read_text(), message="the start of all children")
+
+    def signal_group(self, number: signal.Signals) -> None:
+        """As a terminal signals a foreground job."""
+        os.killpg(self.process.pid, number)
+
+    def members(self) -> list[psutil.Process]:
+        """The processes that were started for this supervisor and are alive."""
+        return [process for process in psutil.process_iter() if self._is_member(process)]
+
+    def _is_member(self, process: psutil.Process) -> bool:
+        """A member of its session: also one that has lost its parent."""
+        try:
+            return os.getsid(process.pid) == self.process.pid and process.status() != psutil.STATUS_ZOMBIE
+        except (ProcessLookupError, psutil.NoSuchProcess):
+            return False
+
+
+@pytest.fixture
+async def host(tmp_path: Path) -> AsyncIterator[Host]:
+    """A supervisor; the test starts it with `await host.start(flags, (target, spec), ...)`."""
+    host = Host(tmp_path / "diary")
+    yield host
+    try:
+        # Multiprocessing's tracker sees the end of the supervisor, and ends a moment later.
+        await wait_until(lambda: not host.members(), timeout=1, message="no process left")
+    finally:
+        for process in host.members():
+            process.kill()
+        await host.process.wait()
+
+
+@pytest.fixture
+def gone(host: Host) -> Callable[[float], Awaitable[None]]:
+    """Wait until no process of the supervisor is left."""
+
+    async def wait(timeout: float) -> None:
+        await wait_until(lambda: not host.members(), timeout, "no process of the supervisor")
+
+    return wait

@@ -1,0 +1,102 @@
+"""What the children of these tests run. They need no Redis; what they see goes into a diary, one JSON line each."""
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+from factorial.supervisor.lifeline import Lifeline, inside_child
+
+
+def note(diary: str, lifeline: Lifeline, event: str, **more: Any) -> None:
+    """One line, written at once and in one piece, so that children may share a diary."""
+    line = json.dumps({"event": event, "process": lifeline.process, "pid": os.getpid(), **more})
+    with Path(diary).open("a") as file:
+        file.write(f"{line}\n")
+
+
+def read(diary: str | Path, event: str | None = None) -> list[dict[str, Any]]:
+    """What was noted so far, in order: all of it, or one kind of event."""
+    lines = Path(diary).read_text().splitlines() if Path(diary).exists() else []
+    return [entry for entry in map(json.loads, lines) if event in (None, entry["event"])]
+
+
+async def obedient(lifeline: Lifeline, *, diary: str) -> None:
+    """Drains at once."""
+    note(diary, lifeline, "started", inside_child=inside_child(), main=getattr(sys.modules["__main__"], "__file__", ""))
+    lifeline.ready()
+    await lifeline.draining.wait()
+    note(diary, lifeline, "drained")
+
+
+async def slow(lifeline: Lifeline, *, diary: str, seconds: float) -> None:
+    """Takes its time to drain, unless it is told to leave now."""
+    note(diary, lifeline, "started")
+    lifeline.ready()
+    await lifeline.draining.wait()
+    note(diary, lifeline, "draining")
+    try:
+        async with asyncio.timeout(seconds):
+            await lifeline.leaving.wait()
+        note(diary, lifeline, "left")
+    except TimeoutError:
+        note(diary, lifeline, "drained")
+
+
+async def stubborn(lifeline: Lifeline, *, diary: str) -> None:
+    """Takes no notice of anything: its event loop is blocked."""
+    note(diary, lifeline, "started")
+    lifeline.ready()
+    await asyncio.sleep(0)
+    time.sleep(600)  # noqa: ASYNC251  # this is what it is for
+
+
+async def never_ready(lifeline: Lifeline, *, diary: str) -> None:
+    """Does not get ready, and leaves only when it has to."""
+    note(diary, lifeline, "started")
+    await lifeline.leaving.wait()
+
+
+async def fails(lifeline: Lifeline, *, diary: str) -> None:
+    """Fails before it is ready."""
+    note(diary, lifeline, "started")
+    raise ValueError("no such luck")
+
+
+async def exits(lifeline: Lifeline, *, diary: str, code: int = 0) -> None:
+    """Ends by itself as soon as it is ready: with an error, if `code` is not 0."""
+    note(diary, lifeline, "started")
+    lifeline.ready()
+    if code:
+        raise ValueError("out of order")
+
+
+async def fails_later(lifeline: Lifeline, *, diary: str, good_starts: int) -> None:
+    """Starts well a few times, and fails then."""
+    note(diary, lifeline, "started")
+    if len(read(diary, "started")) > good_starts:
+        raise ValueError("no more")
+    lifeline.ready()
+    await lifeline.draining.wait()
+
+
+async def with_grandchild(lifeline: Lifeline, *, diary: str) -> None:
+    """Has a program running, as a tool may, which holds every descriptor it inherits open."""
+    program = subprocess.Popen(["sleep", "600"], close_fds=False)  # noqa: ASYNC220  # it does not wait
+    note(diary, lifeline, "started", grandchild=program.pid)
+    lifeline.ready()
+    await lifeline.draining.wait()
+
+
+async def with_endless_thread(lifeline: Lifeline, *, diary: str) -> None:
+    """Drains, while a thread of its own does not return."""
+    note(diary, lifeline, "started")
+    threading.Thread(target=time.sleep, args=(600,)).start()
+    lifeline.ready()
+    await lifeline.draining.wait()
+    note(diary, lifeline, "drained")
