@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict
 from factorial.errors import FactorialError
 from factorial.events import EventPublisher
 
-__all__ = ["AgentContext", "ExecutionContext"]
+__all__ = ["AgentContext", "ExecutionContext", "opening_messages"]
 
 
 class AgentContext(BaseModel):
@@ -46,6 +46,13 @@ class AgentContext(BaseModel):
         return cls.model_validate(data)
 
 
+def opening_messages(context: AgentContext) -> list[dict[str, Any]]:
+    """The conversation with which a run over `context` begins: its messages, and the query as the user's next one."""
+    if context.turn or not context.query:
+        return list(context.messages)
+    return [*context.messages, {"role": "user", "content": context.query}]
+
+
 _current: ContextVar["ExecutionContext"] = ContextVar("factorial_execution_context")
 
 
@@ -58,7 +65,7 @@ class ExecutionContext:
     events: EventPublisher
     agent_name: str = ""
     retries: int = 0
-    """Failed attempts so far that were retried."""
+    """Failed attempts at the present turn that were retried."""
     pickups: int = 1
     """How many times a worker has taken the task up: more than 1 after a retry, a release or a crash."""
     iterations: int = 0

@@ -127,7 +127,11 @@ class ModelRefusedError(ModelError):
 
 
 class RetryableError(FactorialError):
-    """Raised by an agent or a tool whose turn is worth another try: the task backs off and is retried."""
+    """Raised by an agent or a tool whose turn is worth another try: the task backs off and is retried.
+
+    Steps that were finished are not repeated. To have the model asked again over its answer, raise it in `completion`:
+    a step that raises is not finished.
+    """
 
 
 class FatalAgentError(FactorialError):

@@ -29,16 +29,12 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Protocol
 
-from pydantic_core import to_json
-
-from factorial.utils import shorten
+from factorial.utils import dump_anything, iso, shorten
 
 __all__ = ["AgentEvent", "BaseEvent", "EventPublisher", "EventType", "QueueEvent", "bounded", "encode_event"]
 
 MAX_EVENT_DATA = 16_384
 """No string within an event's `data` is longer than this many characters."""
-
-_BASE_FIELDS = ("event_type", "task_id", "owner_id", "agent_name", "timestamp", "metadata")
 
 
 class EventType(StrEnum):
@@ -71,17 +67,36 @@ class BaseEvent:
 
     def to_dict(self) -> dict[str, Any]:
         """The event as plain data: the base fields, and whatever else is set."""
-        event = {name: getattr(self, name) for name in _BASE_FIELDS}
-        event["timestamp"] = self.timestamp.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-        for extra in fields(self):
-            value = getattr(self, extra.name)
-            if extra.name not in event and value is not None:
-                event[extra.name] = value
+        event = {
+            "event_type": self.event_type,
+            "task_id": self.task_id,
+            "owner_id": self.owner_id,
+            "agent_name": self.agent_name,
+            "timestamp": iso(self.timestamp),
+            "metadata": self.metadata,
+        }
+        for name in _further_fields(self):
+            value = getattr(self, name)
+            if value is not None:
+                event[name] = value
         return event
 
     def to_json(self) -> str:
         """The event as JSON text."""
         return encode_event(self).decode()
+
+
+_further_fields_of: dict[type[BaseEvent], tuple[str, ...]] = {}
+
+
+def _further_fields(event: BaseEvent) -> tuple[str, ...]:
+    """What events of this class have beside the base fields. Asked once per class: an event is made in each step."""
+    known = _further_fields_of.get(type(event))
+    if known is None:
+        base = {field.name for field in fields(BaseEvent)}
+        known = tuple(field.name for field in fields(event) if field.name not in base)
+        _further_fields_of[type(event)] = known
+    return known
 
 
 @dataclass(kw_only=True)
@@ -110,18 +125,21 @@ class EventPublisher(Protocol):
 
 
 def encode_event(event: BaseEvent) -> bytes:
-    """`event` as JSON in UTF-8. A value that JSON cannot hold is shown by its `repr`: an event never fails a run."""
-    return to_json(event.to_dict(), inf_nan_mode="null", serialize_unknown=True)
+    """`event` as JSON in UTF-8. A value that JSON cannot hold is shown as text: an event never fails a run."""
+    return dump_anything(event.to_dict())
 
 
-def bounded(value: Any, limit: int = MAX_EVENT_DATA) -> Any:
-    """`value` as plain JSON data with every string shortened to `limit` characters and every list to 100 items."""
+def bounded(value: Any, limit: int = MAX_EVENT_DATA, depth: int = 20) -> Any:
+    """`value` as plain JSON data: each string shortened to `limit` characters, each list to 100 items, and no deeper
+    than `depth`."""
     if isinstance(value, str):
         return shorten(value, limit)
     if value is None or isinstance(value, bool | int | float):
         return value
+    if not depth:
+        return f"<{type(value).__name__}>"
     if isinstance(value, dict):
-        return {str(key): bounded(item, limit) for key, item in list(value.items())[:100]}
+        return {str(key): bounded(item, limit, depth - 1) for key, item in list(value.items())[:100]}
     if isinstance(value, list | tuple | set | frozenset):
-        return [bounded(item, limit) for item in list(value)[:100]]
-    return shorten(to_json(value, inf_nan_mode="null", serialize_unknown=True).decode(), limit)
+        return [bounded(item, limit, depth - 1) for item in list(value)[:100]]
+    return shorten(dump_anything(value).decode(), limit)

@@ -9,9 +9,8 @@ import uuid
 from collections import OrderedDict
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any, TypeVar, overload
-from weakref import WeakKeyDictionary
 
 from factorial.agent.agent import BaseAgent
 from factorial.config import (
@@ -22,8 +21,15 @@ from factorial.config import (
     SupervisorConfig,
 )
 from factorial.config import redis_url as url_of
-from factorial.context import AgentContext
-from factorial.errors import ConfigError, ContextError, FactorialError, TaskNotFoundError
+from factorial.context import AgentContext, opening_messages
+from factorial.errors import (
+    ConfigError,
+    ContextError,
+    FactorialError,
+    InactiveTaskError,
+    MailboxFullError,
+    TaskNotFoundError,
+)
 from factorial.events import EventType, QueueEvent, encode_event
 from factorial.loop import close_with_loop
 from factorial.mailbox import Mailbox
@@ -31,11 +37,12 @@ from factorial.mailbox.embedded import EmbeddedServer, resolve
 from factorial.mailbox.enqueue import enqueue
 from factorial.mailbox.keys import Keys
 from factorial.mailbox.post import cancel, post
-from factorial.mailbox.read import born_at, read_run, read_status
+from factorial.mailbox.read import born_at, read_owner, read_run, read_status
 from factorial.mailbox.subscription import EventFilter, Position, activity_since
 from factorial.snapshot import encode_fields, encode_messages
 from factorial.supervisor.embedding import Registered, run_registered
 from factorial.task import Task, TaskStatus, check_owner_id, check_task_id
+from factorial.utils import iso
 
 __all__ = ["Orchestrator"]
 
@@ -91,7 +98,7 @@ class Orchestrator:
         self.runners: dict[str, Registered] = {}
         self._keys = Keys(namespace)
         self._server: EmbeddedServer | None = None
-        self._mailboxes: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Future[Mailbox]] = WeakKeyDictionary()
+        self._opened: dict[asyncio.AbstractEventLoop, asyncio.Future[_Opened]] = {}
         self._unwatched: OrderedDict[str, str] = OrderedDict()
         if openai_api_key:
             os.environ["OPENAI_API_KEY"] = openai_api_key
@@ -159,7 +166,7 @@ class Orchestrator:
             task_id=check_task_id(task.id),
             agent=agent.name,
             owner_id=check_owner_id(task.owner_id),
-            conversation=encode_messages(task.payload.messages),
+            conversation=encode_messages(opening_messages(task.payload)),
             fields=encode_fields(task.payload),
         )
         if stored.event_id:
@@ -185,14 +192,14 @@ class Orchestrator:
             "id": run.task_id,
             "owner_id": run.owner_id,
             "agent": run.agent,
-            "status": run.status,
+            "status": run.status.value,
             "payload": run.payload,
             "retries": run.retries,
             "pickups": run.pickups,
             "error": run.error or None,
             "process": run.holder or None,
-            "created_at": run.created_at.isoformat(),
-            "ended_at": run.ended_at.isoformat() if run.ended_at else None,
+            "created_at": iso(run.created_at),
+            "ended_at": iso(run.ended_at) if run.ended_at else None,
         }
 
     async def cancel_task(self, task_id: str) -> TaskStatus:
@@ -216,22 +223,23 @@ class Orchestrator:
         try:
             encoded = encode_messages(_checked_messages(messages))
             await post(scripts, task_id=task_id, message_id=uuid.uuid4().hex, messages=encoded)
-        except FactorialError as refused:
+        except (ConfigError, ContextError, InactiveTaskError, MailboxFullError) as refused:
             await self._tell_of_refusal(task_id, refused)
             raise
 
     async def _tell_of_refusal(self, task_id: str, refused: FactorialError) -> None:
         scripts = (await self._mailbox()).scripts
-        if (run := await read_run(scripts, task_id)) is None:
+        if (whose := await read_owner(scripts, task_id)) is None:
             return
+        owner_id, agent = whose
         event = QueueEvent(
             event_type=EventType.RUN_STEERING_FAILED,
             task_id=task_id,
-            owner_id=run.owner_id,
-            agent_name=run.agent,
+            owner_id=owner_id,
+            agent_name=agent,
             error=str(refused),
         )
-        await scripts.run("publish", run.owner_id, encode_event(event))
+        await scripts.run("publish", owner_id, encode_event(event))
 
     # -- events
 
@@ -295,25 +303,32 @@ class Orchestrator:
     async def _mailbox(self) -> Mailbox:
         """The mailbox of the running event loop; it is opened when it is first asked for, and closed with the loop."""
         loop = asyncio.get_running_loop()
-        held = self._mailboxes.get(loop)
-        if held is None or (held.done() and (held.cancelled() or held.exception())):
-            held = self._mailboxes[loop] = asyncio.ensure_future(self._open())
-        return await asyncio.shield(held)
+        opened = self._opened.get(loop)
+        if opened is None or (opened.done() and (opened.cancelled() or opened.exception())):
+            opened = self._opened[loop] = asyncio.ensure_future(self._open())
+        return (await asyncio.shield(opened)).mailbox
 
-    async def _open(self) -> Mailbox:
+    async def _open(self) -> "_Opened":
         redis = self.redis
         if self._server is None:
             _, self._server = await asyncio.to_thread(resolve, redis.resolved_url)
         if self._server is not None:  # held by this object, not by its mailboxes: it outlives their event loops
             redis = replace(redis, url=self._server.url)
         mailbox = await Mailbox.open(redis, self.events)
-        await close_with_loop(mailbox.close)
-        return mailbox
+        loop = asyncio.get_running_loop()
+
+        async def close() -> None:
+            self._opened.pop(loop, None)
+            await mailbox.close()
+
+        return _Opened(mailbox, await close_with_loop(close))
 
     async def close(self) -> None:
         """Close the connections of this event loop, and let go of an embedded server. Optional: exit does it, too."""
-        if held := self._mailboxes.pop(asyncio.get_running_loop(), None):
-            await (await held).close()
+        if opened := self._opened.pop(asyncio.get_running_loop(), None):
+            await asyncio.wait([opened])
+            if not opened.cancelled() and opened.exception() is None:
+                await opened.result().closer.aclose()
         if self._server is not None:
             server, self._server = self._server, None
             await asyncio.to_thread(server.release)
@@ -323,6 +338,14 @@ class Orchestrator:
 
     async def __aexit__(self, *error: object) -> None:
         await self.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Opened:
+    """The mailbox of one event loop, and what closes it: by `aclose`, or with the loop."""
+
+    mailbox: Mailbox
+    closer: AsyncGenerator[None, None]
 
 
 def _checked_messages(messages: Any) -> Sequence[Mapping[str, Any]]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
-from pydantic_core import PydanticSerializationError
+from pydantic_core import PydanticSerializationError, to_json
 
 from factorial.context import AgentContext
 from factorial.errors import ContextError
@@ -34,10 +34,10 @@ class Changes:
 
 
 class ContextSnapshot:
-    """What is known to be stored of a context."""
+    """What is known to be stored of a context. `fields` is what its fields were read from, if they were."""
 
-    def __init__(self, context: AgentContext) -> None:
-        self._fields = encode_fields(context)
+    def __init__(self, context: AgentContext, fields: Mapping[str, bytes] | None = None) -> None:
+        self._fields = encode_fields(context) if fields is None else dict(fields)
         self._messages = [_copy(message) for message in context.messages]
 
     def changed_fields(self, context: AgentContext) -> dict[str, bytes]:
@@ -59,9 +59,13 @@ class ContextSnapshot:
             self._messages.clear()
         self._messages.extend(_copy(message) for message in context.messages[len(self._messages) :])
 
-    def restore(self, context: AgentContext) -> None:
-        """Make `context` what is stored."""
-        for name, value in decode_context(type(context), self._fields, ()):
+    def stored_messages(self, messages: Sequence[dict[str, Any]]) -> None:
+        """Note that `messages` are stored now, behind the others."""
+        self._messages.extend(_copy(message) for message in messages)
+
+    def restore(self, context: AgentContext, changed: Mapping[str, bytes]) -> None:
+        """Make `context` what is stored, but for the fields `changed`."""
+        for name, value in decode_context(type(context), self._fields | dict(changed), ()):
             setattr(context, name, value)
         context.messages = [_copy(message) for message in self._messages]
 
@@ -88,7 +92,11 @@ def _plain_fields(context: AgentContext) -> dict[str, Any]:
 
 
 def _encode(context: AgentContext, name: str, value: Any) -> bytes:
-    encoded = dump_json(value)
+    try:
+        # As strings, infinities and NaN come back as what they were; JSON has no numbers for them.
+        encoded = to_json(value, inf_nan_mode="strings")
+    except PydanticSerializationError as unfit:
+        raise ContextError(f"{type(context).__name__}.{name} cannot be stored as JSON: {unfit}") from None
     if len(encoded) > MAX_VALUE_BYTES:
         raise ContextError(
             f"{type(context).__name__}.{name} takes {len(encoded)} bytes as JSON, and {MAX_VALUE_BYTES} is the most: "
@@ -116,10 +124,11 @@ def decode_context(
     context_class: type[ContextType], fields: Mapping[str, bytes], conversation: Sequence[bytes]
 ) -> ContextType:
     """The context that was stored in these parts. Raises `ContextError` if it does not fit `context_class`."""
-    members = [dump_json(name) + b":" + value for name, value in fields.items()]
+    computed = context_class.model_computed_fields
+    members = [dump_json(name) + b":" + value for name, value in fields.items() if name not in computed]
     members.append(b'"messages":[' + b",".join(conversation) + b"]")
     try:
-        return context_class.model_validate_json(b"{" + b",".join(members) + b"}")
+        return context_class.model_validate_json(b"{" + b",".join(members) + b"}", by_name=True)
     except ValidationError as unfit:
         complaints = "; ".join(
             f"{'.'.join(map(str, error['loc']))}: {error['msg']}" for error in unfit.errors(include_input=False)

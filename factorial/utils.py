@@ -3,12 +3,15 @@
 `from factorial.utils import BaseModel` is a documented import (checklist A07).
 """
 
+from datetime import UTC, datetime
 from typing import Any
 
 from pydantic import BaseModel
 from pydantic_core import from_json, to_json
 
-__all__ = ["BaseModel", "dump_json", "load_json", "shorten"]
+__all__ = ["BaseModel", "dump_anything", "dump_json", "iso", "load_json", "printable_text", "shorten"]
+
+_DEEPEST = 20
 
 
 def dump_json(value: Any) -> bytes:
@@ -19,9 +22,45 @@ def dump_json(value: Any) -> bytes:
     return to_json(value, inf_nan_mode="null")
 
 
+def dump_anything(value: Any) -> bytes:
+    """`value` as compact JSON, whatever it is: what JSON cannot hold is shown as text. It raises nothing."""
+    try:
+        return to_json(value, inf_nan_mode="null", serialize_unknown=True)
+    except Exception:  # the boundary to the user's objects: undecodable bytes, circles, serialisers that raise
+        return to_json(_printable(value, _DEEPEST), inf_nan_mode="null")
+
+
+def _printable(value: Any, depth: int) -> Any:
+    """`value` as plain data that JSON can hold."""
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    if isinstance(value, str):
+        return printable_text(value)
+    if isinstance(value, bytes | bytearray):
+        return value.decode(errors="replace")
+    if depth and isinstance(value, dict):
+        return {_printable(str(key), 0): _printable(item, depth - 1) for key, item in value.items()}
+    if depth and isinstance(value, list | tuple | set | frozenset):
+        return [_printable(item, depth - 1) for item in value]
+    try:
+        return from_json(to_json(value, inf_nan_mode="null")) if depth else f"<{type(value).__name__}>"
+    except Exception:  # as above
+        return f"<{type(value).__name__}>"
+
+
 def load_json(data: bytes | str) -> Any:
     """The value that `dump_json` wrote."""
     return from_json(data)
+
+
+def iso(moment: datetime) -> str:
+    """`moment` in ISO 8601, in UTC, with milliseconds: `2026-01-02T03:04:05.678Z`."""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def printable_text(text: str) -> str:
+    """`text`, without what UTF-8 cannot hold: half of a surrogate pair, as in an undecodable file name."""
+    return text.encode(errors="replace").decode()
 
 
 def shorten(text: str, limit: int) -> str:

@@ -12,7 +12,7 @@ import asyncio
 import logging
 from typing import Generic, TypeVar
 
-from factorial.errors import MailboxUnavailableError
+from factorial.errors import MailboxFullError, MailboxUnavailableError
 
 __all__ = ["Actor", "Tick"]
 
@@ -24,39 +24,32 @@ class Tick:
     """So much time has passed: do what is due."""
 
 
-class _Stop:
-    """Read no further messages."""
-
-
 class Actor(Generic[Message]):
-    """One subject's state and its mailbox. `serve` is its life; start it once."""
+    """One subject's state and its mailbox. `serve` is its life, until it is cancelled; start it once."""
 
     def __init__(self, name: str, interval: float | None = None) -> None:
         self.name = name
         self.interval = interval
-        self._mailbox: asyncio.Queue[Message | Tick | _Stop] = asyncio.Queue()
+        self._mailbox: asyncio.Queue[Message | Tick] = asyncio.Queue()
 
     def tell(self, message: Message) -> None:
         """Put `message` into the actor's mailbox, and go on."""
         self._mailbox.put_nowait(message)
 
-    def stop(self) -> None:
-        """Have the actor end after the messages that it already has."""
-        self._mailbox.put_nowait(_Stop())
-
     async def serve(self) -> None:
         """Live: set up, receive, tear down."""
         await self.set_up()
         try:
-            while not isinstance(message := await self._next(), _Stop):
+            while True:
+                message = await self._next()
                 try:
                     await self.receive(message)
-                except MailboxUnavailableError as error:
+                except (MailboxUnavailableError, MailboxFullError) as error:
                     self.recover(error)
         finally:
             await self.tear_down()
 
-    async def _next(self) -> Message | Tick | _Stop:
+    async def _next(self) -> Message | Tick:
         try:
             return await asyncio.wait_for(self._mailbox.get(), self.interval)
         except TimeoutError:
@@ -72,6 +65,6 @@ class Actor(Generic[Message]):
     async def tear_down(self) -> None:
         """Called after the last message, also when the actor fails."""
 
-    def recover(self, error: MailboxUnavailableError) -> None:
-        """Called when the server could not be reached: the actor goes on, and meets its next message."""
+    def recover(self, error: MailboxUnavailableError | MailboxFullError) -> None:
+        """Called when the server cannot be reached or is full, which passes: the actor meets its next message."""
         logger.warning("%s: %s", self.name, error)

@@ -51,11 +51,11 @@ class Control:
         while True:
             self._waits_for_tokens = any(worker.free_slots > 0 for worker in self._workers)
             keys = [signals, tokens] if self._waits_for_tokens else [signals]
-            found = await self._blocking.execute("BLPOP", *keys, PATIENCE)
+            found = await self._blocking.execute("BLPOP", *keys, PATIENCE, seconds=PATIENCE)
             if found is None:
                 await self._look_around()
             elif found[0] == tokens.encode():
-                await self._pass_on_token()
+                await self.pass_on_token()
             else:
                 self._obey(found[1].decode())
 
@@ -87,7 +87,7 @@ class Control:
             return True
         return False
 
-    async def _pass_on_token(self) -> None:
+    async def pass_on_token(self) -> None:
         """Use the token, or put it back: all workers may have become busy while it was waited for."""
         if not self.send_for_work():
             with contextlib.suppress(MailboxError):  # without an answer, others look around within PATIENCE

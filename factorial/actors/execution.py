@@ -10,7 +10,8 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any, assert_never
 
 from pydantic_core import to_json
@@ -28,7 +29,7 @@ from factorial.mailbox.claim import ClaimedRun
 from factorial.mailbox.commit import Action, Commit, Committed, commit
 from factorial.mailbox.script import Scripts
 from factorial.mailbox.step import Noted, Superseded
-from factorial.snapshot import Changes, ContextSnapshot, decode_context
+from factorial.snapshot import Changes, ContextSnapshot, decode_context, decode_message
 from factorial.task import Backoff, Cancel, Complete, Continue, Fail, Release
 from factorial.utils import dump_json, load_json
 
@@ -54,17 +55,18 @@ class Execution:
         self._process = process
         self._policy = policy
         self._token = claimed.token
-        self._ledger = Ledger(scripts, claimed.task_id, self._hear)
-        self._ledger.token = claimed.token
+        self._ledger = Ledger(scripts, claimed.task_id, claimed.token, self._hear)
         self._journal: Mapping[str, bytes] = claimed.journal
         self._journaled: dict[bytes, str] = {}
-        self._mail_taken = len(claimed.mail)
+        self._context_entries = 0
+        self._unanswered: Commit | None = None
         self._interruption: Cancel | Release | None = None
         self._abandoned = False
         self._draining = False
-        self._committing = False
-        self._started = False
+        self._interruptible = False
         self._task: asyncio.Task[None] | None = None
+        self.retry_in: float | None = None
+        """Once the execution is over: the seconds after which the run is due again, if it backs off."""
 
     # -- for the worker
 
@@ -98,15 +100,22 @@ class Execution:
             self._break_off()
 
     def _break_off(self) -> None:
-        # A task that was cancelled before its first step would never run at all, and a commit is heard to its end:
-        # in both cases what comes next sees why.
-        if self._task is not None and self._started and not self._committing:
+        # A task that was cancelled before its first step would never run at all, and what is being written is heard to
+        # its end: in both cases what comes next sees why.
+        if self._task is not None and self._interruptible:
             self._task.cancel()
+
+    @contextlib.contextmanager
+    def _uninterrupted(self) -> Iterator[None]:
+        before, self._interruptible = self._interruptible, False
+        try:
+            yield
+        finally:
+            self._interruptible = before
 
     # -- the execution itself
 
     async def _execute(self) -> None:
-        self._started = True
         try:
             if self._interruption is not None:
                 await self._commit(Commit(_as_action(self._interruption), turn_done=False))
@@ -132,31 +141,37 @@ class Execution:
             pickups=self._claimed.pickups,
             process=self._process,
         )
-        await Run(self._agent, context, execution, self, self._policy).take_turns(self._claimed.mail)
+        self._interruptible = True
+        try:
+            await Run(self._agent, context, execution, self, self._policy).take_turns()
+        finally:
+            self._interruptible = False
 
     def _load(self) -> tuple[AgentContext, ContextSnapshot]:
         """The context as the finished steps of this turn left it, and as it is stored."""
         fields = dict(self._claimed.fields)
         changed = [load_json(value) for key, value in self._journal.items() if key.endswith(_CONTEXT)]
         context = decode_context(self._agent.context_class, fields, self._claimed.conversation)
-        snapshot = ContextSnapshot(context)
-        for change in sorted(changed, key=lambda change: int(change["order"])):
-            fields.update({name: dump_json(value) for name, value in change["fields"].items()})
-        if changed:
+        snapshot = ContextSnapshot(context, fields)
+        if changed:  # each tells of all changes up to its step, so the last one has them all
+            latest = max(changed, key=lambda change: int(change["order"]))
+            fields.update({name: dump_json(value) for name, value in latest["fields"].items()})
+            self._context_entries = latest["order"]
             context = decode_context(self._agent.context_class, fields, self._claimed.conversation)
         return context, snapshot
 
     async def _give_back(self) -> None:
-        """The mailbox could not be written: try until the run is released, or somebody else's."""
+        """The mailbox could not be written: send the same commit until it is answered, and let go of the run."""
+        release = Commit(Action.RELEASE, turn_done=False)
         while True:
             await asyncio.sleep(random.uniform(0.5, 1.5))
             try:
-                answer = await self._commit(Commit(Action.RELEASE, turn_done=False))
+                answer = await self._commit(self._unanswered or release)
+                if answer is not None and answer.action is Action.CONTINUE:
+                    answer = await self._commit(release)
             except MailboxError as still_lost:
                 logger.warning("task %s: not given back yet: %s", self.task_id, still_lost)
-                continue
-            # The commit whose answer was lost may have been carried out: then this was its answer.
-            if answer is None or answer.action is not Action.CONTINUE:
+            else:
                 return
 
     async def _give_up(self, error: Exception) -> None:
@@ -203,9 +218,10 @@ class Execution:
             entries[key + _MESSAGE] = step.message
             self._journaled[step.message] = key + _MESSAGE
         run: Run[Any] = ExecutionContext.current().run
-        if changed := self._snapshot.changed_fields(run.context):
-            order = len(self._journaled) + len(self._journal)
-            entries[key + _CONTEXT] = _dump_change(order, changed)
+        changed = self._snapshot.changed_fields(run.context)
+        if changed or self._context_entries:  # an earlier step's change may have been taken back
+            self._context_entries += 1
+            entries[key + _CONTEXT] = _dump_change(self._context_entries, changed)
         self._ledger.add_entries(entries)
         if urgent:
             await self._ledger.flush()
@@ -222,40 +238,53 @@ class Execution:
 
     async def settle(self, settlement: Settlement) -> Answer:
         """Commit what the turn came to."""
-        await self._take_pending_interruption()
-        changes = self._snapshot.changes(settlement.context) if settlement.turn_done else Changes()
-        answer = await self._commit(self._as_commit(settlement, changes))
+        await self._hear_the_rest()
+        changes, output = self._changes(settlement)
+        answer = await self._commit(self._as_commit(settlement, changes, output))
         if answer is not None and answer.action is Action.CONTINUE and self._interruption is not None:
             answer = await self._commit(Commit(_as_action(self._interruption), turn_done=False))
         if answer is None or answer.action is not Action.CONTINUE or self._abandoned:
             return Left()
+        if output:
+            settlement.context.output = None  # a steer came: it was not the last word
         self._snapshot.stored(settlement.context, changes)
-        self._journal, self._journaled = {}, {}
-        self._mail_taken = len(answer.mail)
-        return Proceed(answer.mail)
+        messages = [decode_message(message) for message in answer.mail]
+        settlement.context.messages.extend(messages)
+        self._snapshot.stored_messages(messages)
+        self._journal, self._journaled, self._context_entries = {}, {}, 0
+        return Proceed()
 
-    async def _take_pending_interruption(self) -> None:
-        """The turn has ended, and the interruption comes too late for it: the commit carries it out."""
-        if self._interruption is not None:
-            with contextlib.suppress(asyncio.CancelledError):
-                await asyncio.sleep(0)
-            self._draining = True
-            self.interruption()
+    async def _hear_the_rest(self) -> None:
+        """The turn has ended. An interruption that was on its way comes too late for it, and is carried out by the
+        commit; and what is under way must not come after the commit."""
+        with self._uninterrupted():
+            if self._interruption is not None:
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.sleep(0)
+                self._draining = True
+                self.interruption()
+            await self._ledger.answered()
 
-    def _as_commit(self, settlement: Settlement, changes: Changes) -> Commit:
-        action, delay, error = self._action(settlement)
+    def _changes(self, settlement: Settlement) -> tuple[Changes, dict[str, bytes]]:
+        """What the turn changed, and apart from that the output, which counts only if the run ends with it."""
+        if not settlement.turn_done:
+            return Changes(), {}
+        changes = self._snapshot.changes(settlement.context)
+        if not isinstance(settlement.step, Complete) or "output" not in changes.fields:
+            return changes, {}
         fields = dict(changes.fields)
-        output = {"output": fields.pop("output")} if action is Action.COMPLETE and "output" in fields else {}
+        return replace(changes, fields=fields), {"output": fields.pop("output")}
+
+    def _as_commit(self, settlement: Settlement, changes: Changes, output: Mapping[str, bytes]) -> Commit:
+        action, delay, error = self._action(settlement)
         unsent = self._ledger.take()
-        kept = {} if settlement.turn_done else unsent.entries
         return Commit(
             action=action,
             turn_done=settlement.turn_done,
             messages=[self._by_reference(message, unsent.entries) for message in changes.messages],
             rewrite=changes.rewritten,
-            fields=fields,
-            mail_taken=self._mail_taken if settlement.turn_done else 0,
-            entries=kept,
+            fields=changes.fields,
+            entries={} if settlement.turn_done else unsent.entries,
             events=unsent.events,
             delay=delay,
             error=error,
@@ -286,19 +315,19 @@ class Execution:
         return b"m" + message if entry is None or entry in unsent else b"j" + entry.encode()
 
     async def _commit(self, work: Commit) -> Committed | None:
-        self._committing = True
-        try:
+        self._unanswered = work
+        with self._uninterrupted():
             answer = await commit(
                 self._scripts, task_id=self.task_id, process=self._process, token=self._token, work=work
             )
-        finally:
-            self._committing = False
+        self._unanswered = None
         if isinstance(answer, Superseded):
             logger.warning("task %s: somebody else has it now; what was done here is dropped", self.task_id)
             return None
         level = logging.DEBUG if answer.action is Action.CONTINUE else logging.INFO
         logger.log(level, "task %s of %s: %s", self.task_id, self._agent.name, answer.action)
         self._token = self._ledger.token = self._token.next()
+        self.retry_in = work.delay if answer.action is Action.BACKOFF else None
         return answer
 
     def _hear(self, reply: Reply) -> None:
@@ -308,8 +337,10 @@ class Execution:
                 self.cancel()
             case Noted():
                 pass
-            case Superseded() | MailboxError():
+            case Superseded():
                 self.abandon()
+            case MailboxError():
+                self.release()
             case never:
                 assert_never(never)
 

@@ -41,6 +41,7 @@ class Heartbeat(Actor[None]):
         held = await lease.register(
             self._scripts,
             process=self._process,
+            agent=self._about["agent"],
             lease=self._policy.lease,
             patience=2 * self._policy.heartbeat_interval,
             about=self._about,

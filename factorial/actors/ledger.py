@@ -1,7 +1,8 @@
 """What a held run has to tell the mailbox: finished steps and events, in order, in as few messages as possible.
 
 A step that must be kept before the turn goes on is sent at once, with all events before it. Anything else waits a
-moment for company: usually the turn's commit takes it along, and costs no message of its own.
+moment for company: usually the turn's commit takes it along, and costs no message of its own. One message is under way
+at a time, so nothing overtakes anything.
 """
 
 import asyncio
@@ -13,9 +14,9 @@ from factorial.mailbox.claim import Token
 from factorial.mailbox.script import Scripts
 from factorial.mailbox.step import Noted, Superseded, step
 
-__all__ = ["Ledger", "Pending"]
+__all__ = ["Ledger", "Pending", "Reply"]
 
-LINGER = 0.02
+LINGER = 0.05
 """Seconds that an event waits for company. Nobody who watches a run notices; a turn that is quicker saves a message."""
 
 Reply = Noted | Superseded | MailboxError
@@ -32,15 +33,16 @@ class Pending:
 class Ledger:
     """The outgoing side of one execution. `on_reply` hears what the mailbox answers to messages of its own."""
 
-    def __init__(self, scripts: Scripts, task_id: str, on_reply: Callable[[Reply], None]) -> None:
+    def __init__(self, scripts: Scripts, task_id: str, token: Token, on_reply: Callable[[Reply], None]) -> None:
+        self.token = token
+        """The token under which to write: the execution's present one."""
         self._scripts = scripts
         self._task_id = task_id
         self._on_reply = on_reply
         self._pending = Pending({}, [])
         self._told = 0
         self._timer: asyncio.TimerHandle | None = None
-        self._sending: set[asyncio.Task[None]] = set()
-        self.token = Token(0, "", 0)
+        self._sender: asyncio.Task[None] | None = None
 
     def add_event(self, event: bytes) -> None:
         """Publish `event` soon."""
@@ -52,40 +54,60 @@ class Ledger:
         self._pending.entries.update(entries)
         self._arm()
 
+    @property
+    def is_sending(self) -> bool:
+        """Whether a message is under way."""
+        return self._sender is not None
+
     async def flush(self) -> None:
-        """Send what waits, and return when it is kept."""
-        pending = self.take()
-        if pending.entries or pending.events:
-            await self._send(pending)
+        """Send what waits, and return when it is answered. What is under way goes on if the caller is cancelled."""
+        self._send_now()
+        await self.answered()
+
+    async def answered(self) -> None:
+        """Wait until nothing is under way."""
+        while self._sender is not None:
+            await asyncio.shield(self._sender)
 
     def take(self) -> Pending:
         """What waits, to be sent along with something else."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+        self._disarm()
         pending, self._pending = self._pending, Pending({}, [])
         return pending
 
     def _arm(self) -> None:
-        if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(LINGER, self._flush_soon)
+        if self._timer is None and self._sender is None:
+            self._timer = asyncio.get_running_loop().call_later(LINGER, self._send_now)
 
-    def _flush_soon(self) -> None:
-        task = asyncio.get_running_loop().create_task(self._send(self.take()))
-        self._sending.add(task)
-        task.add_done_callback(self._sending.discard)
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
-    async def _send(self, pending: Pending) -> None:
-        self._told += 1
-        try:
-            reply: Reply = await step(
-                self._scripts,
-                task_id=self._task_id,
-                token=self.token,
-                told=self._told,
-                entries=pending.entries,
-                events=pending.events,
-            )
-        except MailboxError as error:
-            reply = error
+    def _send_now(self) -> None:
+        self._disarm()
+        if self._sender is None and (self._pending.entries or self._pending.events):
+            self._sender = asyncio.get_running_loop().create_task(self._send_all())
+
+    async def _send_all(self) -> None:
+        """Send message after message until nothing waits, or the mailbox does not take it."""
+        reply: Reply = Noted(cancelled=False)
+        while isinstance(reply, Noted) and (self._pending.entries or self._pending.events):
+            sending = self.take()
+            self._told += 1
+            try:
+                reply = await step(
+                    self._scripts,
+                    task_id=self._task_id,
+                    token=self.token,
+                    told=self._told,
+                    entries=sending.entries,
+                    events=sending.events,
+                )
+            except MailboxError as error:
+                # It may still go along with what the execution writes last.
+                later = self._pending
+                self._pending = Pending(sending.entries | later.entries, sending.events + later.events)
+                reply = error
+        self._sender = None
         self._on_reply(reply)

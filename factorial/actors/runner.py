@@ -8,6 +8,7 @@ process could import.
 """
 
 import asyncio
+import gc
 import importlib
 import logging
 import os
@@ -35,7 +36,7 @@ from factorial.errors import MailboxError
 from factorial.mailbox import Mailbox
 from factorial.mailbox.connect import BlockingConnection
 
-__all__ = ["Lifeline", "Runner", "run_process"]
+__all__ = ["Lifeline", "Runner", "prepare", "run_process"]
 
 logger = logging.getLogger(__name__)
 
@@ -75,7 +76,7 @@ async def run_process(
     """The life of a worker process, from settings as plain data. Ends when the lifeline says so."""
     config = from_mapping(RunnerConfig, runner)
     agent = load_agent(config.agent)
-    _prepare(config.worker)
+    prepare(config.worker)
     mailbox = await Mailbox.open(from_mapping(RedisConfig, redis), from_mapping(EventsConfig, events), patient=True)
     try:
         await Runner(agent, mailbox, lifeline.process, config.worker, config.maintenance).run(lifeline, grace)
@@ -83,11 +84,16 @@ async def run_process(
         await mailbox.close()
 
 
-def _prepare(policy: AgentWorkerConfig) -> None:
-    """Do before the first run what would hold it up: import the model client, and make room for plain `def` tools."""
+def prepare(policy: AgentWorkerConfig) -> None:
+    """Do before the first run what would hold it up: import the model client, and make room for plain `def` tools.
+
+    What is imported stays, so the garbage collector is told not to look through it again and again.
+    """
     importlib.import_module("openai.types.chat")
     threads = min(_MOST_THREADS, policy.workers * policy.batch_size)
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(threads, thread_name_prefix="tool"))
+    gc.collect()
+    gc.freeze()
 
 
 class Runner:
@@ -186,3 +192,8 @@ class Runner:
         """Wait for wake tokens."""
         if self._control is not None:
             await self._control.has_room()
+
+    async def pass_on(self) -> None:
+        """Use a wake token elsewhere."""
+        if self._control is not None:
+            await self._control.pass_on_token()

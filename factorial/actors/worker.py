@@ -15,7 +15,7 @@ from factorial.actors.actor import Actor, Tick
 from factorial.actors.execution import Execution
 from factorial.agent.agent import BaseAgent
 from factorial.config import AgentWorkerConfig
-from factorial.mailbox.claim import Claim, NoLease, claim
+from factorial.mailbox.claim import Claim, NoLease, claim, new_nonce
 from factorial.mailbox.script import Scripts
 
 __all__ = ["Ready", "Refill", "Surroundings", "Worker"]
@@ -43,6 +43,9 @@ class Surroundings(Protocol):
     async def has_room(self) -> None:
         """The worker has free slots and found nothing: tell it when something comes."""
 
+    async def pass_on(self) -> None:
+        """Something may be ready, and the worker has no room for it: have another one look."""
+
 
 @dataclass(frozen=True, slots=True)
 class Post:
@@ -65,6 +68,8 @@ class Worker(Actor[Ready | Refill]):
         self._tasks: set[asyncio.Task[None]] = set()
         self._refill_is_due = False
         self._queue_is_empty = False
+        self._nonce = new_nonce()
+        """Of the present claim. One whose answer was lost is made again as it was: it may have taken runs."""
         self._draining = False
 
     @property
@@ -83,6 +88,9 @@ class Worker(Actor[Ready | Refill]):
             self._refill_is_due = False
             if self._queue_is_empty:
                 return
+        elif self.free_slots == 0:  # a claim has filled it since the token was given to it
+            await self._surroundings.pass_on()
+            return
         await self._fill()
 
     async def _fill(self) -> None:
@@ -95,10 +103,12 @@ class Worker(Actor[Ready | Refill]):
                 agent=self._post.agent.name,
                 count=wanted,
                 recovery_limit=self._post.policy.max_recoveries,
+                nonce=self._nonce,
             )
             if isinstance(answer, NoLease):
                 self._surroundings.lease_is_lost()
                 return
+            self._nonce = new_nonce()
             self._start(answer)
             if len(answer.runs) < wanted:
                 self._queue_is_empty = True
@@ -122,6 +132,8 @@ class Worker(Actor[Ready | Refill]):
             self._tasks.discard(task)
             if self._executions.get(execution.task_id) is execution:
                 del self._executions[execution.task_id]
+            if execution.retry_in is not None:
+                self._surroundings.wake_in(execution.retry_in)
             if not self._refill_is_due and not self._draining:
                 self._refill_is_due = True
                 self.tell(Refill())

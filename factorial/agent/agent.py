@@ -232,8 +232,9 @@ class BaseAgent(Generic[ContextType]):
 
     def check_ready(self) -> None:
         """Raise `ConfigError` if the agent cannot work as it is: its model has no key. Asked before workers start."""
-        if callable(self.model) or type(self).completion is not BaseAgent.completion:
-            return
+        kind = type(self)
+        if callable(self.model) or (kind.completion, kind.run_turn) != (BaseAgent.completion, BaseAgent.run_turn):
+            return  # which model it asks, if it asks one, shows when it runs
         try:
             check_model(self.model or DEFAULT_MODEL)
         except ConfigError as unready:

@@ -5,6 +5,7 @@ import random
 from factorial.config import AgentWorkerConfig
 from factorial.errors import ConfigError, ContextError, FatalAgentError, ModelRefusedError
 from factorial.task import Backoff, Fail
+from factorial.utils import printable_text
 
 __all__ = ["after_failure", "describe"]
 
@@ -14,9 +15,9 @@ _FINAL = (
 """Errors that another try would meet again."""
 
 
-def after_failure(error: Exception, retries: int, policy: AgentWorkerConfig) -> Backoff | Fail:
+def after_failure(error: BaseException, retries: int, policy: AgentWorkerConfig) -> Backoff | Fail:
     """`retries` tries in a row have failed before this one."""
-    if isinstance(error, _FINAL) or retries >= policy.max_retries:
+    if is_final(error) or retries >= policy.max_retries:
         return Fail(error)
     delay = min(policy.retry_delay * 2**retries, policy.max_retry_delay) * random.uniform(0.5, 1.0)
     asked_for = getattr(error, "retry_after", None)
@@ -24,13 +25,13 @@ def after_failure(error: Exception, retries: int, policy: AgentWorkerConfig) -> 
 
 
 def is_final(error: BaseException) -> bool:
-    """Whether `error` ends the run whatever the number of retries."""
-    return isinstance(error, _FINAL)
+    """Whether `error` ends the run whatever the number of retries: it is one of those, or no ordinary exception."""
+    return isinstance(error, _FINAL) or not isinstance(error, Exception)
 
 
 def describe(error: BaseException) -> str:
     """`error` in one line: the message, with the type's name where the message alone would not say enough."""
-    message = str(error).strip()
+    message = printable_text(str(error).strip())
     return (
         message if message and type(error).__module__.startswith("factorial") else f"{type(error).__name__}: {message}"
     )

@@ -33,9 +33,7 @@ class Settlement:
 
 @dataclass(frozen=True, slots=True)
 class Proceed:
-    """Take another turn; first read these steering messages."""
-
-    mail: Sequence[bytes]
+    """Take another turn. Steering messages that came have been appended to the context."""
 
 
 @dataclass(frozen=True, slots=True)

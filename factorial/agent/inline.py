@@ -2,15 +2,15 @@
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from factorial.agent.completion import RunCompletion
 from factorial.agent.host import Answer, Left, Proceed, Recorded, Retried, Settlement
 from factorial.agent.run import Run
 from factorial.config import AgentWorkerConfig
-from factorial.context import AgentContext, ExecutionContext
+from factorial.context import AgentContext, ExecutionContext, opening_messages
 from factorial.errors import ConfigError
 from factorial.events import AgentEvent, BaseEvent, EventType
 from factorial.snapshot import ContextSnapshot
@@ -37,7 +37,9 @@ async def run_inline(
         raise ConfigError(
             f"agent {agent.name!r} works on {agent.context_class.__name__}, and was given a {type(context).__name__}"
         )
+    agent.check_ready()
     started_at = datetime.now(UTC)
+    context.messages = opening_messages(context)
     host = InlineHost(ContextSnapshot(context), event_handler)
     execution = ExecutionContext(task_id=new_task_id(), owner_id=owner_id, events=host, agent_name=agent.name)
     run = Run(agent, context, execution, host, policy)
@@ -60,6 +62,8 @@ class InlineHost:
         self._snapshot = snapshot
         self._event_handler = event_handler
         self._journal: dict[str, Recorded] = {}
+        self._changed: Mapping[str, bytes] = {}
+        """The context fields that the finished steps of this turn have changed."""
 
     async def tell(self, execution: ExecutionContext, event_type: EventType) -> None:
         """Publish what the mailbox publishes for a run that lives in Redis."""
@@ -86,21 +90,24 @@ class InlineHost:
         return self._journal.get(key)
 
     async def record(self, key: str, step: Recorded, *, urgent: bool) -> None:
-        """Keep a finished step for the turn's next try."""
+        """Keep a finished step for the turn's next try, with the context fields that it changed."""
         self._journal[key] = step
+        run: Run[Any] = ExecutionContext.current().run
+        self._changed = self._snapshot.changed_fields(run.context)
 
     async def settle(self, settlement: Settlement) -> Answer:
         """Carry out what the turn came to."""
         if isinstance(settlement.step, Continue):
             self._journal.clear()
+            self._changed = {}
             self._snapshot.stored(settlement.context, self._snapshot.changes(settlement.context))
-            return Proceed(mail=())
+            return Proceed()
         for event in settlement.endings:
             await self.publish_event(event)
         match settlement.step:
             case Backoff(delay, _):
                 await asyncio.sleep(delay)
-                self._snapshot.restore(settlement.context)
+                self._snapshot.restore(settlement.context, self._changed)
                 return Retried()
             case Fail(error):
                 self.failure = error

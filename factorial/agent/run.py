@@ -1,13 +1,12 @@
 """THE lifecycle of a run, the same in a worker and inline: turn by turn until it ends or its host takes it away.
 
-    read the mail -> take a turn -> settle it with the host -> and again, as the host answers
+    take a turn -> settle it with the host -> and again, as the host answers
 
 Called by `inline.py` and by `actors/execution.py`, each with itself as the host.
 """
 
 import asyncio
 import logging
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, assert_never
 
 from factorial.agent.completion import TurnCompletion
@@ -17,9 +16,8 @@ from factorial.agent.progress import metadata, progress
 from factorial.agent.steps import Steps
 from factorial.config import AgentWorkerConfig
 from factorial.context import AgentContext, ExecutionContext
-from factorial.errors import ContextError, FatalAgentError, MaxTurnsError, TurnTimeoutError
+from factorial.errors import ContextError, FatalAgentError, MaxTurnsError, RetryableError, TurnTimeoutError
 from factorial.events import AgentEvent, BaseEvent, EventType, QueueEvent
-from factorial.snapshot import decode_message
 from factorial.task import Backoff, Complete, Continue, Fail
 from factorial.utils import dump_json
 
@@ -53,35 +51,19 @@ class Run(Generic[ContextType]):
         self.steps = Steps(host, execution)
         execution.run = self
 
-    async def take_turns(self, mail: Sequence[bytes] = ()) -> None:
+    async def take_turns(self) -> None:
         """Take turns until the run is left."""
         with self.execution.active():
-            self._open_conversation()
-            await self._read(mail)
             while True:
                 match await self._settle(await self._next_settlement()):
-                    case Proceed(mail):
-                        self.context.output = None
-                        await self._read(mail)
+                    case Proceed():
+                        self.execution.retries = 0
                     case Retried():
                         self.execution.retries += 1
-                        self._open_conversation()
                     case Left():
                         return
                     case never:
                         assert_never(never)
-
-    def _open_conversation(self) -> None:
-        if self.context.turn == 0 and self.context.query:
-            self.context.messages.append({"role": "user", "content": self.context.query})
-
-    async def _read(self, mail: Sequence[bytes]) -> None:
-        """Append steering messages to the conversation, where the next model call finds them."""
-        if mail:
-            self.context.messages.extend(decode_message(message) for message in mail)
-            await self.host.publish_event(
-                self._agent_event(EventType.RUN_STEERING_APPLIED, data={"messages": len(mail)})
-            )
 
     async def _settle(self, settlement: Settlement) -> Proceed | Retried | Left:
         try:
@@ -93,11 +75,14 @@ class Run(Generic[ContextType]):
         try:
             return self._after_turn(await self._turn())
         except asyncio.CancelledError:
-            interruption = self.host.interruption()
-            if interruption is None:
+            if interruption := self.host.interruption():
+                return Settlement(interruption, self.context, turn_done=False)
+            if _is_being_cancelled():
                 raise
-            return Settlement(interruption, self.context, turn_done=False)
-        except Exception as error:  # the boundary to the user's code: whatever it raises fails the turn, not the worker
+            return self._after_failure(RetryableError("the turn was cancelled from within"))
+        except (KeyboardInterrupt, GeneratorExit):
+            raise
+        except BaseException as error:  # the boundary to the user's code: whatever it raises fails the turn alone
             return self._after_failure(error)
 
     async def _turn(self) -> TurnCompletion[ContextType]:
@@ -144,7 +129,7 @@ class Run(Generic[ContextType]):
         )
         return Settlement(Complete(output), self.context, turn_done=True, endings=endings)
 
-    def _after_failure(self, error: Exception) -> Settlement:
+    def _after_failure(self, error: BaseException) -> Settlement:
         logger.debug("task %s: turn %d failed", self.execution.task_id, self.context.turn, exc_info=error)
         match after_failure(error, self.execution.retries, self.policy):
             case Fail(final):
@@ -179,3 +164,9 @@ class Run(Generic[ContextType]):
             "agent_name": execution.agent_name,
             "metadata": metadata(execution, self.turn),
         }
+
+
+def _is_being_cancelled() -> bool:
+    """Whether somebody has cancelled this asyncio task; if not, a `CancelledError` comes from the agent's own code."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

@@ -9,19 +9,22 @@ from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import wraps
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from factorial.agent.answer import function_calls
 from factorial.agent.host import Host, Recorded
 from factorial.agent.progress import progress
 from factorial.context import AgentContext, ExecutionContext
+from factorial.errors import FatalAgentError
 from factorial.tools import FINAL_OUTPUT, FunctionToolActionResult
-from factorial.utils import dump_json, load_json
+from factorial.utils import dump_anything, dump_json, load_json
 
 if TYPE_CHECKING:
     from openai.types.chat import ChatCompletion, ChatCompletionMessageToolCall
 
 __all__ = ["Steps", "journaled", "tool_message"]
+
+T = TypeVar("T")
 
 
 class Steps:
@@ -41,15 +44,22 @@ class Steps:
         from openai.types.chat import ChatCompletion
 
         key = self._key("completion")
-        if recorded := self._host.recall(key):
-            return ChatCompletion.model_validate_json(recorded.result)
+        if earlier := self._host.recall(key):
+            return ChatCompletion.model_validate_json(earlier.result)
         execution = replace(self._execution, step="completion", idempotency_key=self._idempotency_key(agent_ctx, key))
         with execution.active():
             response = await progress(
-                "completion", execution, agent_ctx, call, kwargs={"messages": len(messages)}, show=_show_completion
-            )
+                "completion", execution, agent_ctx, self._checked("completion", call, ChatCompletion),
+                kwargs={"messages": len(messages)}, show=_show_completion,
+            )  # fmt: skip
         urgent = any(call.function.name != FINAL_OUTPUT for call in function_calls(response))
-        await self._host.record(key, Recorded(dump_json(response.model_dump(exclude_unset=True))), urgent=urgent)
+        answer = response.model_dump(exclude_unset=True)
+        try:
+            recorded = dump_json(answer)
+        except ValueError:  # text that UTF-8 cannot hold: half of an emoji
+            recorded = dump_anything(answer)
+            response = ChatCompletion.model_validate_json(recorded)
+        await self._host.record(key, Recorded(recorded), urgent=urgent)
         return response
 
     async def tool_action(
@@ -68,12 +78,25 @@ class Steps:
             )
             with execution.active():
                 result = await progress(
-                    "tool_action", execution, agent_ctx, call, args=[tool_call.model_dump()], show=_show_result
-                )
+                    "tool_action", execution, agent_ctx, self._checked("tool_action", call, FunctionToolActionResult),
+                    args=[tool_call.model_dump()], show=_show_result,
+                )  # fmt: skip
         finally:
             self.outstanding -= 1
-        await self._host.record(key, _record_result(result), urgent=self.outstanding > 0)
+        await self._host.record(key, _record_result(result), urgent=self.outstanding != 0)
         return result
+
+    def _checked(self, step: str, call: Callable[[], Awaitable[T]], kind: type[T]) -> Callable[[], Awaitable[T]]:
+        """`call`, which fails for good if an overridden method returns something else than `kind`."""
+
+        async def checked() -> T:
+            value: object = await call()
+            if not isinstance(value, kind):
+                agent = type(self._execution.run.agent).__name__
+                raise FatalAgentError(f"{agent}.{step} returned {type(value).__name__}: return a {kind.__name__}")
+            return value
+
+        return checked
 
     def _key(self, step: str) -> str:
         """The name of a step in the journal: the same when the turn is taken again."""
@@ -110,7 +133,7 @@ def tool_message(result: FunctionToolActionResult) -> dict[str, Any]:
 
 def _record_result(result: FunctionToolActionResult) -> Recorded:
     about = {"output_data": result.output_data, "error": result.error}
-    return Recorded(result=_dump_any(about), message=dump_json(tool_message(result)))
+    return Recorded(result=dump_anything(about), message=dump_json(tool_message(result)))
 
 
 def _recalled_result(recorded: Recorded) -> FunctionToolActionResult:
@@ -119,12 +142,6 @@ def _recalled_result(recorded: Recorded) -> FunctionToolActionResult:
         tool_call_id=message["tool_call_id"], output_str=message["content"], output_data=about["output_data"],
         error=about["error"],
     )  # fmt: skip
-
-
-def _dump_any(value: Any) -> bytes:
-    from pydantic_core import to_json
-
-    return to_json(value, inf_nan_mode="null", serialize_unknown=True)
 
 
 def _show_completion(response: "ChatCompletion") -> dict[str, Any]:

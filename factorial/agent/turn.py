@@ -11,7 +11,7 @@ from factorial.agent.answer import function_calls
 from factorial.agent.completion import TurnCompletion
 from factorial.agent.steps import tool_message
 from factorial.context import AgentContext, ExecutionContext
-from factorial.errors import FatalAgentError, RetryableError
+from factorial.errors import RetryableError
 from factorial.models import assistant_message
 from factorial.tools import FunctionToolActionResult, call_tool
 
@@ -59,18 +59,15 @@ async def _answer(
     return [
         await call_tool(agent.final_output, call, agent_ctx, execution)
         if agent.is_final_output(call)
-        else _checked(agent, call, next(outcomes))
+        else _checked(call, next(outcomes))
         for call in calls
     ]
 
 
-def _checked(agent: "BaseAgent[ContextType]", call: Any, outcome: Any) -> FunctionToolActionResult:
+def _checked(call: Any, outcome: Any) -> FunctionToolActionResult:
     if isinstance(outcome, asyncio.CancelledError):
         raise RetryableError(f"tool {call.function.name!r} was cancelled from within")
     if isinstance(outcome, BaseException):
         raise outcome
-    if not isinstance(outcome, FunctionToolActionResult):
-        raise FatalAgentError(
-            f"{type(agent).__name__}.tool_action returned {type(outcome).__name__}: return a FunctionToolActionResult"
-        )
-    return outcome
+    result: FunctionToolActionResult = outcome
+    return result

@@ -35,8 +35,11 @@ class BlockingConnection:
         await blocking._connect()
         return blocking
 
-    async def execute(self, *args: bytes | str | int | float) -> Any:
-        """The server's answer to one blocking command; None when its time is over or the connection was lost.
+    async def execute(self, *args: bytes | str | int | float, seconds: float | None = None) -> Any:
+        """The server's answer to one command that may block it for so many `seconds` (None: for ever).
+
+        None when the time is over or the connection was lost, also in silence: a server that says nothing for longer
+        than it may is given up.
 
         Raises redis-py's `ResponseError` if the command is wrong in itself, and nothing else. Cancelling it gives
         the connection up, and with it what the server may be about to answer.
@@ -49,7 +52,11 @@ class BlockingConnection:
         self._reply = asyncio.get_running_loop().create_future()
         try:
             self._link.write(payload)
-            reply = await self._reply
+            async with asyncio.timeout(None if seconds is None else seconds + self.endpoint.timeout):
+                reply = await self._reply
+        except TimeoutError:
+            self._link.abort()
+            return None
         except asyncio.CancelledError:
             await self.close()
             raise

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- End a run as cancelled: at once if nobody holds it, else by telling the process that does.
 --
 -- ARGV     id

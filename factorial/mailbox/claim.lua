@@ -1,9 +1,10 @@
+#!lua flags=allow-oom
 -- Take up to `count` ready runs for a worker of a living process.
 --
 -- ARGV     process, worker, agent, count, nonce (unique to this request), recovery limit
 -- Answers  {'OK', ms until the next run is due or -1, {run, ...}} | {'NOLEASE'}: register the process first
---          run = {id, {hash fields}, {conversation}, {context fields}, {journal}, {mail}}
--- Events   run_started, when a run is taken up for the first time
+--          run = {id, owner, epoch, seq, retries, pickups, cancel, {conversation}, {context fields}, {journal}}
+-- Events   run_started, when a run is taken up for the first time; run_steering_applied
 --
 -- The same request again (its answer was lost) gives the same runs. A wake token is passed on if work remains.
 -- include: lib/args.lua
@@ -15,38 +16,57 @@ if redis.call('EXISTS', lease_key(process)) == 0 then
   return {'NOLEASE'}
 end
 
-local function contents(id)
-  return {id, redis.call('HGETALL', run_key(id)), redis.call('LRANGE', conversation_key(id), 0, -1),
-    redis.call('HGETALL', fields_key(id)), redis.call('HGETALL', journal_key(id)),
-    redis.call('LRANGE', mail_key(id), 0, -1)}
+-- Entries of runs that were cancelled while they were queued: so many are passed over in one call, so that no call
+-- takes long. The wake token brings the worker back for the rest.
+local MOST_STALE = 1000
+
+local function contents(run)
+  return {run.id, run.owner, run.epoch, run.seq, run.retries, run.pickups, run.cancel,
+    redis.call('LRANGE', conversation_key(run.id), 0, -1), redis.call('HGETALL', fields_key(run.id)),
+    redis.call('HGETALL', journal_key(run.id))}
 end
 
 local now = now_ms()
+
+local function take_up(run)
+  run.epoch, run.pickups = run.epoch + 1, run.pickups + 1
+  redis.call('HSET', run_key(run.id), 'status', 'processing', 'holder', process, 'epoch', run.epoch,
+    'nonce', nonce, 'told', 0, 'pickups', run.pickups, 'recovery_limit', recovery_limit)
+  redis.call('SADD', held_key(process), run.id)
+  if run.pickups == 1 then
+    tell(run, 'run_started', now, ',"metadata":{"process":' .. cjson.encode(process) .. '}')
+  end
+  -- A turn that was begun is finished as it was begun: its model has not seen what was posted since.
+  if redis.call('EXISTS', journal_key(run.id)) == 0 then
+    read_mail(run, now)
+  end
+  return contents(run)
+end
+
 local claimed = {}
 
 if redis.call('HGET', claims_key(process), worker) == nonce then
   for _, id in ipairs(redis.call('SMEMBERS', held_key(process))) do
     local run = load_run(id)
     if run and run.status == 'processing' and run.nonce == nonce then
-      claimed[#claimed + 1] = contents(id)
+      claimed[#claimed + 1] = contents(run)
     end
   end
 else
   promote_due(agent, now)
-  while #claimed < count do
-    local id = redis.call('LPOP', ready_key(agent))
-    if not id then
-      break
-    end
-    local run = load_run(id)
-    if run and run.status == 'queued' then
-      redis.call('HSET', run_key(id), 'status', 'processing', 'holder', process, 'epoch', run.epoch + 1,
-        'nonce', nonce, 'told', 0, 'pickups', run.pickups + 1, 'recovery_limit', recovery_limit)
-      redis.call('SADD', held_key(process), id)
-      if run.pickups == 0 then
-        tell(run, 'run_started', now, ',"metadata":{"process":' .. cjson.encode(process) .. '}')
+  local looked_at = 0
+  while #claimed < count and looked_at < count + MOST_STALE do
+    local wanted = count - #claimed
+    local ids = redis.call('LPOP', ready_key(agent), wanted) or {}
+    looked_at = looked_at + #ids
+    for _, id in ipairs(ids) do
+      local run = load_run(id)
+      if run and run.status == 'queued' then
+        claimed[#claimed + 1] = take_up(run)
       end
-      claimed[#claimed + 1] = contents(id)
+    end
+    if #ids < wanted then
+      break
     end
   end
   if #claimed > 0 then
@@ -54,8 +74,6 @@ else
   end
 end
 
-if redis.call('LLEN', ready_key(agent)) > 0 then
-  wake(agent)
-end
+wake_if_ready(agent)
 local next_due = redis.call('ZRANGE', due_key(agent), 0, 0, 'WITHSCORES')[2]
 return {'OK', next_due and math.max(0, tonumber(next_due) - now) or -1, claimed}

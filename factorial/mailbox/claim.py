@@ -2,12 +2,12 @@
 
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from factorial.mailbox.script import Scripts
 
-__all__ = ["Claim", "ClaimedRun", "NoLease", "Token", "claim", "paired"]
+__all__ = ["Claim", "ClaimedRun", "NoLease", "Token", "claim", "new_nonce", "paired"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,7 @@ class Token:
 
     def next(self) -> "Token":
         """The token after a commit."""
-        return replace(self, seq=self.seq + 1)
+        return Token(self.epoch, self.nonce, self.seq + 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,6 @@ class ClaimedRun:
     conversation: Sequence[bytes]
     fields: Mapping[str, bytes]
     journal: Mapping[str, bytes]
-    mail: Sequence[bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,32 +55,35 @@ class NoLease:
 
 
 async def claim(
-    scripts: Scripts, *, process: str, worker: str, agent: str, count: int, recovery_limit: int
+    scripts: Scripts, *, process: str, worker: str, agent: str, count: int, recovery_limit: int, nonce: str = ""
 ) -> Claim | NoLease:
-    """Take up to `count` ready runs of `agent`."""
-    nonce = secrets.token_hex(8)
+    """Take up to `count` ready runs of `agent`. The same `nonce` (see `new_nonce`) again gives the same runs."""
+    nonce = nonce or new_nonce()
     answer = await scripts.run("claim", process, worker, agent, count, nonce, recovery_limit)
     if answer[0] == b"NOLEASE":
         return NoLease()
     next_due = None if answer[1] < 0 else answer[1] / 1000
-    return Claim(runs=[_read_run(found) for found in answer[2]], next_due=next_due)
+    return Claim(runs=[_read_run(found, agent, nonce) for found in answer[2]], next_due=next_due)
 
 
-def _read_run(found: list[Any]) -> ClaimedRun:
-    task_id, run, conversation, fields, journal, mail = found
-    state = paired(run)
+def new_nonce() -> str:
+    """What tells one claim from all others."""
+    return secrets.token_hex(8)
+
+
+def _read_run(found: list[Any], agent: str, nonce: str) -> ClaimedRun:
+    task_id, owner, epoch, seq, retries, pickups, cancel, conversation, fields, journal = found
     return ClaimedRun(
         task_id=task_id.decode(),
-        owner_id=state["owner"].decode(),
-        agent=state["agent"].decode(),
-        token=Token(int(state["epoch"]), state["nonce"].decode(), int(state["seq"])),
-        retries=int(state.get("retries", 0)),
-        pickups=int(state["pickups"]),
-        cancelled=state.get("cancel") == b"1",
+        owner_id=owner.decode(),
+        agent=agent,
+        token=Token(epoch, nonce, seq),
+        retries=retries,
+        pickups=pickups,
+        cancelled=cancel == b"1",
         conversation=conversation,
         fields=paired(fields),
         journal=paired(journal),
-        mail=mail,
     )
 
 

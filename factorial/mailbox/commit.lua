@@ -1,24 +1,24 @@
+#!lua flags=allow-oom
 -- The end of a turn, whatever came of it, and what happens next.
 --
 -- ARGV     id, process, epoch, nonce, seq (the commit before this one), turn done ('1' or '0'),
 --          rewrite ('1': the conversation was edited, what follows is all of it),
 --          messages (list of 'm' .. JSON, or 'j' .. name of a journal entry that holds it),
---          context fields (list of name, value), mail taken (how many were read),
---          journal entries (list of name, value; kept if the turn is not done), events (list),
+--          context fields (list of name, value), journal entries (list of name, value;
+--          kept, with those before, if the turn is not done), events (list),
 --          action, delay in ms (backoff), error text (fail),
 --          final fields (list of name, value) and final events (list): only if the action is carried out
 -- action   continue | complete | backoff | release | fail | cancel
--- Answers  {'OK', action carried out, unread mail (list)} | {'SUPERSEDED'}
+-- Answers  {'OK', action carried out, mail that has entered the conversation (list)} | {'SUPERSEDED'}
 --          A `complete` with unread mail is answered as `continue`: an accepted steer is never dropped.
 --          Anything but the end of a run that is to be cancelled is answered as `cancel`.
--- Events   those given, once; run_cancelled
+-- Events   those given, once; run_steering_applied, run_steering_failed, run_cancelled
 -- include: lib/args.lua
 -- include: lib/run.lua
 local id, process, epoch, nonce, seq = take(), take(), take_number(), take(), take_number()
 local turn_done, rewrite = take() == '1', take() == '1'
 local messages = take_list()
 local fields = take_list()
-local mail_taken = take_number()
 local entries = take_list()
 local events = take_list()
 local action, delay, error_text = take(), take_number(), take()
@@ -27,9 +27,10 @@ local final_events = take_list()
 
 local run = load_run(id)
 local token = epoch .. ':' .. nonce .. ':' .. seq
-if run and run.closed ~= '' and string.sub(run.closed, 1, #token + 1) == token .. ':' then
+if run and string.sub(run.closed, 1, #token + 1) == token .. ':' then
   -- The same commit again: its answer was lost.
-  return {'OK', string.sub(run.closed, #token + 2), redis.call('LRANGE', mail_key(id), 0, -1)}
+  local carried_out, mail = string.match(run.closed, '(%a+):(%d+)$')
+  return {'OK', carried_out, mail == '0' and {} or redis.call('LRANGE', conversation_key(id), -tonumber(mail), -1)}
 end
 if not is_held_by(run, epoch, nonce) or run.seq ~= seq then
   return {'SUPERSEDED'}
@@ -45,10 +46,9 @@ for i, message in ipairs(messages) do
   messages[i] = body
 end
 
-local unread = redis.call('LLEN', mail_key(id)) - mail_taken
 if run.cancel == '1' then
   action = 'cancel'
-elseif action == 'complete' and unread > 0 then
+elseif action == 'complete' and redis.call('LLEN', mail_key(id)) > 0 then
   action = 'continue'
 end
 
@@ -57,10 +57,11 @@ if rewrite then
   redis.call('DEL', conversation_key(id))
 end
 append_all(conversation_key(id), messages)
-set_all(fields_key(id), fields)
-if mail_taken > 0 then
-  redis.call('LTRIM', mail_key(id), mail_taken, -1)
+if action ~= 'continue' and action ~= 'cancel' then
+  extend(fields, final_fields)
+  extend(events, final_events)
 end
+set_all(fields_key(id), fields)
 if turn_done then
   redis.call('DEL', journal_key(id))
 else
@@ -69,22 +70,17 @@ end
 for _, event in ipairs(events) do
   publish(run.owner, event)
 end
-redis.call('HSET', run_key(id), 'seq', seq + 1, 'closed', token .. ':' .. action)
+local mail = action == 'continue' and read_mail(run, now) or {}
+redis.call('HSET', run_key(id), 'seq', seq + 1, 'closed', token .. ':' .. action .. ':' .. #mail)
 if turn_done and (run.retries > 0 or run.recoveries > 0) then
   redis.call('HSET', run_key(id), 'retries', 0, 'recoveries', 0)
 end
 
 if action == 'continue' then
-  return {'OK', action, redis.call('LRANGE', mail_key(id), 0, -1)}
+  return {'OK', action, mail}
 end
 
 redis.call('SREM', held_key(process), id)
-if action ~= 'cancel' then
-  set_all(fields_key(id), final_fields)
-  for _, event in ipairs(final_events) do
-    publish(run.owner, event)
-  end
-end
 if action == 'complete' then
   finish(run, 'completed', now, '')
 elseif action == 'fail' then

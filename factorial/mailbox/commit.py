@@ -35,7 +35,6 @@ class Commit:
     rewrite: bool = False
     """`messages` is the whole conversation: it was edited, not appended to."""
     fields: Mapping[str, bytes] = field(default_factory=dict)
-    mail_taken: int = 0
     entries: Mapping[str, bytes] = field(default_factory=dict)
     events: Sequence[bytes] = ()
     delay: float = 0.0
@@ -47,7 +46,8 @@ class Commit:
 
 @dataclass(frozen=True, slots=True)
 class Committed:
-    """The action that was carried out, which a steer or a cancel may have changed, and the unread mail."""
+    """The action that was carried out, which a steer or a cancel may have changed, and the mail that has entered the
+    conversation with it."""
 
     action: Action
     mail: Sequence[bytes]
@@ -57,7 +57,7 @@ async def commit(scripts: Scripts, *, task_id: str, process: str, token: Token, 
     """Write `work` in one step, once however often it is sent."""
     answer = await scripts.run(
         "commit", task_id, process, token.epoch, token.nonce, token.seq, int(work.turn_done), int(work.rewrite),
-        *counted(work.messages), *counted(flattened(work.fields)), work.mail_taken,
+        *counted(work.messages), *counted(flattened(work.fields)),
         *counted(flattened(work.entries)), *counted(work.events),
         work.action, round(work.delay * 1000), work.error,
         *counted(flattened(work.final_fields)), *counted(work.final_events),

@@ -136,8 +136,8 @@ class Connection:
             if self._queue:
                 self._start_reconnecting()
             return
-        if link.paused:
-            return  # on_writable comes back here
+        if link.paused or self._postponed:
+            return  # on_writable, or _take_up_postponed, comes back here: commands keep their order
         commands = [command for command in self._queue if not command.future.done()]
         self._queue.clear()
         if not commands:
@@ -191,7 +191,7 @@ class Connection:
         if passes_by_itself(error) and self._may_try_again(command):
             if isinstance(error, redis_errors.ReadOnlyError) and self._link is not None:
                 # Another server may have become the primary behind the same address.
-                self._queue.append(command)
+                self._postponed.append(command)
                 self._link.abort()
             else:
                 self._postpone(command)
@@ -211,7 +211,7 @@ class Connection:
         self._postponed.append(command)
 
     def _take_up_postponed(self) -> None:
-        self._queue.extend(self._postponed)
+        self._queue[:0] = self._postponed
         self._postponed.clear()
         if not self._closed:
             self._flush()
@@ -230,7 +230,8 @@ class Connection:
             if link.bytes_in:
                 self._backoff.reset()
         # A command that makes the server hang up is not sent again for ever.
-        self._queue[:0] = [*self._waiting]
+        self._queue[:0] = [*self._postponed, *self._waiting]
+        self._postponed.clear()
         self._waiting.clear()
         self._expire(MailboxUnavailableError(f"{self.endpoint.shown} closed the connection or fell silent"))
         if self._queue:

@@ -59,7 +59,8 @@ def translate(error: Exception, shown: str) -> Exception:
     match error:
         case redis_errors.AuthenticationError() | redis_errors.NoPermissionError():
             advice = "check the user name and password in the URL, and what the user may do (ACL)"
-            return MailboxRefusedError(f"{shown} refuses us: {error}; {advice}")
+            said = str(error).rstrip(".")
+            return MailboxRefusedError(f"{shown} refuses us: {said}; {advice}")
         case redis_errors.OutOfMemoryError():
             advice = "remove ended tasks, or give it more (CONFIG SET maxmemory)"
             return MailboxFullError(f"{shown} is out of memory, nothing was stored: {error}; {advice}")

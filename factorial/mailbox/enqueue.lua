@@ -1,3 +1,4 @@
+#!lua
 -- Store a new run and queue it.
 --
 -- ARGV     id, agent, owner, head (its ids as JSON members), conversation (list), context fields (list of name, value)

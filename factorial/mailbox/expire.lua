@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Remove runs of an agent that ended with `status` more than `age` ms ago.
 --
 -- ARGV     agent, status, age in ms, most runs to remove

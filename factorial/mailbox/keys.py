@@ -20,7 +20,7 @@ _BY_ID = {
     "lease": "p",  # STRING  per process: lives as long as its heartbeat
     "held": "h",  # SET     per process: runs it holds
     "signals": "s",  # LIST    per process: what it has to hear at once
-    "claims": "y",  # HASH    per process: each worker's latest claim
+    "claims": "y",  # HASH    per process: each worker's latest claim, and what its burial needs
     "events": "e",  # STREAM  per owner: durable events
     "owner": "o",  # HASH    per owner: how many runs are active, and since which event
     "channel": "c",  # pub/sub channel per owner

@@ -13,13 +13,13 @@ __all__ = ["beat", "bury", "reclaim", "register"]
 
 
 async def register(
-    scripts: Scripts, *, process: str, lease: float, patience: float, about: Mapping[str, Any]
+    scripts: Scripts, *, process: str, agent: str, lease: float, patience: float, about: Mapping[str, Any]
 ) -> set[str]:
     """Give the process a lease of `lease` seconds, and tell which runs it holds.
 
     `patience`: seconds within which the living process would register again if its lease were lost.
     """
-    held = await scripts.run("register", process, _ms(lease), _ms(patience), dump_json(dict(about)))
+    held = await scripts.run("register", process, _ms(lease), _ms(patience), agent, dump_json(dict(about)))
     return {task_id.decode() for task_id in held}
 
 

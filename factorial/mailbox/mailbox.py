@@ -7,6 +7,7 @@ package, are functions of its `scripts`.
 import asyncio
 import logging
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, Self
 
@@ -75,15 +76,17 @@ class Mailbox:
         async with self._opening_listener:
             if self._listener is None:
                 self._listener = await Listener.open(self.redis)
-        async for event in subscribe(self.scripts, self._listener, owner_id, start, wanted):
-            yield event
+        async with aclosing(subscribe(self.scripts, self._listener, owner_id, start, wanted)) as events:
+            async for event in events:
+                yield event
 
 
 async def _connect(redis: RedisConfig, events: EventsConfig, patient: bool) -> tuple[Connection, Scripts]:
     connection = await Connection.open(redis, patient=patient)
     try:
         shown = shown_url(redis.url)
-        for warning in await check_server(connection, url_shown=shown):
+        warnings = await check_server(connection, url_shown=shown)
+        for warning in () if patient else warnings:  # the supervisor of a patient process has told already
             logger.warning("%s", warning)
         keys = Keys(redis.namespace)
         await _check_layout(connection, keys, shown)
@@ -96,8 +99,10 @@ async def _connect(redis: RedisConfig, events: EventsConfig, patient: bool) -> t
 
 async def _check_layout(connection: Connection, keys: Keys, shown: str) -> None:
     """Refuse a namespace that another release laid out in another way."""
-    await connection.execute("HSETNX", keys.layout, "version", LAYOUT_VERSION)
     version = await connection.execute("HGET", keys.layout, "version")
+    if version is None:
+        await connection.execute("HSETNX", keys.layout, "version", LAYOUT_VERSION)
+        version = await connection.execute("HGET", keys.layout, "version")
     if int(version) != LAYOUT_VERSION:
         raise MailboxRefusedError(
             f"namespace {keys.prefix!r} at {shown} has layout {int(version)}, and this release of Factorial reads "

@@ -1,3 +1,4 @@
+#!lua
 -- Put messages into a run's mailbox; the run reads them before its next model call.
 --
 -- ARGV     id, message id (the same on every try), most messages that may wait, messages (list)

@@ -1,3 +1,4 @@
+#!lua
 -- Publish an event that belongs to no change of a run.
 --
 -- ARGV     owner, event (JSON)

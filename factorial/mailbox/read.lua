@@ -1,3 +1,4 @@
+#!lua flags=no-writes
 -- One consistent view of a run.
 --
 -- ARGV     id

@@ -11,7 +11,7 @@ from factorial.mailbox.script import Scripts
 from factorial.task import TaskStatus
 from factorial.utils import load_json
 
-__all__ = ["StoredRun", "born_at", "read_run", "read_status"]
+__all__ = ["StoredRun", "born_at", "read_owner", "read_run", "read_status"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,12 @@ async def read_status(scripts: Scripts, task_id: str) -> TaskStatus | None:
     """The run's status, or None if there is no such run."""
     status = await scripts.commands.execute("HGET", scripts.keys.run(task_id), "status")
     return TaskStatus(status.decode()) if status else None
+
+
+async def read_owner(scripts: Scripts, task_id: str) -> tuple[str, str] | None:
+    """Whose run it is: the owner's id and the agent's name; None if there is no such run."""
+    owner_id, agent = await scripts.commands.execute("HMGET", scripts.keys.run(task_id), "owner", "agent")
+    return (owner_id.decode(), agent.decode()) if owner_id and agent else None
 
 
 async def read_run(scripts: Scripts, task_id: str) -> StoredRun | None:

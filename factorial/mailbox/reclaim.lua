@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Take back what dead processes held.
 --
 -- ARGV     most runs to take back, process that is known to be dead or ''
@@ -46,6 +47,10 @@ local function bury(process)
     redis.call('SREM', held_key(process), id)
   end
   if redis.call('SCARD', held_key(process)) == 0 then
+    local agent = redis.call('HGET', claims_key(process), 'agent')
+    if agent then
+      wake_if_ready(agent) -- it may have died with the wake token in hand
+    end
     redis.call('ZREM', processes_key(), process)
     redis.call('DEL', signals_key(process), claims_key(process))
   end

@@ -1,10 +1,12 @@
+#!lua flags=allow-oom
 -- A process is alive, and takes work from now on.
 --
--- ARGV     process, lease in ms, ms within which a living process registers again (patience), about the process (JSON)
+-- ARGV     process, lease in ms, ms within which a living process registers again (patience), the agent it
+--          works for, about the process (JSON)
 -- Answers  {the ids of the runs it holds, ...}: none for a new process
 -- include: lib/args.lua
-local process, lease, patience, about = take(), take_number(), take(), take()
+local process, lease, patience, agent, about = take(), take_number(), take(), take(), take()
 redis.call('SET', lease_key(process), about, 'PX', lease)
 redis.call('ZADD', processes_key(), 0, process)
-redis.call('HSET', claims_key(process), 'patience', patience)
+redis.call('HSET', claims_key(process), 'patience', patience, 'agent', agent)
 return redis.call('SMEMBERS', held_key(process))

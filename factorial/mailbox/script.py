@@ -3,6 +3,9 @@
 A script's text is the key names (`keys.lua_prelude`), the constants, and its file with the lines
 `-- include: FILE` replaced by that file, each once. It is called by the digest of that text, so two releases
 may run side by side; a server that does not know it yet is sent the text.
+
+The file's first line gives the script's flags: what keeps running work alive is allowed when the server is out of
+memory, what brings new work is not.
 """
 
 import hashlib
@@ -63,7 +66,8 @@ class Scripts:
             return await self.commands.execute("EVAL", text, 1, self.keys.prefix, *args)
 
     def _load(self, name: str) -> tuple[str, str]:
-        text = self._head + _source(name)
+        flags, _, source = _source(name).partition("\n")
+        text = f"{flags}\n{self._head}{source}"
         loaded = (hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest(), text)
         self._texts[name] = loaded
         return loaded

@@ -1,3 +1,4 @@
+#!lua flags=allow-oom
 -- Keep what finished within a turn, and publish what happened so far.
 --
 -- ARGV     id, epoch, nonce, seq (commits so far), told (number of this message within the epoch),
@@ -14,10 +15,13 @@ local run = load_run(id)
 if not is_held_by(run, epoch, nonce) then
   return {'SUPERSEDED'}
 end
-if seq == run.seq and told > run.told then
-  for i = 1, #entries, 2 do
-    redis.call('HSETNX', journal_key(id), entries[i], entries[i + 1])
-  end
+if seq ~= run.seq then
+  return {'OK', run.cancel}
+end
+for i = 1, #entries, 2 do
+  redis.call('HSETNX', journal_key(id), entries[i], entries[i + 1])
+end
+if told > run.told then
   for _, event in ipairs(events) do
     publish(run.owner, event)
   end

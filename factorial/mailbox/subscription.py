@@ -47,6 +47,10 @@ class Position:
         here = cls.after(event_id)
         return cls(here.ms, here.seq - 1) if here.seq else cls(max(here.ms - 1, 0), 2**63)
 
+    def next(self) -> "Position":
+        """Behind the next id that there can be."""
+        return Position(self.ms, self.seq + 1) if self.seq < 2**63 else Position(self.ms + 1, 0)
+
     def __str__(self) -> str:
         return f"{self.ms}-{self.seq}"
 
@@ -101,9 +105,10 @@ async def subscribe(
                     position = Position.after(event["id"])
                     if wanted.passes(event):
                         yield event
+                continue  # what was missed meanwhile comes before what was heard meanwhile
             for raw in news.take():
-                event = load_json(raw)
-                if event_id := event.get("id"):
+                event = {"id": None, **load_json(raw)}
+                if event_id := event["id"]:
                     if Position.after(event_id) <= position:
                         continue
                     position = Position.after(event_id)
@@ -154,27 +159,36 @@ async def _stored(scripts: Scripts, owner_id: str, position: Position) -> AsyncI
         gap = QueueEvent(
             event_type=EventType.SUBSCRIPTION_GAP, owner_id=owner_id, data={"after": str(position), "lost_up_to": lost}
         )
-        yield gap.to_dict()
+        yield {**gap.to_dict(), "id": None}
     while True:
         page = await scripts.commands.execute(
             "XRANGE", scripts.keys.events(owner_id), f"({position}", "+", "COUNT", _PAGE
         )
         for event_id, parts in page:
             position = Position.after(event_id.decode())
-            yield {"id": event_id.decode(), **load_json(parts[1])}
+            yield {**load_json(parts[1]), "id": event_id.decode()}
         if len(page) < _PAGE:
             return
 
 
 async def _trimmed_behind(scripts: Scripts, owner_id: str, position: Position) -> str | None:
-    """The id up to which events behind `position` have been trimmed, or None if all are there."""
+    """The id up to which events behind `position` have been trimmed, or None if all are there.
+
+    The server does not say which event was the last that it trimmed. Behind a position before the first kept one, all
+    is there only if that one is the very next id.
+    """
     try:
         about = await scripts.commands.execute("XINFO", "STREAM", scripts.keys.events(owner_id))
     except ResponseError:  # no such key: nothing was ever stored, or it is over and cannot be told apart
         return None
     names = {name: value for name, value in zip(about[::2], about[1::2], strict=True)}
-    lost = names.get(b"max-deleted-entry-id", b"0-0").decode()
-    return lost if position != Position(0, 0) and Position.after(lost) > position else None
+    if position == Position(0, 0) or names[b"entries-added"] == names[b"length"]:
+        return None
+    if not names[b"length"]:
+        last = Position.after(names[b"last-generated-id"].decode())
+        return str(last) if last > position else None
+    first = Position.after(names[b"first-entry"][0].decode())
+    return str(Position.before(str(first))) if position.next() < first else None
 
 
 async def _end_of_stream(scripts: Scripts, owner_id: str) -> Position:

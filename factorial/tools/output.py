@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic_core import PydanticSerializationError, to_json
+from pydantic_core import to_json
 
 from factorial.utils import shorten
 
@@ -40,7 +40,7 @@ def shape(tool_call_id: str, value: Any) -> FunctionToolActionResult:
         shown, data = value, value
     try:
         text = shown if isinstance(shown, str) else to_json(shown, inf_nan_mode="null").decode()
-    except PydanticSerializationError as unserialisable:
+    except (ValueError, RecursionError) as unserialisable:  # pydantic's own error is a ValueError, and so is a circle's
         return failure(
             tool_call_id, f"the tool returned a {type(shown).__name__}, which is no text and no JSON: {unserialisable}"
         )

@@ -10,6 +10,12 @@ local function take_number()
   return tonumber(take())
 end
 
+local function extend(list, items)
+  for _, item in ipairs(items) do
+    list[#list + 1] = item
+  end
+end
+
 local function take_list()
   local items = {}
   for i = 1, take_number() do

@@ -1,7 +1,13 @@
 -- One event: stored in its owner's stream, and sent to whoever listens now, with its id.
+-- The stream's time to live begins anew, once for all the events of a script.
+local prolonged = {}
+
 local function publish(owner, event)
   local id = redis.call('XADD', events_key(owner), 'MAXLEN', '~', EVENTS_MAX, '*', 'e', event)
-  redis.call('PEXPIRE', events_key(owner), EVENTS_TTL_MS)
-  redis.call('PUBLISH', channel_key(owner), '{"id":"' .. id .. '",' .. string.sub(event, 2))
+  if not prolonged[owner] then
+    prolonged[owner] = true
+    redis.call('PEXPIRE', events_key(owner), EVENTS_TTL_MS)
+  end
+  redis.call('PUBLISH', channel_key(owner), string.sub(event, 1, -2) .. ',"id":"' .. id .. '"}')
   return id
 end

@@ -59,7 +59,14 @@ local function make_ready(run, at_front)
   wake(run.agent)
 end
 
--- Queue what is due. Bounded: what is left over is promoted by the next call.
+-- The same for what may have been left in the queue.
+local function wake_if_ready(agent)
+  if redis.call('LLEN', ready_key(agent)) > 0 then
+    wake(agent)
+  end
+end
+
+-- Queue what is due. Bounded: what is left over is promoted by the next call. Whoever calls it sees to the wake token.
 local function promote_due(agent, now)
   local due = redis.call('ZRANGEBYSCORE', due_key(agent), '-inf', now, 'LIMIT', 0, 200)
   for _, id in ipairs(due) do
@@ -69,10 +76,18 @@ local function promote_due(agent, now)
       redis.call('RPUSH', ready_key(agent), id)
     end
   end
-  if redis.call('LLEN', ready_key(agent)) > 0 then
-    wake(agent)
-  end
   return #due
+end
+
+-- What was posted enters the conversation, where the next model call finds it. Gives the messages.
+local function read_mail(run, now)
+  local mail = redis.call('LRANGE', mail_key(run.id), 0, -1)
+  if #mail > 0 then
+    append_all(conversation_key(run.id), mail)
+    redis.call('DEL', mail_key(run.id))
+    tell(run, 'run_steering_applied', now, ',"metadata":null,"data":{"messages":' .. #mail .. '}')
+  end
+  return mail
 end
 
 -- The run ends. Steering that nobody has read is answered here, so that no accepted message vanishes.

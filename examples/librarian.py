@@ -1,0 +1,71 @@
+"""What answers questions about the repository when there is no key: a script, not a language model.
+
+It does what a librarian does who cannot read: it looks the quoted word up, opens the files that have it most often,
+follows a name that it finds there to the tests, and reports where it has been. Each reply depends on the conversation
+alone: any process can give the next one.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from factorial.testing import Reply, ScriptedModel, call, calls, say
+
+__all__ = ["LIBRARIAN"]
+
+
+def reply(messages: Sequence[Mapping[str, Any]]) -> Reply:
+    """What comes next in a conversation: a look at the shelves, two books, who quotes them, and a report."""
+    question = next(message["content"] for message in messages if message["role"] == "user")
+    found = {message["tool_call_id"]: message["content"] for message in messages if message["role"] == "tool"}
+    topic = _topic(question)
+    mentions = _mentions(found.get("call_0_0", ""))
+    books = [path for path, _ in mentions.most_common(3)]
+    match sum(message["role"] == "assistant" for message in messages):
+        case 0:
+            return calls(
+                call("search_text", text=topic, directory="factorial"),
+                call("list_files", directory="factorial", pattern=f"*{topic}*"),
+            )
+        case 1 if books:
+            return calls(*(call("read_file", path=path) for path in books[:2]))
+        case 2 if books:
+            name = _defined(topic, found["call_1_0"]) or topic
+            return calls(call("search_text", text=name, directory="tests"), call("read_file", path=books[-1]))
+        case 3 if tests := _mentions(found.get("call_2_0", "")):
+            return call("read_file", path=tests.most_common(1)[0][0])
+        case _:
+            return say(_report(topic, mentions, found))
+
+
+def _topic(question: str) -> str:
+    """The quoted word, or else the longest one."""
+    quoted = re.search(r"'(\w+)'", question)
+    return quoted[1] if quoted else max(re.findall(r"\w+", question) or ["factorial"], key=len)
+
+
+def _mentions(hits: str) -> Counter[str]:
+    """How often each file occurs in what `search_text` has found."""
+    return Counter(re.findall(r"^([^\s:]+):\d+: ", hits, re.MULTILINE))
+
+
+def _defined(topic: str, text: str) -> str | None:
+    """A function or class with the topic in its name."""
+    definition = re.search(rf"(?:def|class|function) (\w*{topic}\w*)", text, re.IGNORECASE)
+    return definition[1] if definition else None
+
+
+def _report(topic: str, mentions: Counter[str], found: Mapping[str, str]) -> str:
+    if not mentions:
+        return f"'{topic}' occurs nowhere."
+    book, times = mentions.most_common(1)[0]
+    opening = found.get("call_1_0", "").strip(' "-\n').split("\n")[0].strip(' "')
+    tests = len(_mentions(found.get("call_2_0", "")))
+    return (
+        f"'{topic}' is in {mentions.total()} lines of {len(mentions)} files, most often ({times}) in {book}, "
+        f"which begins: “{opening}” {tests} test files have to do with it."
+    )
+
+
+LIBRARIAN = ScriptedModel(reply, delay=0.25, name="librarian (a script)")

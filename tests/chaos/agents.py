@@ -1,0 +1,100 @@
+"""Agents for the chaos tests. Every model call and tool call that is executed writes a line when it begins and one when
+it ends, into the file that CHAOS_DIARY names: a witness outside of Factorial.
+
+The script is that of issue-sized work: so many turns of two tools each, then an answer.
+"""
+
+import asyncio
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from factorial import AgentContext, BaseAgent, ExecutionContext
+from factorial.testing import Reply, ScriptedModel, call, calls, say
+
+if TYPE_CHECKING:
+    from openai.types.chat import ChatCompletion
+
+DIARY = "CHAOS_DIARY"
+
+
+class WorkContext(AgentContext):
+    """How much there is to do, and how long each call takes."""
+
+    turns: int = 5
+    model_seconds: float = 0.05
+    tool_seconds: float = 0.05
+    notes: list[str] = Field(default_factory=list)
+
+
+@contextmanager
+def witnessed(what: str, turn: int) -> Iterator[None]:
+    """Write down the beginning, and the end if there is one."""
+    note(what, turn, "begin")
+    yield
+    note(what, turn, "end")
+
+
+def note(what: str, turn: int, edge: str) -> None:
+    execution = ExecutionContext.current()
+    line = {
+        "what": what, "turn": turn, "edge": edge, "task": execution.task_id, "process": execution.process,
+        "pid": os.getpid(), "at": time.time(),
+    }  # fmt: skip
+    with Path(os.environ[DIARY]).open("a") as diary:
+        diary.write(json.dumps(line) + "\n")
+
+
+def script(messages: Sequence[Mapping[str, Any]]) -> Reply:
+    turn = sum(message["role"] == "assistant" for message in messages)
+    turns = int(next(message["content"] for message in messages if message["role"] == "user"))
+    if turn < turns:
+        return calls(call("quick", number=turn), call("slow", number=turn))
+    results = [message["content"] for message in messages if message["role"] == "tool"]
+    return say(" ".join(results))
+
+
+def quick(number: int, agent_ctx: WorkContext) -> str:
+    """A tool that is done at once, in a thread, and changes the context."""
+    with witnessed("quick", agent_ctx.turn):
+        agent_ctx.notes.append(f"quick {number}")
+        return f"q{number}"
+
+
+async def slow(number: int, agent_ctx: WorkContext) -> str:
+    """A tool that takes its time."""
+    with witnessed("slow", agent_ctx.turn):
+        await asyncio.sleep(agent_ctx.tool_seconds)
+        return f"s{number}"
+
+
+class Worker(BaseAgent[WorkContext]):
+    """Calls `quick` and `slow` in each turn, as many turns as the query says."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            name="work", tools=[quick, slow], context_class=WorkContext, model=ScriptedModel(script, name="chaos")
+        )
+
+    async def completion(self, agent_ctx: WorkContext, messages: list[dict[str, Any]]) -> "ChatCompletion":
+        with witnessed("model", agent_ctx.turn):
+            await asyncio.sleep(agent_ctx.model_seconds)
+            return await super().completion(agent_ctx, messages)
+
+
+work = Worker()
+
+
+class OddContext(AgentContext):
+    """A context with a field that may hold what JSON cannot."""
+
+    handle: Any = None
+
+
+odd = BaseAgent[OddContext](name="odd", context_class=OddContext, model=ScriptedModel([say("done")]))

@@ -1,0 +1,196 @@
+"""A real system under test: the supervisor's command, its worker processes, and what the witness and events tell."""
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from collections import Counter
+from contextlib import aclosing
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from factorial import Orchestrator, Task
+from tests.chaos.agents import DIARY, WorkContext, work
+from tests.support import wait_until
+
+ROOT = Path(__file__).resolve().parents[2]
+OWNER = "chaos"
+
+
+class System:
+    """One `python -m factorial.supervisor`, which may be started again, with a client beside it."""
+
+    def __init__(self, directory: Path, url: str, namespace: str) -> None:
+        self.directory = directory
+        self.log = directory / "log"
+        self.diary = directory / "diary"
+        self.config = directory / "system.toml"
+        self.url, self.namespace = url, namespace
+        self.orchestrator = Orchestrator(redis_url=url, namespace=namespace)
+        self.process: asyncio.subprocess.Process
+        self._starts = 0
+
+    def configure(self, *, processes: int = 2, heartbeat: float = 0.5, grace: float = 8.0) -> None:
+        """Write the configuration. One slot per worker, so that tasks spread over the processes."""
+        self.config.write_text(f"""
+[redis]
+url = "{self.url}"
+namespace = "{self.namespace}"
+[supervisor]
+grace = {grace}
+intensity = 100
+[[runner]]
+agent = "tests.chaos.agents:work"
+processes = {processes}
+worker = {{ workers = 6, batch_size = 1, heartbeat_interval = {heartbeat}, missed_heartbeats = 2 }}
+maintenance = {{ interval = 0.25 }}
+""")
+
+    async def start(self, *program: str) -> None:
+        """Start it, or another program that runs a system, and wait until all processes are ready."""
+        program = program or ("-m", "factorial.supervisor", str(self.config))
+        self._starts += 1
+        with self.log.open("ab") as stderr:
+            self.process = await asyncio.create_subprocess_exec(
+                sys.executable, *program,
+                stderr=stderr, cwd=self.directory, start_new_session=True,
+                env={**os.environ, "PYTHONPATH": str(ROOT), DIARY: str(self.diary)},
+            )  # fmt: skip
+        await self.logs("children are ready", self._starts)
+
+    async def logs(self, text: str, count: int = 1, timeout: float = 15.0) -> None:
+        """Wait until the log has `text` so many times."""
+        await wait_until(
+            lambda: self.log.read_text().count(text) >= count or self.process.returncode is not None,
+            timeout, f"{count} x {text!r} in the log",
+        )  # fmt: skip
+        assert self.log.read_text().count(text) >= count, self.log.read_text()
+
+    async def all_ready(self) -> None:
+        """Wait until every process that was started for a dead one is ready."""
+        await wait_until(
+            lambda: self._count("is ready") >= 2 * self._starts + self._count("ended by SIGKILL: abnormal")
+        )
+
+    def _count(self, text: str) -> int:
+        return self.log.read_text().count(text)
+
+    async def enqueue(self, **work_to_do: Any) -> Task[WorkContext]:
+        """Enqueue a task; its turns are its query."""
+        turns = work_to_do.setdefault("turns", 5)
+        payload = WorkContext(query=str(turns), **work_to_do)
+        return await self.orchestrator.enqueue_task(work, owner_id=OWNER, payload=payload)
+
+    async def status(self, task: Task[WorkContext]) -> str:
+        return str(await self.orchestrator.get_task_status(task.id))
+
+    async def finished(self, task: Task[WorkContext], timeout: float = 20.0) -> dict[str, Any]:
+        """Wait for the end of the task, and return all that is stored."""
+        final = ("completed", "failed", "cancelled")
+
+        async def is_final() -> bool:
+            return await self.status(task) in final
+
+        await wait_until(is_final, timeout, f"the end of {task.id}; log: {self.log}")
+        data = await self.orchestrator.get_task_data(task.id)
+        assert data is not None
+        return data
+
+    async def events(self, task: Task[WorkContext]) -> list[dict[str, Any]]:
+        """All stored events of a task that has ended, in order."""
+        found = []
+        async for event in self.orchestrator.subscribe_to_updates(OWNER, task_ids=[task.id]):
+            found.append(event)
+            if event["event_type"] in ("run_completed", "run_failed", "run_cancelled"):
+                return found
+        raise AssertionError("a subscription does not end by itself")
+
+    async def told(self, task: Task[WorkContext], event_type: str, turn: int) -> None:
+        """Wait for an event of a turn: what it tells of is in the journal, which is written in the same step."""
+        async with (
+            asyncio.timeout(10),
+            aclosing(
+                self.orchestrator.subscribe_to_updates(OWNER, task_ids=[task.id], event_types=[event_type])
+            ) as updates,
+        ):
+            async for event in updates:
+                if event["turn"] == turn:
+                    return
+
+    def lines(self, task: Task[WorkContext], **wanted: Any) -> list[dict[str, Any]]:
+        """What the witness saw of a task."""
+        text = self.diary.read_text() if self.diary.exists() else ""
+        found = [json.loads(line) for line in text.splitlines() if line.endswith("}")]
+        return [
+            line for line in found
+            if line["task"] == task.id and all(line[name] == value for name, value in wanted.items())
+        ]  # fmt: skip
+
+    async def sees(self, task: Task[WorkContext], timeout: float = 15.0, **wanted: Any) -> dict[str, Any]:
+        """Wait until the witness has seen this."""
+        seen = await wait_until(lambda: self.lines(task, **wanted), timeout, f"the witness to see {wanted}")
+        return dict(seen[0])
+
+    def executed(self, task: Task[WorkContext]) -> Counter[str]:
+        """How many calls of each kind were begun."""
+        return Counter(line["what"] for line in self.lines(task, edge="begin"))
+
+    def members(self) -> list[psutil.Process]:
+        """The living processes of the session of the supervisor, also those that have lost their parent."""
+        return [process for process in psutil.process_iter() if self._is_member(process)]
+
+    def _is_member(self, process: psutil.Process) -> bool:
+        try:
+            return os.getsid(process.pid) == self.process.pid and process.status() != psutil.STATUS_ZOMBIE
+        except (ProcessLookupError, psutil.NoSuchProcess):
+            return False
+
+    async def stop(self, number: signal.Signals = signal.SIGTERM, timeout: float = 20.0) -> int:
+        """Signal the supervisor, and wait for its end."""
+        if self.process.returncode is None:
+            self.process.send_signal(number)
+        return await asyncio.wait_for(self.process.wait(), timeout)
+
+    async def clean_up(self) -> None:
+        """Leave nothing behind, whatever a test has done."""
+        await self.orchestrator.close()
+        if hasattr(self, "process"):
+            for process in self.members():
+                process.kill()
+            await self.process.wait()
+
+
+def show(title: str, **facts: Any) -> None:
+    """Print what a test showed: `pytest -s` lets it be read."""
+    print(f"\n{title}\n" + "\n".join(f"    {name.replace('_', ' ')}: {fact}" for name, fact in facts.items()))
+
+
+def check_result(data: dict[str, Any], turns: int = 5) -> None:
+    """The run has ended as it would have without any trouble."""
+    output = " ".join(f"q{turn} s{turn}" for turn in range(turns))
+    assert data["status"] == "completed", data
+    assert data["payload"]["output"] == output
+    assert data["payload"]["notes"] == [f"quick {turn}" for turn in range(turns)]
+    assert data["payload"]["turn"] == turns + 1
+    roles = ["user", *["assistant", "tool", "tool"] * turns, "assistant"]
+    assert [message["role"] for message in data["payload"]["messages"]] == roles
+
+
+def check_events(events: list[dict[str, Any]], turns: int = 5) -> None:
+    """Each step is told of as completed exactly once, in order, between the run's beginning and its end."""
+    types = [event["event_type"] for event in events]
+    assert types[:2] == ["run_enqueued", "run_started"]
+    assert types[-2:] == ["agent_output", "run_completed"]
+    completed = [
+        (event["turn"], event["event_type"].removeprefix("progress_update_").removesuffix("_completed"))
+        for event in events
+        if event["event_type"].startswith("progress_update_") and event["event_type"].endswith("_completed")
+    ]
+    tools = ["completion", "tool_action", "tool_action", "run_turn"]
+    expected = [(turn, step) for turn in range(turns) for step in tools]
+    assert completed == [*expected, (turns, "completion"), (turns, "run_turn")]
+    ids = [tuple(map(int, event["id"].split("-"))) for event in events]
+    assert ids == sorted(set(ids))

@@ -1,0 +1,55 @@
+"""ARCHITECTURE.md's lists against the code: modules, keys, scripts, and the functions it names. Nothing is fake."""
+
+import re
+from pathlib import Path
+
+from factorial.mailbox import keys
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGE = ROOT / "factorial"
+TEXT = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+
+
+def section(title: str) -> str:
+    """The text under the heading `title`."""
+    found = re.search(rf"^(#+) {re.escape(title)}\n(.*?)(?=^##? |\Z)", TEXT, re.MULTILINE | re.DOTALL)
+    assert found, title
+    return found[2]
+
+
+def test_every_file_of_the_package_has_its_line() -> None:
+    rooms = section("Rooms")
+    files = [path.relative_to(PACKAGE) for path in PACKAGE.rglob("*.py")]
+    missing = [
+        file
+        for file in files
+        if file.name != "__init__.py" and not re.search(rf"`({file.name}|(factorial/)?{file})`", rooms)
+    ]
+    assert missing == []
+
+
+def test_no_line_is_about_a_file_that_is_not_there() -> None:
+    listed = set(re.findall(r"`(?:[\w/]*/)?(\w+\.(?:py|lua))`", TEXT))
+    there = {path.name for folder in ("factorial", "tests") for path in (ROOT / folder).rglob("*.*")}
+    assert listed - there == set()
+
+
+def test_every_script_has_its_line() -> None:
+    scripts = {path.name for path in (PACKAGE / "mailbox").glob("*.lua")}
+    assert set(re.findall(r"^\| `(\w+\.lua)` \|", TEXT, re.MULTILINE)) == scripts
+
+
+def test_the_keys_are_those_of_the_code() -> None:
+    rows = set(re.findall(r"^\| `(\w)(?::[^`]*)?` \| `(\w+)` \|", TEXT, re.MULTILINE))
+    assert rows == {(short, kind) for kind, short in {**keys._BY_ID, **keys._SINGLE}.items()}
+
+
+def test_every_function_that_is_named_is_there() -> None:
+    named = re.findall(r"`([\w/]+\.py):(\w+)`", TEXT)
+    assert len(named) > 25
+    missing = []
+    for file, name in named:
+        places = [PACKAGE / file] if (PACKAGE / file).exists() else list(PACKAGE.rglob(Path(file).name))
+        if not any(re.search(rf"\b(def|class) {name}\b|^{name} = ", path.read_text(), re.MULTILINE) for path in places):
+            missing.append(f"{file}:{name}")
+    assert missing == []

@@ -1,0 +1,91 @@
+"""Every example runs as its docstring says, in processes of its own: without a key, so with its script as the model.
+
+Real: the commands, the worker processes, the embedded Valkey, signals. Scripted: the model.
+"""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support import wait_until
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def environment() -> dict[str, str]:
+    """As on a fresh machine: no key, no server."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("OPENAI_", "REDIS_"))}
+    return {**kept, "PYTHONPATH": str(ROOT)}
+
+
+def run(directory: Path, *command: str, timeout: float = 20.0) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", *command],
+        cwd=directory, env=environment(), capture_output=True, text=True, timeout=timeout, check=False,
+    )  # fmt: skip
+
+
+def test_inline(tmp_path: Path) -> None:
+    done = run(tmp_path, "examples.inline")
+    assert done.returncode == 0, done.stderr
+    assert '{"expression":"19.99 * 3"} -> 59.97' in done.stdout
+    assert "ZeroDivisionError" in done.stdout
+    assert "Three of them cost 59.97" in done.stdout
+    assert not done.stderr
+
+
+def test_structured_output(tmp_path: Path) -> None:
+    done = run(tmp_path, "examples.structured")
+    assert done.stdout.splitlines()[-1] == "high: The printer is on fire (printer)", done.stderr
+
+
+def test_repository_inline(tmp_path: Path) -> None:
+    done = run(tmp_path, "examples.repository", "What is an 'idempotency_key'?")
+    assert "It is not a language model" in done.stdout
+    assert re.search(r"'idempotency_key' is in [1-9]\d* lines of [1-9]\d* files", done.stdout), done.stderr
+
+
+@pytest.fixture
+def weather_workers(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
+    with (tmp_path / "log").open("wb") as log:
+        workers = subprocess.Popen(
+            [sys.executable, "-m", "examples.weather"], cwd=tmp_path, env=environment(), stderr=log
+        )
+    yield workers
+    if workers.poll() is None:
+        workers.kill()
+        workers.wait()
+
+
+async def test_weather(tmp_path: Path, weather_workers: subprocess.Popen[bytes]) -> None:
+    """The introduction's snippet (I01 to I06): it subscribes after it has enqueued, and sees the result."""
+    log = tmp_path / "log"
+    await wait_until(lambda: "children are ready" in log.read_text(), timeout=20, message="the workers")
+    for _ in range(2):
+        asked = run(tmp_path, "examples.weather", "ask")
+        assert asked.stdout.splitlines()[-1:] == ["Result: It is sunny, and 72°F."], asked.stderr + log.read_text()
+    weather_workers.send_signal(signal.SIGINT)
+    assert weather_workers.wait(timeout=15) == 0
+    assert "Traceback" not in log.read_text()
+
+
+def test_the_demo_keeps_its_promises(tmp_path: Path) -> None:
+    """`make demo`: two processes, one of them killed, nothing repeated that was finished."""
+    begun = time.monotonic()
+    demo = run(tmp_path, "examples.quickstart", timeout=60)
+    print(demo.stdout)
+    assert demo.returncode == 0, demo.stdout + demo.stderr
+    assert time.monotonic() - begun < 30
+    assert "It is not a language model" in demo.stdout
+    assert len(re.findall(r"» goes on here \d+ ms after the kill", demo.stdout)) >= 2
+    assert re.search(r"» goes on here \d+ ms after the kill; from the journal: model call", demo.stdout)
+    assert re.search(r"^model calls +\d+ +\d+ +\d+ +0$", demo.stdout, re.MULTILINE)
+    assert demo.stdout.count("kept    ") == 4
+    assert not demo.stderr

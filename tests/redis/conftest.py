@@ -1,0 +1,31 @@
+"""What the tests with a real Valkey share."""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from factorial.config import RedisConfig
+from factorial.mailbox import Mailbox
+from tests.harness import System
+from tests.redis.invariants import assert_invariants
+
+
+@pytest.fixture
+async def system(redis_url: str, namespace: str) -> AsyncIterator[System]:
+    """A namespace with an orchestrator; the test starts processes in it. Asserts the invariants at the end."""
+    system = System(redis_url, namespace)
+    try:
+        yield system
+    finally:
+        await system.close()
+
+
+@pytest.fixture
+async def mailbox(redis_url: str, namespace: str) -> AsyncIterator[Mailbox]:
+    """A namespace in which nothing moves but the test's own calls. Asserts the invariants at the end."""
+    mailbox = await Mailbox.open(RedisConfig(url=redis_url, namespace=namespace))
+    try:
+        yield mailbox
+        await assert_invariants(mailbox.connection, namespace, quiet=True)
+    finally:
+        await mailbox.close()

@@ -1,0 +1,131 @@
+"""Reads a whole namespace and asserts what must be true of it at any moment, whatever has happened.
+
+    1  every run is in exactly one of ready, held, due, ended
+    2  the count of an owner's active runs is the number of its runs that have not ended
+    3  something ready => a wake token is there (only where `quiet`: nobody is just about to use one)
+    4  nothing is left of ended runs but what can be read of them
+    5  what a process is said to hold, and what its runs say of their holder, agree
+    6  nothing is left of runs that are gone
+
+It reads key by key, so call it when nothing moves.
+"""
+
+from collections import Counter, defaultdict
+from typing import Any
+
+from factorial.mailbox.connect import Commands
+
+__all__ = ["assert_invariants", "contents"]
+
+FINAL = {"completed", "failed", "cancelled"}
+Contents = dict[str, dict[str, Any]]
+
+
+async def contents(commands: Commands, namespace: str) -> Contents:
+    """Everything that is stored in `namespace`: {kind of key: {name: value}}, as text, and without times to live."""
+    prefix = f"{{{namespace}:0}}:"
+    found: Contents = defaultdict(dict)
+    cursor = b"0"
+    while True:
+        cursor, keys = await commands.execute("SCAN", cursor, "MATCH", f"{prefix}*", "COUNT", 1000)
+        for key in keys:
+            kind, _, name = key.decode().removeprefix(prefix).partition(":")
+            found[kind][name] = await _value(commands, key)
+        if cursor == b"0":
+            return found
+
+
+async def _value(commands: Commands, key: bytes) -> Any:
+    match await commands.execute("TYPE", key):
+        case b"string":
+            return await commands.execute("GET", key)
+        case b"list":
+            return [item.decode() for item in await commands.execute("LRANGE", key, 0, -1)]
+        case b"set":
+            return {item.decode() for item in await commands.execute("SMEMBERS", key)}
+        case b"hash":
+            return _paired(await commands.execute("HGETALL", key))
+        case b"zset":
+            return _paired(await commands.execute("ZRANGE", key, 0, -1, "WITHSCORES"))
+        case b"stream":
+            return await commands.execute("XRANGE", key, "-", "+")
+        case other:
+            raise AssertionError(f"{key!r} is of an unknown type: {other!r}")
+
+
+def _paired(flat: list[bytes]) -> dict[str, str]:
+    items = iter(item.decode() for item in flat)
+    return dict(zip(items, items, strict=True))
+
+
+async def assert_invariants(commands: Commands, namespace: str, *, quiet: bool = False) -> None:
+    """Fail with a list of what is wrong in `namespace`."""
+    found = await contents(commands, namespace)
+    violations = [*_places(found), *_counts(found), *_holders(found), *_leftovers(found)]
+    if quiet:
+        violations += _wake_tokens(found)
+    assert not violations, "\n".join(violations)
+
+
+def _places(found: Contents) -> list[str]:
+    violations = []
+    for run_id, run in found["r"].items():
+        status, agent = run["status"], run["agent"]
+        places = {
+            "queued": int(run_id in found["q"].get(agent, [])),
+            "backoff": sum(run_id in due for due in found["z"].values()),
+            "processing": sum(run_id in held for held in found["h"].values()),
+            "ended": sum(run_id in ended for ended in found["t"].values()),
+        }
+        if status != "queued":
+            places["queued"] = 0  # an entry that a cancelled run left in the queue is skipped by the next claim
+        expected = "ended" if status in FINAL else status
+        if places != {place: int(place == expected) for place in places}:
+            violations.append(f"run {run_id} is {status}, and found in {places}")
+        if status in FINAL and run_id not in found["t"].get(f"{agent}:{status}", {}):
+            violations.append(f"run {run_id} is {status}, and not listed as such")
+    return violations
+
+
+def _counts(found: Contents) -> list[str]:
+    active = Counter(run["owner"] for run in found["r"].values() if run["status"] not in FINAL)
+    counted = {owner: int(about["active"]) for owner, about in found["o"].items()}
+    return [
+        f"owner {owner} has {active[owner]} active runs, and the count says {counted.get(owner)}"
+        for owner in {*active, *counted}
+        if active[owner] != counted.get(owner)
+    ]
+
+
+def _holders(found: Contents) -> list[str]:
+    violations = [
+        f"process {process} holds {run_id}, which is {found['r'].get(run_id)}"
+        for process, held in found["h"].items()
+        for run_id in held
+        if found["r"].get(run_id, {}).get("holder") != process
+    ]
+    for run_id, run in found["r"].items():
+        if (run["status"] == "processing") != bool(run.get("holder")):
+            violations.append(f"run {run_id} is {run['status']}, and its holder is {run.get('holder')!r}")
+    return violations
+
+
+def _leftovers(found: Contents) -> list[str]:
+    violations = []
+    names = {"j": "journal", "m": "mail", "d": "ids of accepted mail"}
+    for kind, what in names.items():
+        for run_id in found[kind]:
+            if found["r"].get(run_id, {"status": "gone"})["status"] in FINAL | {"gone"}:
+                violations.append(f"the {what} of the ended run {run_id} is still there")
+    for kind, what in {"l": "conversation", "x": "context"}.items():
+        violations += [f"the {what} of {run_id} is still there" for run_id in found[kind] if run_id not in found["r"]]
+    return violations
+
+
+def _wake_tokens(found: Contents) -> list[str]:
+    statuses = {run_id: run["status"] for run_id, run in found["r"].items()}
+    return [
+        f"runs of {agent} are ready, and there is no wake token"
+        for agent, ready in found["q"].items()
+        if any(statuses.get(run_id) == "queued" for run_id in ready) and not found["k"].get(agent)
+    ]

@@ -1,0 +1,581 @@
+"""Each script twice with the same arguments: the same answer and the same state, since every command may be sent again.
+
+The server is a real Valkey and the scripts are real; nothing is fake. Nothing moves but what the test calls.
+"""
+
+import json
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+
+from factorial.errors import InactiveTaskError, MailboxFullError, TaskNotFoundError
+from factorial.mailbox import Mailbox, lease, tend
+from factorial.mailbox import commit as commit_module
+from factorial.mailbox.claim import Claim, ClaimedRun, NoLease, Token, claim
+from factorial.mailbox.commit import Action, Commit, Committed, commit
+from factorial.mailbox.enqueue import Enqueued, enqueue
+from factorial.mailbox.post import cancel, post
+from factorial.mailbox.read import read_run, read_status
+from factorial.mailbox.step import Noted, Superseded, step
+from factorial.task import TaskStatus
+from tests.redis.invariants import Contents, contents
+
+USER = b'{"role":"user","content":"hello"}'
+FIELDS = {"query": b'"hello"', "turn": b"0", "output": b"null"}
+
+
+async def put(mailbox: Mailbox, task_id: str = "t1", owner_id: str = "o", agent: str = "a") -> Enqueued:
+    return await enqueue(
+        mailbox.scripts, task_id=task_id, agent=agent, owner_id=owner_id, conversation=[USER], fields=FIELDS
+    )
+
+
+async def register(mailbox: Mailbox, process: str = "p", seconds: float = 60.0, patience: float = 0.0) -> set[str]:
+    return await lease.register(
+        mailbox.scripts, process=process, agent="a", lease=seconds, patience=patience, about={"pid": 1}
+    )
+
+
+async def take(mailbox: Mailbox, process: str = "p", count: int = 10, limit: int = 3) -> list[ClaimedRun]:
+    answer = await claim(mailbox.scripts, process=process, worker="w", agent="a", count=count, recovery_limit=limit)
+    assert isinstance(answer, Claim)
+    return list(answer.runs)
+
+
+async def taken(mailbox: Mailbox) -> ClaimedRun:
+    """A run that the process `p` holds."""
+    await register(mailbox)
+    await put(mailbox)
+    [run] = await take(mailbox)
+    return run
+
+
+async def do(mailbox: Mailbox, token: Token, action: Action, **work: Any) -> Committed | Superseded:
+    work = {"turn_done": True} | work
+    return await commit(mailbox.scripts, task_id="t1", process="p", token=token, work=Commit(action=action, **work))
+
+
+async def note(mailbox: Mailbox, token: Token, told: int = 1, **what: Any) -> Noted | Superseded:
+    what = {"entries": {"completion": b"{}"}, "events": [b'{"event_type":"e","task_id":"t1"}']} | what
+    return await step(mailbox.scripts, task_id="t1", token=token, told=told, **what)
+
+
+async def state(mailbox: Mailbox) -> Contents:
+    return await contents(mailbox.connection, mailbox.redis.namespace)
+
+
+async def event_types(mailbox: Mailbox, owner_id: str = "o") -> list[str]:
+    stored = await mailbox.connection.execute("XRANGE", mailbox.keys.events(owner_id), "-", "+")
+    return [json.loads(parts[1])["event_type"] for _, parts in stored]
+
+
+async def same_twice(mailbox: Mailbox, call: Callable[[], Awaitable[Any]]) -> Any:
+    """Call twice; fail unless answer and state are the same. Gives the answer."""
+    first = await call()
+    after_first = await state(mailbox)
+    second = await call()
+    assert second == first
+    assert await state(mailbox) == after_first
+    return first
+
+
+# -- twice is once
+
+
+async def test_enqueue_twice_is_once(mailbox: Mailbox) -> None:
+    first = await put(mailbox)
+    stored = await state(mailbox)
+    assert first.event_id
+    assert (await put(mailbox)).event_id == ""
+    other = await enqueue(mailbox.scripts, task_id="t1", agent="a", owner_id="o", conversation=[], fields={})
+    assert other.event_id == ""
+    assert await state(mailbox) == stored
+    assert stored["q"] == {"a": ["t1"]} and stored["o"]["o"]["active"] == "1"
+    assert await event_types(mailbox) == ["run_enqueued"]
+
+
+async def test_enqueue_of_a_run_that_ended_is_refused_too(mailbox: Mailbox) -> None:
+    """An id is one run, as long as the run is kept: a late retry of the enqueue does not start it again."""
+    run = await taken(mailbox)
+    await do(mailbox, run.token, Action.COMPLETE)
+    assert (await put(mailbox)).event_id == ""
+    assert await read_status(mailbox.scripts, "t1") == TaskStatus.COMPLETED
+
+
+async def test_claim_again_with_the_same_nonce_gives_the_same_runs(mailbox: Mailbox) -> None:
+    """The answer to the first was lost: nobody else can be executing what it took."""
+    await register(mailbox)
+    for name in ("t1", "t2", "t3"):
+        await put(mailbox, name)
+    first, second = [await mailbox.scripts.run("claim", "p", "w", "a", 2, "nonce", 3) for _ in range(2)]
+    assert [run[0] for run in first[2]] == [b"t1", b"t2"]
+    assert sorted(run[0] for run in second[2]) == [b"t1", b"t2"]
+    assert sorted(run[1] for run in first[2]) == sorted(run[1] for run in second[2])
+    assert (await event_types(mailbox)).count("run_started") == 2
+    third = await mailbox.scripts.run("claim", "p", "w", "a", 2, "another", 3)
+    assert [run[0] for run in third[2]] == [b"t3"]
+
+
+async def test_a_claim_that_found_nothing_looks_again_when_repeated(mailbox: Mailbox) -> None:
+    await register(mailbox)
+    assert (await mailbox.scripts.run("claim", "p", "w", "a", 2, "nonce", 3))[2] == []
+    await put(mailbox)
+    assert len((await mailbox.scripts.run("claim", "p", "w", "a", 2, "nonce", 3))[2]) == 1
+
+
+async def test_register_twice_is_once(mailbox: Mailbox) -> None:
+    await taken(mailbox)
+    assert await same_twice(mailbox, lambda: register(mailbox)) == {"t1"}
+
+
+async def test_step_twice_is_once(mailbox: Mailbox) -> None:
+    run = await taken(mailbox)
+    assert await same_twice(mailbox, lambda: note(mailbox, run.token)) == Noted(cancelled=False)
+    assert (await event_types(mailbox)).count("e") == 1
+    await note(mailbox, run.token, told=2, entries={"completion": b"later", "tool:1": b"{}"})
+    assert (await state(mailbox))["j"]["t1"] == {"completion": "{}", "tool:1": "{}"}  # the first one counts
+
+
+@pytest.mark.parametrize(
+    ("action", "status"),
+    [
+        (Action.CONTINUE, "processing"),
+        (Action.COMPLETE, "completed"),
+        (Action.BACKOFF, "backoff"),
+        (Action.RELEASE, "queued"),
+        (Action.FAIL, "failed"),
+        (Action.CANCEL, "cancelled"),
+    ],
+)
+async def test_commit_twice_is_once(mailbox: Mailbox, action: Action, status: str) -> None:
+    run = await taken(mailbox)
+    await note(mailbox, run.token, entries={"tool:1/message": b'{"role":"tool"}'})
+
+    def send() -> Awaitable[Any]:
+        return do(
+            mailbox, run.token, action, messages=[b'm{"role":"assistant"}', b"jtool:1/message"],
+            fields={"turn": b"1"}, events=[b'{"event_type":"turn","task_id":"t1"}'], delay=5.0, error="oh",
+            final_fields={"output": b'"done"'}, final_events=[b'{"event_type":"end","task_id":"t1"}'],
+        )  # fmt: skip
+
+    assert await same_twice(mailbox, send) == Committed(action, [])
+    stored = await read_run(mailbox.scripts, "t1")
+    assert stored is not None
+    assert stored.status == status
+    assert [message["role"] for message in stored.payload["messages"]] == ["user", "assistant", "tool"]
+    carried_out = action not in (Action.CONTINUE, Action.CANCEL)
+    assert stored.payload["turn"] == 1
+    assert stored.payload["output"] == ("done" if carried_out else None)
+    types = await event_types(mailbox)
+    assert types.count("turn") == 1 and types.count("end") == carried_out
+    assert types.count("run_cancelled") == (action is Action.CANCEL)
+
+
+async def test_post_twice_is_once(mailbox: Mailbox) -> None:
+    await put(mailbox)
+    await same_twice(mailbox, lambda: post(mailbox.scripts, task_id="t1", message_id="m", messages=[b"1", b"2"]))
+    assert (await state(mailbox))["m"]["t1"] == ["1", "2"]
+
+
+async def test_cancel_twice_is_once(mailbox: Mailbox) -> None:
+    await put(mailbox)
+    assert await same_twice(mailbox, lambda: cancel(mailbox.scripts, task_id="t1")) == "cancelled"
+    assert await event_types(mailbox) == ["run_enqueued", "run_cancelled"]
+
+
+async def test_cancel_of_a_held_run_twice_tells_its_holder(mailbox: Mailbox) -> None:
+    run = await taken(mailbox)
+    for _ in range(2):
+        assert await cancel(mailbox.scripts, task_id="t1") == "processing"
+    assert set((await state(mailbox))["s"]["p"]) == {"cancel t1"}
+    assert await note(mailbox, run.token) == Noted(cancelled=True)
+    assert await do(mailbox, run.token, Action.COMPLETE) == Committed(Action.CANCEL, [])
+    assert await cancel(mailbox.scripts, task_id="t1") == "cancelled"
+    assert (await event_types(mailbox)).count("run_cancelled") == 1
+
+
+async def test_what_is_reclaimed_is_reclaimed_once(mailbox: Mailbox) -> None:
+    await taken(mailbox)
+    assert await lease.bury(mailbox.scripts, process="p") == 1
+    stored = await state(mailbox)
+    assert await lease.bury(mailbox.scripts, process="p") == 0
+    assert await lease.reclaim(mailbox.scripts, most=10) == 0
+    assert await state(mailbox) == stored
+    assert stored["q"] == {"a": ["t1"]} and not stored["P"] and not stored["h"]
+
+
+async def test_expire_removes_the_run_and_all_that_belongs_to_it(mailbox: Mailbox) -> None:
+    run = await taken(mailbox)
+    await do(mailbox, run.token, Action.COMPLETE)
+
+    def remove() -> Awaitable[int]:
+        return tend.expire(mailbox.scripts, agent="a", status=TaskStatus.COMPLETED, ttl=0, most=10)
+
+    assert await tend.expire(mailbox.scripts, agent="a", status=TaskStatus.COMPLETED, ttl=60, most=10) == 0
+    assert await remove() == 1
+    stored = await state(mailbox)
+    assert await remove() == 0
+    assert await state(mailbox) == stored
+    assert not {"r", "l", "x", "j", "m", "d", "t"} & {kind for kind, names in stored.items() if names}
+    with pytest.raises(TaskNotFoundError):
+        await cancel(mailbox.scripts, task_id="t1")
+
+
+async def test_expire_goes_on_until_nothing_is_left(mailbox: Mailbox) -> None:
+    for number in range(25):
+        await put(mailbox, f"t{number}")
+        await cancel(mailbox.scripts, task_id=f"t{number}")
+    assert await tend.expire(mailbox.scripts, agent="a", status=TaskStatus.CANCELLED, ttl=0, most=10) == 25
+
+
+# -- fencing: an old token writes nothing
+
+
+async def stale(mailbox: Mailbox, how: str) -> Token:
+    """A token that was good once."""
+    run = await taken(mailbox)
+    if how == "committed":
+        await do(mailbox, run.token, Action.CONTINUE)
+        await do(mailbox, run.token.next(), Action.CONTINUE)
+    elif how == "reclaimed":
+        await lease.bury(mailbox.scripts, process="p")
+    elif how == "claimed again":
+        await lease.bury(mailbox.scripts, process="p")
+        await register(mailbox, "p2")
+        await take(mailbox, "p2")
+    elif how == "rolled back":  # a failover: the same epoch was given to somebody else
+        await mailbox.connection.execute("HSET", mailbox.keys.run("t1"), "nonce", "another")
+    elif how == "cancelled":
+        await lease.bury(mailbox.scripts, process="p")
+        await cancel(mailbox.scripts, task_id="t1")
+    return run.token
+
+
+@pytest.mark.parametrize("how", ["committed", "reclaimed", "claimed again", "rolled back", "cancelled"])
+@pytest.mark.parametrize("action", list(Action))
+async def test_a_commit_with_an_old_token_changes_nothing(mailbox: Mailbox, how: str, action: Action) -> None:
+    token = await stale(mailbox, how)
+    before = await state(mailbox)
+    answer = await do(
+        mailbox, token, action, messages=[b"m{}"], rewrite=True, fields={"x": b"1"},
+        events=[b'{"event_type":"e"}'], final_events=[b'{"event_type":"e"}'],
+    )  # fmt: skip
+    assert isinstance(answer, Superseded)
+    assert await state(mailbox) == before
+
+
+@pytest.mark.parametrize("how", ["reclaimed", "claimed again", "rolled back", "cancelled"])
+async def test_a_step_with_an_old_token_changes_nothing(mailbox: Mailbox, how: str) -> None:
+    token = await stale(mailbox, how)
+    before = await state(mailbox)
+    assert isinstance(await note(mailbox, token, told=99), Superseded)
+    assert await state(mailbox) == before
+
+
+async def test_a_step_of_the_turn_before_changes_nothing(mailbox: Mailbox) -> None:
+    """It was sent before the commit and arrives after it, on a second try."""
+    run = await taken(mailbox)
+    await do(mailbox, run.token, Action.CONTINUE)
+    before = await state(mailbox)
+    assert await note(mailbox, run.token) == Noted(cancelled=False)
+    assert await state(mailbox) == before
+
+
+async def test_a_process_without_a_lease_claims_nothing(mailbox: Mailbox) -> None:
+    await put(mailbox)
+    answer = await claim(mailbox.scripts, process="p", worker="w", agent="a", count=1, recovery_limit=3)
+    assert isinstance(answer, NoLease)
+    assert not await lease.beat(mailbox.scripts, process="p", lease=1.0)
+
+
+# -- order, wake tokens, due runs
+
+
+async def test_runs_are_claimed_in_the_order_in_which_they_came(mailbox: Mailbox) -> None:
+    await register(mailbox)
+    for number in range(5):
+        await put(mailbox, f"t{number}")
+    assert [run.task_id for run in await take(mailbox, count=3)] == ["t0", "t1", "t2"]
+    assert [run.task_id for run in await take(mailbox, count=3)] == ["t3", "t4"]
+
+
+async def test_a_claim_passes_the_wake_token_on_while_work_remains(mailbox: Mailbox) -> None:
+    await register(mailbox)
+    for number in range(3):
+        await put(mailbox, f"t{number}")
+    tokens = mailbox.keys.wake("a")
+    assert await mailbox.connection.execute("LLEN", tokens) == 1
+    await mailbox.connection.execute("LPOP", tokens)
+    await take(mailbox, count=2)
+    assert await mailbox.connection.execute("LLEN", tokens) == 1
+    await mailbox.connection.execute("LPOP", tokens)
+    await take(mailbox, count=2)
+    assert await mailbox.connection.execute("LLEN", tokens) == 0
+
+
+async def test_a_released_run_is_first_in_the_queue(mailbox: Mailbox) -> None:
+    run = await taken(mailbox)
+    await put(mailbox, "t2")
+    await do(mailbox, run.token, Action.RELEASE, turn_done=False)
+    assert [run.task_id for run in await take(mailbox)] == ["t1", "t2"]
+
+
+async def test_a_run_in_backoff_is_claimed_when_it_is_due_and_not_before(mailbox: Mailbox) -> None:
+    run = await taken(mailbox)
+    await do(mailbox, run.token, Action.BACKOFF, turn_done=False, delay=30.0, error="oh")
+    answer = await claim(mailbox.scripts, process="p", worker="w", agent="a", count=1, recovery_limit=3)
+    assert isinstance(answer, Claim)
+    assert answer.runs == [] and answer.next_due is not None and 29 < answer.next_due <= 30
+    assert await tend.promote(mailbox.scripts, agent="a") == 0
+    await mailbox.connection.execute("ZADD", mailbox.keys.prefix + "z:a", 1, "t1")
+    assert await tend.promote(mailbox.scripts, agent="a") == 1
+    assert await tend.promote(mailbox.scripts, agent="a") == 0
+    [again] = await take(mailbox)
+    assert (again.retries, again.pickups) == (1, 2)
+
+
+async def test_a_queued_run_that_was_cancelled_is_not_claimed(mailbox: Mailbox) -> None:
+    await register(mailbox)
+    for name in ("t1", "t2", "t3"):
+        await put(mailbox, name)
+    await cancel(mailbox.scripts, task_id="t1")
+    await cancel(mailbox.scripts, task_id="t3")
+    assert [run.task_id for run in await take(mailbox)] == ["t2"]
+
+
+# -- the journal
+
+
+async def test_the_journal_outlives_the_holder_and_ends_with_the_turn(mailbox: Mailbox) -> None:
+    run = await taken(mailbox)
+    await note(mailbox, run.token, entries={"completion": b"1"})
+    await do(mailbox, run.token, Action.BACKOFF, turn_done=False, entries={"tool:1": b"2"})
+    await mailbox.connection.execute("ZADD", mailbox.keys.prefix + "z:a", 1, "t1")
+    [again] = await take(mailbox)
+    assert again.journal == {"completion": b"1", "tool:1": b"2"}
+    await do(mailbox, again.token, Action.CONTINUE)
+    assert not (await state(mailbox))["j"]
+
+
+async def test_a_commit_that_names_an_unknown_journal_entry_changes_nothing(mailbox: Mailbox) -> None:
+    run = await taken(mailbox)
+    before = await state(mailbox)
+    with pytest.raises(Exception, match="names a journal entry that is not there"):
+        await do(mailbox, run.token, Action.COMPLETE, messages=[b"m{}", b"jnothing"], fields={"x": b"1"})
+    assert await state(mailbox) == before
+
+
+async def test_a_rewritten_conversation_replaces_the_old_one(mailbox: Mailbox) -> None:
+    run = await taken(mailbox)
+    await do(mailbox, run.token, Action.CONTINUE, messages=[b'm{"n":1}', b'm{"n":2}'])
+    await do(mailbox, run.token.next(), Action.CONTINUE, messages=[b'm{"n":3}'], rewrite=True)
+    assert (await state(mailbox))["l"]["t1"] == ['{"n":3}']
+
+
+async def test_thousands_of_messages_and_fields_fit_in_one_commit(mailbox: Mailbox) -> None:
+    """Lua's `unpack` is bounded; the lists are written in parts."""
+    run = await taken(mailbox)
+    messages = [b'm{"n":%d}' % number for number in range(3001)]
+    fields = {f"f{number}": b"%d" % number for number in range(3001)}
+    await do(mailbox, run.token, Action.COMPLETE, messages=messages, fields=fields, rewrite=True)
+    stored = await read_run(mailbox.scripts, "t1")
+    assert stored is not None
+    assert [message["n"] for message in stored.payload["messages"]] == list(range(3001))
+    assert stored.payload["f3000"] == 3000
+
+
+async def test_a_process_that_died_with_the_wake_token_in_hand_gives_it_back(mailbox: Mailbox) -> None:
+    await register(mailbox)
+    await put(mailbox)
+    await mailbox.connection.execute("LPOP", mailbox.keys.wake("a"))
+    await lease.bury(mailbox.scripts, process="p")
+    assert (await state(mailbox))["k"] == {"a": ["1"]}
+
+
+# -- mail
+
+
+async def test_a_completion_with_unread_mail_becomes_another_turn(mailbox: Mailbox) -> None:
+    """The mail enters the conversation behind the turn's messages, in the same step; a lost answer is given again."""
+    run = await taken(mailbox)
+    await post(mailbox.scripts, task_id="t1", message_id="m", messages=[b"1", b"2"])
+
+    def complete() -> Awaitable[Any]:
+        return do(
+            mailbox,
+            run.token,
+            Action.COMPLETE,
+            messages=[b"m{}"],
+            final_fields={"output": b"1"},
+            final_events=[b'{"event_type":"run_completed"}'],
+        )
+
+    assert await same_twice(mailbox, complete) == Committed(Action.CONTINUE, [b"1", b"2"])
+    assert (await state(mailbox))["l"]["t1"] == [USER.decode(), "{}", "1", "2"]
+    assert (await state(mailbox))["x"]["t1"]["output"] == "null"
+    types = await event_types(mailbox)
+    assert "run_completed" not in types and types[-1] == "run_steering_applied"
+    assert await do(mailbox, run.token.next(), Action.COMPLETE) == Committed(Action.COMPLETE, [])
+
+
+async def test_mail_is_read_when_the_run_is_claimed(mailbox: Mailbox) -> None:
+    await register(mailbox)
+    await put(mailbox)
+    await post(mailbox.scripts, task_id="t1", message_id="m", messages=[b"1"])
+    [run] = await take(mailbox)
+    assert run.conversation == [USER, b"1"]
+    assert (await event_types(mailbox))[-1] == "run_steering_applied"
+
+
+async def test_mail_waits_while_a_turn_that_was_begun_is_to_be_finished(mailbox: Mailbox) -> None:
+    """The model of that turn has answered already, and has not seen it."""
+    run = await taken(mailbox)
+    await note(mailbox, run.token)
+    await do(mailbox, run.token, Action.RELEASE, turn_done=False)
+    await post(mailbox.scripts, task_id="t1", message_id="m", messages=[b"1"])
+    [again] = await take(mailbox)
+    assert (again.conversation, again.journal) == ([USER], {"completion": b"{}"})
+    answer = await do(mailbox, again.token, Action.COMPLETE, messages=[b"m{}"])
+    assert answer == Committed(Action.CONTINUE, [b"1"])
+
+
+async def test_mail_that_nobody_read_is_answered_when_the_run_fails(mailbox: Mailbox) -> None:
+    run = await taken(mailbox)
+    await post(mailbox.scripts, task_id="t1", message_id="m", messages=[b"1"])
+    await do(mailbox, run.token, Action.FAIL, turn_done=False, error="oh")
+    assert (await event_types(mailbox))[-1] == "run_steering_failed"
+
+
+async def test_a_full_mailbox_and_an_ended_run_take_no_mail(mailbox: Mailbox) -> None:
+    await put(mailbox)
+    await post(mailbox.scripts, task_id="t1", message_id="m", messages=[b"1"] * 1000)
+    with pytest.raises(MailboxFullError, match="1000 steering messages"):
+        await post(mailbox.scripts, task_id="t1", message_id="m2", messages=[b"2"])
+    await cancel(mailbox.scripts, task_id="t1")
+    with pytest.raises(InactiveTaskError, match="has ended"):
+        await post(mailbox.scripts, task_id="t1", message_id="m3", messages=[b"2"])
+    with pytest.raises(TaskNotFoundError):
+        await post(mailbox.scripts, task_id="t2", message_id="m3", messages=[b"2"])
+
+
+# -- dead processes
+
+
+async def test_a_missing_lease_is_noted_first_and_reclaimed_after_the_patience(mailbox: Mailbox) -> None:
+    await register(mailbox, patience=30.0)
+    await put(mailbox)
+    await take(mailbox)
+    await mailbox.connection.execute("DEL", mailbox.keys.lease("p"))
+    for _ in range(3):
+        assert await lease.reclaim(mailbox.scripts, most=10) == 0
+    await register(mailbox, patience=30.0)  # it lives: the note is taken back
+    assert (await state(mailbox))["P"][""] == {"p": "0"}
+    await mailbox.connection.execute("DEL", mailbox.keys.lease("p"))
+    assert await lease.reclaim(mailbox.scripts, most=10) == 0
+    await mailbox.connection.execute("ZADD", mailbox.keys.prefix + "P", 1, "p")  # as if it had been long ago
+    assert await lease.reclaim(mailbox.scripts, most=10) == 1
+
+
+async def test_reclaiming_goes_on_in_parts_until_nothing_is_left(mailbox: Mailbox) -> None:
+    await register(mailbox)
+    for number in range(23):
+        await put(mailbox, f"t{number}")
+    await take(mailbox, count=23)
+    await mailbox.connection.execute("DEL", mailbox.keys.lease("p"))
+    await mailbox.connection.execute("ZADD", mailbox.keys.prefix + "P", 1, "p")
+    assert await lease.reclaim(mailbox.scripts, most=5) == 23
+    assert not (await state(mailbox))["h"]
+
+
+async def test_a_run_whose_holders_die_again_and_again_fails(mailbox: Mailbox) -> None:
+    """The first time it is ready at once, then it waits longer and longer, and then it fails as crash_loop."""
+    await put(mailbox)
+    for status in ("queued", "backoff", "backoff", "failed"):
+        await mailbox.connection.execute("ZADD", mailbox.keys.prefix + "z:a", "XX", 1, "t1")
+        await register(mailbox)
+        assert len(await take(mailbox)) == 1
+        await lease.bury(mailbox.scripts, process="p")
+        assert await read_status(mailbox.scripts, "t1") == status
+    stored = await read_run(mailbox.scripts, "t1")
+    assert stored is not None
+    assert stored.error == "crash_loop: 4 processes in a row died while they held the task"
+    assert (await event_types(mailbox)).count("task_reclaimed") == 3
+    assert (await event_types(mailbox))[-1] == "run_failed"
+
+
+async def test_a_finished_turn_makes_up_for_recoveries_and_retries(mailbox: Mailbox) -> None:
+    await taken(mailbox)
+    await lease.bury(mailbox.scripts, process="p")
+    await register(mailbox)
+    [run] = await take(mailbox)
+    await do(mailbox, run.token, Action.BACKOFF, turn_done=False)
+    stored = (await state(mailbox))["r"]["t1"]
+    assert (stored["recoveries"], stored["retries"]) == ("1", "1")
+    await mailbox.connection.execute("ZADD", mailbox.keys.prefix + "z:a", 1, "t1")
+    [run] = await take(mailbox)
+    await do(mailbox, run.token, Action.CONTINUE)
+    stored = (await state(mailbox))["r"]["t1"]
+    assert (stored["recoveries"], stored["retries"]) == ("0", "0")
+
+
+async def test_a_cancelled_run_whose_holder_dies_ends_as_cancelled(mailbox: Mailbox) -> None:
+    await taken(mailbox)
+    await cancel(mailbox.scripts, task_id="t1")
+    await lease.bury(mailbox.scripts, process="p")
+    assert await read_status(mailbox.scripts, "t1") == "cancelled"
+    assert (await event_types(mailbox))[-1] == "run_cancelled"
+
+
+async def test_other_processes_keep_what_they_hold(mailbox: Mailbox) -> None:
+    await register(mailbox, "p1")
+    await register(mailbox, "p2")
+    await put(mailbox, "t1")
+    await put(mailbox, "t2")
+    await take(mailbox, "p1", count=1)
+    await take(mailbox, "p2", count=1)
+    assert await lease.bury(mailbox.scripts, process="p1") == 1
+    stored = await state(mailbox)
+    assert stored["h"] == {"p2": {"t2"}} and stored["p"].keys() == {"p2"}
+
+
+# -- the server forgets its scripts; time
+
+
+async def test_scripts_are_sent_again_to_a_server_that_forgot_them(mailbox: Mailbox) -> None:
+    await put(mailbox, "t1")
+    await mailbox.connection.execute("SCRIPT", "FLUSH")
+    await put(mailbox, "t2")
+    await put(mailbox, "t3")
+    assert (await state(mailbox))["q"] == {"a": ["t1", "t2", "t3"]}
+
+
+@pytest.mark.parametrize(
+    ("ms", "shown"),
+    [
+        (0, "1970-01-01T00:00:00.000Z"),
+        (951_782_399_999, "2000-02-28T23:59:59.999Z"),
+        (951_782_400_001, "2000-02-29T00:00:00.001Z"),
+        (1_709_164_800_000, "2024-02-29T00:00:00.000Z"),
+        (1_735_689_599_050, "2024-12-31T23:59:59.050Z"),
+        (4_102_444_800_000, "2100-01-01T00:00:00.000Z"),
+        (4_107_542_400_000, "2100-03-01T00:00:00.000Z"),
+    ],
+)
+async def test_the_scripts_write_dates_as_iso_8601(mailbox: Mailbox, ms: int, shown: str) -> None:
+    """Lua has no calendar; ours is counted out."""
+    from factorial.mailbox.script import _source
+
+    text = _source("lib/time") + "return iso(tonumber(ARGV[1]))"
+    assert (await mailbox.connection.execute("EVAL", text, 0, ms)).decode() == shown
+
+
+def test_every_script_says_what_it_takes_answers_and_tells() -> None:
+    """A header per script: purpose, arguments, answers."""
+    from importlib.resources import files
+
+    scripts = [file for file in files(commit_module.__package__ or "").iterdir() if file.name.endswith(".lua")]
+    assert len(scripts) >= 11
+    for file in scripts:
+        text = file.read_text(encoding="utf-8")
+        assert text.startswith("#!lua") and "\n-- ARGV" in text and "-- Answers" in text, file.name

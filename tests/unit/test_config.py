@@ -1,0 +1,133 @@
+"""Settings: their defaults, their bounds, the TOML file, and what each mistake is called. Nothing is fake."""
+
+from pathlib import Path
+
+import pytest
+
+from factorial import AgentWorkerConfig, MaintenanceWorkerConfig, RedisConfig, SupervisorConfig, TaskTTLConfig
+from factorial.config import EventsConfig, RunnerConfig, SystemConfig, as_mapping, from_mapping
+from factorial.errors import ConfigError, FactorialError
+
+
+@pytest.mark.parametrize(
+    "cls",
+    [AgentWorkerConfig, MaintenanceWorkerConfig, RedisConfig, SupervisorConfig, TaskTTLConfig, EventsConfig],
+)
+def test_spec_I13_every_setting_has_a_default(cls: type) -> None:
+    assert cls() == cls()
+
+
+def test_spec_O04_the_documented_names() -> None:
+    config = AgentWorkerConfig(workers=2, batch_size=3, max_retries=0, heartbeat_interval=1, turn_timeout=9)
+    assert (config.workers, config.batch_size, config.max_retries, config.turn_timeout) == (2, 3, 0, 9.0)
+    assert config.lease == 3.0
+
+
+def test_spec_O05_the_documented_names() -> None:
+    ttl = TaskTTLConfig(completed_ttl=1, failed_ttl=2, cancelled_ttl=3)
+    config = MaintenanceWorkerConfig(interval=5, workers=2, task_ttl=ttl)
+    assert config.task_ttl.failed_ttl == 2.0
+
+
+@pytest.mark.parametrize(
+    ("make", "complaint"),
+    [
+        (lambda: AgentWorkerConfig(workers=0), "'workers': input should be greater than or equal to 1"),
+        (lambda: AgentWorkerConfig(batch_size=-1), "batch_size"),
+        (lambda: AgentWorkerConfig(max_retries=-1), "max_retries"),
+        (lambda: AgentWorkerConfig(heartbeat_interval=0), "heartbeat_interval"),
+        (lambda: AgentWorkerConfig(turn_timeout="soon"), "turn_timeout"),
+        (lambda: AgentWorkerConfig(worker=3), "unknown key 'worker'; did you mean 'workers'?"),
+        (lambda: AgentWorkerConfig(missed_heartbeats=1), "missed_heartbeats"),
+        (lambda: RedisConfig(namespace="a b"), "namespace='a b': use 1 to 64"),
+        (lambda: RedisConfig(namespace="{a}"), "namespace"),
+        (lambda: TaskTTLConfig(completed_ttl=-1), "completed_ttl"),
+        (lambda: SupervisorConfig(strategy="whatever"), "strategy"),
+        (lambda: RunnerConfig(), "'agent' is missing"),
+        (lambda: RunnerConfig(agent="module"), "write it as 'module:attribute'"),
+        (lambda: EventsConfig(zzz=1), "unknown key 'zzz'; known here: max_per_owner, ttl"),
+    ],
+)
+def test_a_mistake_is_named(make: object, complaint: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        make()  # type: ignore[operator]
+    assert complaint in str(raised.value)
+    assert isinstance(raised.value, FactorialError) and isinstance(raised.value, ValueError)
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(Exception, match="workers"):
+        AgentWorkerConfig().workers = 3  # type: ignore[misc]
+
+
+def test_settings_travel_to_another_process_as_plain_data() -> None:
+    runner = RunnerConfig(
+        agent="m:a", worker=AgentWorkerConfig(workers=3), maintenance=MaintenanceWorkerConfig(interval=7), processes=2
+    )
+    assert from_mapping(RunnerConfig, as_mapping(runner)) == runner
+    assert runner.process_count == 2
+    assert RunnerConfig(agent="m:a", worker=AgentWorkerConfig(processes=4)).process_count == 4
+
+
+GOOD = """
+[redis]
+url = "unix:///tmp/s"
+namespace = "ns"
+
+[supervisor]
+strategy = "rest_for_one"
+grace = 5
+
+[[runner]]
+agent = "myapp.agents:weather"
+processes = 2
+[runner.worker]
+workers = 2
+batch_size = 10
+[runner.maintenance.task_ttl]
+completed_ttl = 60
+"""
+
+
+def toml(tmp_path: Path, text: str) -> SystemConfig:
+    file = tmp_path / "system.toml"
+    file.write_text(text, encoding="utf-8")
+    return SystemConfig.from_toml(file)
+
+
+def test_spec_D01_the_toml_file(tmp_path: Path) -> None:
+    config = toml(tmp_path, GOOD)
+    [runner] = config.runner
+    assert (config.redis.namespace, config.supervisor.grace, runner.process_count) == ("ns", 5.0, 2)
+    assert (runner.worker.batch_size, runner.maintenance.task_ttl.completed_ttl) == (10, 60.0)
+    assert runner.worker.turn_timeout == AgentWorkerConfig().turn_timeout
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("", "there is no [[runner]]"),
+        ("[redis", "it is not valid TOML"),
+        (GOOD + "\nspeed = 3", "unknown key 'runner.0.maintenance.task_ttl.speed'"),
+        (GOOD.replace("batch_size", "batch_sise"), "did you mean 'batch_size'?"),
+        (GOOD.replace("[supervisor]", "[supervisr]"), "unknown key 'supervisr'; did you mean 'supervisor'?"),
+        (GOOD.replace("workers = 2", "workers = 'two'"), "'runner.0.worker.workers'"),
+        (GOOD.replace('agent = "myapp.agents:weather"', ""), "'runner.0.agent' is missing"),
+        (GOOD.replace(":weather", ""), "write it as 'module:attribute'"),
+    ],
+)
+def test_a_mistake_in_the_file_is_named_with_the_file(tmp_path: Path, text: str, complaint: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        toml(tmp_path, text)
+    assert complaint in str(raised.value)
+    assert "system.toml" in str(raised.value)
+
+
+def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="there is no such file"):
+        SystemConfig.from_toml(tmp_path / "none.toml")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        SystemConfig.from_toml(tmp_path)
+    (tmp_path / "latin.toml").write_bytes(b'[redis]\nurl = "\xff"')
+    with pytest.raises(ConfigError, match="cannot be read"):
+        SystemConfig.from_toml(tmp_path / "latin.toml")

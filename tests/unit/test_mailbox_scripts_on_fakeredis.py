@@ -1,0 +1,91 @@
+"""The scripts on a second implementation of the protocol: fakeredis, in this process. The scripts are real, the server
+is fake; what needs blocking, pub/sub or restarts is tested on a real Valkey in tests/redis.
+"""
+
+from typing import Any
+
+import fakeredis
+import pytest
+from redis.exceptions import NoScriptError
+
+from factorial.mailbox import lease, tend
+from factorial.mailbox.claim import Claim, claim
+from factorial.mailbox.commit import Action, Commit, Committed, commit
+from factorial.mailbox.enqueue import enqueue
+from factorial.mailbox.keys import Keys
+from factorial.mailbox.post import cancel, post
+from factorial.mailbox.read import read_run
+from factorial.mailbox.script import Scripts
+from factorial.mailbox.step import Noted, Superseded, step
+from factorial.task import TaskStatus
+from tests.redis.invariants import assert_invariants
+
+
+class Commands:
+    """What the scripts need of a connection."""
+
+    def __init__(self) -> None:
+        self.redis = fakeredis.FakeAsyncRedis()
+
+    async def execute(self, *args: Any) -> Any:
+        """The answer to one command, as bytes."""
+        name, *rest = args
+        if name == "EVALSHA":  # so that the text comes, without the flags, which fakeredis does not know
+            raise NoScriptError
+        if name == "EVAL":
+            return await self.redis.eval(rest[0].partition("\n")[2], *rest[1:])
+        if name == "SCAN":  # redis-py makes pairs of some answers
+            return await self.redis.scan(int(rest[0]), match=rest[2])
+        if name in ("HGETALL", "ZRANGE"):
+            return await self.redis.eval("return redis.call(unpack(ARGV))", 0, *args)
+        return await self.redis.execute_command(*args)
+
+
+@pytest.fixture
+def scripts() -> Scripts:
+    """A namespace on a server of its own."""
+    return Scripts(Commands(), Keys("ns"), {"EVENTS_MAX": 1000, "EVENTS_TTL_MS": 60_000})
+
+
+async def test_a_run_from_end_to_end(scripts: Scripts) -> None:
+    """Enqueue, claim, step, a failed turn, another claim, steering, completion, removal."""
+    await lease.register(scripts, process="p", agent="a", lease=60, patience=0, about={})
+    for name in ("t1", "t2"):
+        await enqueue(scripts, task_id=name, agent="a", owner_id="o", conversation=[b"{}"], fields={"query": b'"q"'})
+    assert await cancel(scripts, task_id="t2") == "cancelled"
+    answer = await claim(scripts, process="p", worker="w", agent="a", count=5, recovery_limit=3)
+    assert isinstance(answer, Claim)
+    [first] = answer.runs
+    noted = await step(scripts, task_id="t1", token=first.token, told=1, entries={"completion": b"{}"}, events=[])
+    assert noted == Noted(cancelled=False)
+    failed = Commit(Action.BACKOFF, turn_done=False, error="oh")
+    await commit(scripts, task_id="t1", process="p", token=first.token, work=failed)
+    await assert_invariants(scripts.commands, "ns", quiet=True)
+    assert await tend.promote(scripts, agent="a") == 1
+
+    answer = await claim(scripts, process="p", worker="w", agent="a", count=5, recovery_limit=3)
+    assert isinstance(answer, Claim)
+    [second] = answer.runs
+    assert (second.journal, second.retries) == ({"completion": b"{}"}, 1)
+    await post(scripts, task_id="t1", message_id="m", messages=[b"{}"])
+    done = Commit(Action.COMPLETE, turn_done=True, final_fields={"output": b'"x"'})
+    late = await commit(scripts, task_id="t1", process="p", token=first.token.next(), work=done)
+    assert isinstance(late, Superseded)
+    for token, answer in ((second.token, Action.CONTINUE), (second.token.next(), Action.COMPLETE)):
+        for _ in range(2):
+            answered = await commit(scripts, task_id="t1", process="p", token=token, work=done)
+            assert isinstance(answered, Committed) and answered.action is answer
+    stored = await read_run(scripts, "t1")
+    assert stored is not None and (stored.status, stored.payload["output"]) == ("completed", "x")
+    await assert_invariants(scripts.commands, "ns", quiet=True)
+    for status in (TaskStatus.COMPLETED, TaskStatus.CANCELLED):
+        assert await tend.expire(scripts, agent="a", status=status, ttl=0, most=10) == 1
+    await assert_invariants(scripts.commands, "ns", quiet=True)
+
+
+async def test_a_dead_process(scripts: Scripts) -> None:
+    await lease.register(scripts, process="p", agent="a", lease=60, patience=0, about={})
+    await enqueue(scripts, task_id="t1", agent="a", owner_id="o", conversation=[], fields={})
+    await claim(scripts, process="p", worker="w", agent="a", count=1, recovery_limit=3)
+    assert await lease.bury(scripts, process="p") == 1
+    await assert_invariants(scripts.commands, "ns", quiet=True)

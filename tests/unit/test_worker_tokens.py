@@ -1,0 +1,39 @@
+"""What a worker does with a wake token that it has no use for. Everything around the worker is a stand-in."""
+
+from types import SimpleNamespace
+from typing import Any
+
+from factorial.actors.worker import Post, Ready, Refill, Worker
+from factorial.config import AgentWorkerConfig
+
+
+class Process:
+    """Stands in for the process: counts the tokens that came back."""
+
+    def __init__(self) -> None:
+        self.passed_on = 0
+
+    async def pass_on(self) -> None:
+        self.passed_on += 1
+
+
+def full_worker(process: Any) -> Worker:
+    nobody: Any = SimpleNamespace(name="nobody")
+    worker = Worker("worker-1", Post(nobody, nobody, "p", AgentWorkerConfig(batch_size=1)), process)
+    worker.drain()
+    assert worker.free_slots == 0
+    return worker
+
+
+async def test_a_worker_without_room_passes_the_token_on() -> None:
+    """A process gives its token to the worker with the most room, which a claim on its way may fill in the meantime:
+    swallowed there, the token would leave ready tasks to wait although other workers are idle."""
+    process = Process()
+    await full_worker(process).receive(Ready())
+    assert process.passed_on == 1
+
+
+async def test_a_freed_slot_is_no_token() -> None:
+    process = Process()
+    await full_worker(process).receive(Refill())
+    assert process.passed_on == 0
