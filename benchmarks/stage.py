@@ -104,7 +104,7 @@ class Stage:
 async def stage() -> AsyncIterator[Stage]:
     """The server of `REDIS_URL`, or an embedded one of our own. What was stored is removed in the end."""
     logging.getLogger("factorial").setLevel(logging.ERROR)
-    prepare(POLICY)
+    prepare()
     with tempfile.TemporaryDirectory(prefix="factorial-benchmark-") as directory:
         url, server = await asyncio.to_thread(resolve, os.environ.get("REDIS_URL") or f"embedded:{directory}")
         try:

@@ -126,7 +126,9 @@ class Orchestrator:
         """Start the supervision tree with all registered runners, and block until SIGINT or SIGTERM ends it (O03).
 
         Each runner's processes import its agent by name. In such a process this call returns at once, so a script needs
-        no `if __name__ == "__main__"` around it. Raises `ConfigError`, `MailboxError` and `SupervisionError`.
+        no `if __name__ == "__main__"` around it; but what stands before and after the call in the agent's module is
+        executed in each of them, too: keep agents in a module of their own. Raises `ConfigError`, `MailboxError` and
+        `SupervisionError`.
         """
         run_registered(self.redis, self.events, self.supervisor, list(self.runners.values()))
 

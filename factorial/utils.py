@@ -55,7 +55,7 @@ def load_json(data: bytes | str) -> Any:
 
 def iso(moment: datetime) -> str:
     """`moment` in ISO 8601, in UTC, with milliseconds: `2026-01-02T03:04:05.678Z`."""
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds")[:-6] + "Z"
 
 
 def printable_text(text: str) -> str:

@@ -18,7 +18,7 @@ from pydantic_core import to_json
 
 from factorial.actors.ledger import Ledger, Reply
 from factorial.agent.agent import BaseAgent
-from factorial.agent.failure import describe
+from factorial.agent.failure import describe, explain_failure
 from factorial.agent.host import Answer, Left, Proceed, Recorded, Settlement
 from factorial.agent.run import Run
 from factorial.config import AgentWorkerConfig
@@ -176,13 +176,12 @@ class Execution:
 
     async def _give_up(self, error: Exception) -> None:
         """The run ends as failed: what is stored for it cannot be worked with, and never will."""
-        explanation = f"Agent {self._agent.name} failed to complete task {self.task_id}: {describe(error)}"
         event = AgentEvent(
             event_type=EventType.RUN_FAILED,
             task_id=self.task_id,
             owner_id=self._claimed.owner_id,
             agent_name=self._agent.name,
-            error=explanation,
+            error=explain_failure(self._agent.name, self.task_id, error),
         )
         failure = describe(error)[:_ERROR_LIMIT]
         work = Commit(Action.FAIL, turn_done=False, error=failure, final_events=[encode_event(event)])

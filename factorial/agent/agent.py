@@ -30,7 +30,7 @@ from factorial.models import (
     complete,
     find_model,
 )
-from factorial.task import Task, TaskMetadata, check_owner_id
+from factorial.task import Task, TaskMetadata, check_owner_id, check_task_id, new_task_id
 from factorial.tools import (
     FINAL_OUTPUT,
     FunctionTool,
@@ -130,14 +130,22 @@ class BaseAgent(Generic[ContextType]):
 
     # -- tasks and runs
 
-    def create_task(self, owner_id: str, payload: ContextType) -> Task[ContextType]:
-        """A task for this agent, to be handed to `orchestrator.enqueue_task` (checklist I05)."""
+    def create_task(self, owner_id: str, payload: ContextType, task_id: str | None = None) -> Task[ContextType]:
+        """A task for this agent, to be handed to `orchestrator.enqueue_task` (checklist I05).
+
+        `task_id`: an id of your own, such as an order's number. However often a task with it is enqueued, it runs once.
+        """
         if not isinstance(payload, self.context_class):
             raise ContextError(
                 f"agent {self.name!r} works on {self.context_class.__name__}, "
                 f"and the payload is a {type(payload).__name__}"
             )
-        return Task(agent=self.name, payload=payload, metadata=TaskMetadata(owner_id=check_owner_id(owner_id)))
+        return Task(
+            agent=self.name,
+            payload=payload,
+            metadata=TaskMetadata(owner_id=check_owner_id(owner_id)),
+            id=new_task_id() if task_id is None else check_task_id(task_id),
+        )
 
     async def run_inline(
         self,

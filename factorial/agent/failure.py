@@ -7,7 +7,7 @@ from factorial.errors import ConfigError, ContextError, FatalAgentError, ModelRe
 from factorial.task import Backoff, Fail
 from factorial.utils import printable_text
 
-__all__ = ["after_failure", "describe"]
+__all__ = ["after_failure", "describe", "explain_failure", "is_final"]
 
 _FINAL = (
     FatalAgentError, ModelRefusedError, ConfigError, ContextError, ImportError, NameError, NotImplementedError,
@@ -27,6 +27,12 @@ def after_failure(error: BaseException, retries: int, policy: AgentWorkerConfig)
 def is_final(error: BaseException) -> bool:
     """Whether `error` ends the run whatever the number of retries: it is one of those, or no ordinary exception."""
     return isinstance(error, _FINAL) or not isinstance(error, Exception)
+
+
+def explain_failure(agent: str, task_id: str, error: BaseException, tries: int | None = None) -> str:
+    """The `error` of `run_failed` (checklist E06); `tries`: the number of retries after which the run was given up."""
+    limit = "" if tries is None else f" due to max retries ({tries})"
+    return f"Agent {agent} failed to complete task {task_id}{limit}: {describe(error)}"
 
 
 def describe(error: BaseException) -> str:

@@ -10,7 +10,7 @@ import logging
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, assert_never
 
 from factorial.agent.completion import TurnCompletion
-from factorial.agent.failure import after_failure, describe, is_final
+from factorial.agent.failure import after_failure, describe, explain_failure, is_final
 from factorial.agent.host import Host, Left, Proceed, Retried, Settlement
 from factorial.agent.progress import metadata, progress
 from factorial.agent.steps import Steps
@@ -140,9 +140,8 @@ class Run(Generic[ContextType]):
                 return Settlement(backoff, self.context, turn_done=False, endings=(failed, retried))
 
     def _fail(self, error: BaseException, *, turn_done: bool) -> Settlement:
-        name, task_id = self.agent.name, self.execution.task_id
-        limit = "" if is_final(error) else f" due to max retries ({self.policy.max_retries})"
-        explanation = f"Agent {name} failed to complete task {task_id}{limit}: {describe(error)}"
+        tries = None if is_final(error) else self.policy.max_retries
+        explanation = explain_failure(self.agent.name, self.execution.task_id, error, tries)
         endings = (
             self._queue_event(EventType.TASK_FAILED, error=describe(error)),
             self._agent_event(EventType.RUN_FAILED, error=explanation),

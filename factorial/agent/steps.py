@@ -5,7 +5,6 @@ repeat them, whoever overrode `completion` or `tool_action`: the outermost call 
 within a step belongs to that step.
 """
 
-from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from functools import wraps
@@ -33,7 +32,7 @@ class Steps:
     def __init__(self, host: Host, execution: ExecutionContext) -> None:
         self._host = host
         self._execution = execution
-        self._begun: Counter[str] = Counter()
+        self._begun: dict[str, int] = {}
         self.outstanding = 0
         """Tool calls of this turn that have not finished."""
 
@@ -100,8 +99,7 @@ class Steps:
 
     def _key(self, step: str) -> str:
         """The name of a step in the journal: the same when the turn is taken again."""
-        self._begun[step] += 1
-        count = self._begun[step]
+        count = self._begun[step] = self._begun.get(step, 0) + 1
         return step if count == 1 else f"{step}#{count}"
 
     def _idempotency_key(self, agent_ctx: AgentContext, key: str) -> str:

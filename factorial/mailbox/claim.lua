@@ -20,10 +20,9 @@ end
 -- takes long. The wake token brings the worker back for the rest.
 local MOST_STALE = 1000
 
-local function contents(run)
+local function contents(run, journal)
   return {run.id, run.owner, run.epoch, run.seq, run.retries, run.pickups, run.cancel,
-    redis.call('LRANGE', conversation_key(run.id), 0, -1), redis.call('HGETALL', fields_key(run.id)),
-    redis.call('HGETALL', journal_key(run.id))}
+    redis.call('LRANGE', conversation_key(run.id), 0, -1), redis.call('HGETALL', fields_key(run.id)), journal}
 end
 
 local now = now_ms()
@@ -37,10 +36,11 @@ local function take_up(run)
     tell(run, 'run_started', now, ',"metadata":{"process":' .. cjson.encode(process) .. '}')
   end
   -- A turn that was begun is finished as it was begun: its model has not seen what was posted since.
-  if redis.call('EXISTS', journal_key(run.id)) == 0 then
+  local journal = redis.call('HGETALL', journal_key(run.id))
+  if #journal == 0 then
     read_mail(run, now)
   end
-  return contents(run)
+  return contents(run, journal)
 end
 
 local claimed = {}
@@ -49,7 +49,7 @@ if redis.call('HGET', claims_key(process), worker) == nonce then
   for _, id in ipairs(redis.call('SMEMBERS', held_key(process))) do
     local run = load_run(id)
     if run and run.status == 'processing' and run.nonce == nonce then
-      claimed[#claimed + 1] = contents(run)
+      claimed[#claimed + 1] = contents(run, redis.call('HGETALL', journal_key(id)))
     end
   end
 else

@@ -78,7 +78,8 @@ def _reference(agent: "BaseAgent[Any]") -> str | None:
     """`module:attribute` under which another process finds `agent`."""
     main = sys.modules.get("__main__")
     others = [(name, module) for name, module in list(sys.modules.items()) if name not in ("__main__", "__mp_main__")]
-    for name, module in [(_importable_name(main), main), *others]:
+    # The main program last: to import it, a process runs it up to `orchestrator.run()` and from there on.
+    for name, module in [*others, (_importable_name(main), main)]:
         if name and isinstance(module, ModuleType):
             for attribute, value in list(vars(module).items()):
                 if value is agent:

@@ -10,6 +10,9 @@ Called by the agent's `tool_action`.
 import asyncio
 import inspect
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
@@ -24,6 +27,9 @@ if TYPE_CHECKING:
     from openai.types.chat import ChatCompletionMessageToolCall
 
 __all__ = ["call_tool"]
+
+MOST_THREADS = 64
+"""Plain `def` tools that one process executes at once; further ones wait."""
 
 
 async def call_tool(
@@ -72,8 +78,16 @@ async def _run(tool: FunctionTool, arguments: dict[str, Any]) -> Any:
     """What the function returns. Plain functions run in a thread, with the caller's context variables."""
     if tool.is_async:
         return await tool.function(**arguments)
-    value = await asyncio.to_thread(_guarded, tool.function, arguments)
+    context = copy_context()
+    thread = asyncio.get_running_loop().run_in_executor(_threads(), context.run, _guarded, tool.function, arguments)
+    value = await thread
     return await value if inspect.isawaitable(value) else value
+
+
+@cache
+def _threads() -> ThreadPoolExecutor:
+    """Threads for tools alone: a tool that hangs must not keep the event loop from looking up a host name."""
+    return ThreadPoolExecutor(MOST_THREADS, thread_name_prefix="tool")
 
 
 def _guarded(function: Callable[..., Any], arguments: dict[str, Any]) -> Any:

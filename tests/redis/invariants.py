@@ -31,7 +31,7 @@ async def contents(commands: Commands, namespace: str) -> Contents:
         for key in keys:
             kind, _, name = key.decode().removeprefix(prefix).partition(":")
             found[kind][name] = await _value(commands, key)
-        if cursor == b"0":
+        if int(cursor) == 0:
             return found
 
 

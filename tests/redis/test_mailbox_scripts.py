@@ -203,6 +203,7 @@ async def test_what_is_reclaimed_is_reclaimed_once(mailbox: Mailbox) -> None:
     assert await lease.reclaim(mailbox.scripts, most=10) == 0
     assert await state(mailbox) == stored
     assert stored["q"] == {"a": ["t1"]} and not stored["P"] and not stored["h"]
+    assert stored["r"]["t1"]["epoch"] == "2"  # whatever comes from the dead is out of date
 
 
 async def test_expire_removes_the_run_and_all_that_belongs_to_it(mailbox: Mailbox) -> None:

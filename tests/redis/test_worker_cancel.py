@@ -76,6 +76,8 @@ async def test_spec_O09_a_model_call_in_flight_is_abandoned_at_once(system: Syst
     await system.start(agent)
     task_id = await system.submit(agent)
     await asyncio.wait_for(agent.begun.wait(), 5)
+    # Nothing more is sent by the run itself: only a signal can reach it now.
+    await system.event(task_id, "progress_update_completion_started")
     before = time.monotonic()
     assert await system.orchestrator.cancel_task(task_id) == "processing"
     await asyncio.wait_for(agent.abandoned.wait(), 5)

@@ -427,13 +427,16 @@ async def _is_none(awaitable: Any) -> bool:
 
 
 async def test_a_slot_that_frees_is_refilled_and_no_process_takes_more_than_it_can_hold(system: System) -> None:
-    running, most = 0, 0
+    running, most, full = 0, 0, asyncio.Event()
 
     class Measuring(Agent):
         async def completion(self, agent_ctx: AgentContext, messages: list[dict[str, Any]]) -> Any:
             nonlocal running, most
             running += 1
             most = max(most, running)
+            if running == 6:
+                full.set()
+            await asyncio.wait_for(full.wait(), 5)
             await asyncio.sleep(0.002)
             running -= 1
             return await super().completion(agent_ctx, messages)
@@ -448,11 +451,16 @@ async def test_a_slot_that_frees_is_refilled_and_no_process_takes_more_than_it_c
 
 async def test_spec_I07_two_processes_share_the_work_and_nothing_is_done_twice(system: System) -> None:
     calls: list[str] = []
+    at_work: set[str] = set()
+    both = asyncio.Event()
 
     class Noting(Agent):
         async def completion(self, agent_ctx: AgentContext, messages: list[dict[str, Any]]) -> Any:
             calls.append(agent_ctx.query)
-            await asyncio.sleep(0.002)
+            at_work.add(self.get_execution_context().process)
+            if len(at_work) == 2:
+                both.set()
+            await asyncio.wait_for(both.wait(), 5)
             return await super().completion(agent_ctx, messages)
 
     agent = Noting(name="n", model=ScriptedModel(["done"]))

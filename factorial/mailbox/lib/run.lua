@@ -90,10 +90,11 @@ local function read_mail(run, now)
   return mail
 end
 
--- The run ends. Steering that nobody has read is answered here, so that no accepted message vanishes.
+-- The run ends. Steering that nobody has read is answered here, so that no accepted message vanishes (a run completes
+-- only when there is none).
 local function finish(run, status, now, error_text)
   redis.call('HSET', run_key(run.id), 'status', status, 'holder', '', 'ended', now, 'error', error_text)
-  if redis.call('LLEN', mail_key(run.id)) > 0 then
+  if status ~= 'completed' and redis.call('LLEN', mail_key(run.id)) > 0 then
     tell(run, 'run_steering_failed', now, ',"metadata":null,"error":"the run ended (' .. status
       .. ') before the steering messages were read"')
   end
