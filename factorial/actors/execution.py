@@ -129,6 +129,8 @@ class Execution:
         except Exception as unexpected:  # nobody else hears of it, and the run would be held for ever
             logger.exception("task %s: it cannot be executed", self.task_id)
             await self._give_up(unexpected)
+        finally:
+            self._ledger.close()
 
     async def _take_turns(self) -> None:
         context, self._snapshot = self._load()

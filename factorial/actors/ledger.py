@@ -69,6 +69,11 @@ class Ledger:
         while self._sender is not None:
             await asyncio.shield(self._sender)
 
+    def close(self) -> None:
+        """The execution has ended: nothing more is sent, and nobody hears what is still answered."""
+        self._disarm()
+        self._on_reply = _ignore
+
     def take(self) -> Pending:
         """What waits, to be sent along with something else."""
         self._disarm()
@@ -111,3 +116,7 @@ class Ledger:
                 reply = error
         self._sender = None
         self._on_reply(reply)
+
+
+def _ignore(reply: Reply) -> None:
+    """For what comes too late."""

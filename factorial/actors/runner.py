@@ -85,8 +85,8 @@ async def run_process(
 def prepare() -> None:
     """Do before the first run what would hold it up: import the model client.
 
-    The garbage collector would take a fifth of a busy worker's time: it is told that what is imported stays, and to
-    look seldom, for almost everything that a run leaves behind is freed without it.
+    The garbage collector is told that what is imported stays, and to look less often: every wave of runs would set it
+    off, and what a run leaves behind is freed without it.
     """
     importlib.import_module("openai.types.chat")
     gc.collect()

@@ -53,17 +53,27 @@ class Run(Generic[ContextType]):
 
     async def take_turns(self) -> None:
         """Take turns until the run is left."""
-        with self.execution.active():
-            while True:
-                match await self._settle(await self._next_settlement()):
-                    case Proceed():
-                        self.execution.retries = 0
-                    case Retried():
-                        self.execution.retries += 1
-                    case Left():
-                        return
-                    case never:
-                        assert_never(never)
+        try:
+            with self.execution.active():
+                while await self._goes_on():
+                    pass
+        finally:
+            # Else the two would hold each other, and the whole conversation, until the garbage collector comes.
+            self.execution.run = None
+
+    async def _goes_on(self) -> bool:
+        """Take one turn, and tell whether another one follows here."""
+        match await self._settle(await self._next_settlement()):
+            case Proceed():
+                self.execution.retries = 0
+                return True
+            case Retried():
+                self.execution.retries += 1
+                return True
+            case Left():
+                return False
+            case never:
+                assert_never(never)
 
     async def _settle(self, settlement: Settlement) -> Proceed | Retried | Left:
         try:

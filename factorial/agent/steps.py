@@ -130,16 +130,20 @@ def tool_message(result: FunctionToolActionResult) -> dict[str, Any]:
 
 
 def _record_result(result: FunctionToolActionResult) -> Recorded:
-    about = {"output_data": result.output_data, "error": result.error}
+    about: dict[str, Any] = {"error": result.error}
+    if not (isinstance(result.output_data, str) and result.output_data == result.output_str):  # mostly they are one
+        about["output_data"] = result.output_data
     return Recorded(result=dump_anything(about), message=dump_json(tool_message(result)))
 
 
 def _recalled_result(recorded: Recorded) -> FunctionToolActionResult:
     about, message = load_json(recorded.result), load_json(recorded.message)
     return FunctionToolActionResult(
-        tool_call_id=message["tool_call_id"], output_str=message["content"], output_data=about["output_data"],
+        tool_call_id=message["tool_call_id"],
+        output_str=message["content"],
+        output_data=about.get("output_data", message["content"]),
         error=about["error"],
-    )  # fmt: skip
+    )
 
 
 def _show_completion(response: "ChatCompletion") -> dict[str, Any]:

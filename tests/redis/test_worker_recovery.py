@@ -23,12 +23,17 @@ class Held(Agent):
         super().__init__(name="held", model=ScriptedModel(list(replies or ["done"])), **options)
         self.begun = asyncio.Semaphore(0)
         self.gate = asyncio.Event()
+        self.abandoned = asyncio.Event()
         self.calls = 0
 
     async def completion(self, agent_ctx: AgentContext, messages: list[dict[str, Any]]) -> Any:
         self.calls += 1
         self.begun.release()
-        await self.gate.wait()
+        try:
+            await self.gate.wait()
+        except asyncio.CancelledError:
+            self.abandoned.set()
+            raise
         return await super().completion(agent_ctx, messages)
 
     async def call_begins(self) -> None:
@@ -155,6 +160,20 @@ async def test_a_process_that_was_stopped_for_too_long_commits_nothing_and_works
     assert (await system.data(task_id))["payload"] == data["payload"]
     assert (await system.types(task_id)).count("agent_output") == 1
     assert (await system.ended(await system.submit(agent)))["payload"]["output"] == "from the first"
+
+
+async def test_a_process_that_registers_again_abandons_at_once_what_is_not_its_own_any_more(system: System) -> None:
+    """In the middle of a model call: the rest of it would be paid for nothing."""
+    agent = Held()
+    process = await system.start(agent, quick(heartbeat_interval=0.1, batch_size=1))
+    task_id = await system.submit(agent)
+    await agent.call_begins()
+    await system.event(task_id, "progress_update_completion_started")  # nothing more is sent: no token is refused
+    await (await system.mailbox()).release_process(process.name)
+    await asyncio.wait_for(agent.abandoned.wait(), 3)
+    agent.gate.set()
+    data = await system.ended(task_id)
+    assert (data["status"], data["pickups"]) == ("completed", 2)
 
 
 async def test_a_superseded_execution_stops_at_its_next_step(system: System) -> None:
