@@ -134,6 +134,7 @@ class Execution:
 
     async def _take_turns(self) -> None:
         context, self._snapshot = self._load()
+        self._claimed = replace(self._claimed, conversation=(), fields={}, journal={})  # the context has it all now
         execution = ExecutionContext(
             task_id=self.task_id,
             owner_id=self._claimed.owner_id,
@@ -148,6 +149,7 @@ class Execution:
             await Run(self._agent, context, execution, self, self._policy).take_turns()
         finally:
             self._interruptible = False
+            del self._snapshot  # with the conversation: the event loop may hold on to what is left of an execution
 
     def _load(self) -> tuple[AgentContext, ContextSnapshot]:
         """The context as the finished steps of this turn left it, and as it is stored."""

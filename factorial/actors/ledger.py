@@ -7,6 +7,7 @@ at a time, so nothing overtakes anything.
 
 import asyncio
 from collections.abc import Callable
+from contextvars import Context
 from dataclasses import dataclass
 
 from factorial.errors import MailboxError
@@ -82,7 +83,8 @@ class Ledger:
 
     def _arm(self) -> None:
         if self._timer is None and self._sender is None:
-            self._timer = asyncio.get_running_loop().call_later(LINGER, self._send_now)
+            # In a context of its own: the event loop keeps a timer that was cancelled, and all that its context holds.
+            self._timer = asyncio.get_running_loop().call_later(LINGER, self._send_now, context=Context())
 
     def _disarm(self) -> None:
         if self._timer is not None:
