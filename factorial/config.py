@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, TypeVar, dataclass_transform, get_ty
 from urllib.parse import quote
 
 from annotated_types import Ge, Gt, Le
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Strict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from factorial.errors import ConfigError
@@ -26,10 +26,13 @@ __all__ = [
 ]  # fmt: skip
 
 T = TypeVar("T")
-Seconds = Annotated[float, Gt(0), Le(31_536_000)]
-Count = Annotated[int, Ge(1), Le(1_000_000)]
+# Strict: a number in quotes, or `true` for one, is a mistake, and not a number.
+Seconds = Annotated[float, Strict(), Gt(0), Le(31_536_000)]
+Count = Annotated[int, Strict(), Ge(1), Le(1_000_000)]
 Strategy = Literal["one_for_one", "one_for_all", "rest_for_one"]
 
+_SCHEMES = ("redis", "rediss", "unix", "embedded")
+_EXAMPLES = ("redis://HOST:PORT/DB", "rediss://HOST:PORT/DB", "unix:///PATH", "embedded:DIR")
 _NAMESPACE = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 
 
@@ -45,6 +48,7 @@ def settings(cls: type[T]) -> type[T]:
         except ValidationError as invalid:
             raise ConfigError(_explain(made, invalid, where=made.__name__)) from None
 
+    __init__.__qualname__ = f"{made.__name__}.__init__"
     made.__init__ = __init__  # type: ignore[method-assign,assignment]  # narrower errors, the same arguments
     return made  # type: ignore[return-value]  # pydantic types it as its own dataclass
 
@@ -57,17 +61,17 @@ class AgentWorkerConfig:
     """Worker actors (coroutines) in each process."""
     batch_size: Count = 25
     """Tasks that one worker executes at once. A slot that frees is refilled at once."""
-    max_retries: Annotated[int, Ge(0)] = 5
+    max_retries: Annotated[int, Strict(), Ge(0)] = 5
     """How many times in a row a failed task is put back to be tried again. A finished turn starts the count afresh."""
     heartbeat_interval: Seconds = 5.0
     """Seconds between two heartbeats of a process."""
-    missed_heartbeats: Annotated[int, Ge(2), Le(100)] = 3
+    missed_heartbeats: Annotated[int, Strict(), Ge(2), Le(100)] = 3
     """A process that misses this many heartbeats is taken for dead, and its tasks are reclaimed."""
     turn_timeout: Seconds = 120.0
     """Seconds that one turn may take, model call and tools included."""
     processes: Count = 1
     """Operating-system processes of this runner."""
-    max_recoveries: Annotated[int, Ge(1)] = 3
+    max_recoveries: Annotated[int, Strict(), Ge(1)] = 3
     """How many times in a row a task may be reclaimed from a dead process without having finished a turn,
     before it fails with `crash_loop`."""
     retry_delay: Seconds = 1.0
@@ -99,7 +103,7 @@ class MaintenanceWorkerConfig:
     workers: Count = 1
     """Maintenance actors in each process. One is enough: a round is safe to run in many places at once."""
     task_ttl: TaskTTLConfig = field(default_factory=TaskTTLConfig)
-    max_cleanup_batch: Annotated[int, Ge(1), Le(1000)] = 100
+    max_cleanup_batch: Annotated[int, Strict(), Ge(1), Le(1000)] = 100
     """Tasks that one script call reclaims or removes; a round repeats it until nothing is left."""
 
 
@@ -128,6 +132,9 @@ class RedisConfig:
     """Seconds for which a command is tried again while the server cannot be reached."""
 
     def __post_init__(self) -> None:
+        scheme, separator, rest = self.url.partition(":")
+        if self.url and (scheme not in _SCHEMES or not separator or not rest.removeprefix("//")):
+            raise ValueError(f"url: use one of {', '.join(_EXAMPLES)}; this one begins with {scheme[:20]!r}")
         if not _NAMESPACE.fullmatch(self.namespace):
             raise ValueError(f"namespace={self.namespace!r}: use 1 to 64 letters, digits, '_', '.', ':' or '-'")
 
@@ -151,7 +158,7 @@ class SupervisorConfig:
     """The top of the supervision tree."""
 
     strategy: Strategy = "one_for_one"
-    intensity: Annotated[int, Ge(0)] = 5
+    intensity: Annotated[int, Strict(), Ge(0)] = 5
     """Restarts that are accepted within `period`; one more, and the supervisor gives up."""
     period: Seconds = 60.0
     """Seconds of the sliding window in which restarts are counted."""
@@ -172,7 +179,7 @@ class RunnerConfig:
     """`module:attribute` of the agent."""
     worker: AgentWorkerConfig = field(default_factory=AgentWorkerConfig)
     maintenance: MaintenanceWorkerConfig = field(default_factory=MaintenanceWorkerConfig)
-    processes: Annotated[int, Ge(1)] | None = None
+    processes: Annotated[int, Strict(), Ge(1)] | None = None
     """Shorthand for `worker.processes`."""
 
     def __post_init__(self) -> None:
@@ -180,6 +187,11 @@ class RunnerConfig:
         if not (module and attribute):
             raise ValueError(
                 f"agent={self.agent!r}: write it as 'module:attribute', for example 'myapp.agents:weather'"
+            )
+        if self.processes is not None and self.worker.processes not in (1, self.processes):
+            raise ValueError(
+                f"processes={self.processes} and worker.processes={self.worker.processes} contradict each other: "
+                "give one of them"
             )
 
     @property
@@ -243,6 +255,10 @@ def _complaint(cls: type, location: tuple[int | str, ...], kind: str, message: s
         return f"unknown key {key!r}; {hint}"
     if kind in ("missing", "missing_argument"):
         return f"{key!r} is missing"
+    if kind == "tuple_type":
+        return f"write [[{key}]], with double brackets: there may be several"
+    if kind == "dataclass_type":
+        return f"{key!r}: write it as a table, [{key}]"
     if kind == "value_error":
         return message.removeprefix("Value error, ")
     return f"{key!r}: {message[:1].lower()}{message[1:]}"

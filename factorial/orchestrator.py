@@ -153,6 +153,10 @@ class Orchestrator:
         Once it returns, the task is not lost while Redis keeps its data. A task that was enqueued before is left as it
         is. Raises `ContextError` if the payload cannot be stored as JSON, and `MailboxError`; nothing is stored then.
         """
+        if not isinstance(agent, BaseAgent):
+            raise ConfigError(f"enqueue_task(agent={agent!r}): give the agent itself, not its name")
+        if task is not None and not isinstance(task, Task):
+            raise ConfigError(f"enqueue_task(task={task!r}): give what agent.create_task(...) made")
         if task is None:
             if owner_id is None or payload is None:
                 raise ConfigError("enqueue_task: give task=..., or owner_id=... and payload=...")
@@ -354,9 +358,10 @@ def _checked_messages(messages: Any) -> Sequence[Mapping[str, Any]]:
     if not isinstance(messages, list | tuple) or not messages:
         raise ConfigError('Invalid steering message format: give a list such as [{"role": "user", "content": "..."}]')
     for position, message in enumerate(messages):
-        if not isinstance(message, Mapping) or message.get("role") not in _ROLES or not message.get("content"):
+        content = message.get("content") if isinstance(message, Mapping) else None
+        if not content or not isinstance(content, str | list) or message.get("role") not in _ROLES:
             raise ConfigError(
-                f"Invalid steering message format: messages[{position}] needs a 'content', "
+                f"Invalid steering message format: messages[{position}] needs a 'content' (text, or a list of parts), "
                 f"and a 'role' ({', '.join(_ROLES)})"
             )
     return messages

@@ -40,6 +40,10 @@ logger = logging.getLogger(__name__)
 _MESSAGE = "/message"
 _CONTEXT = "/context"
 _ERROR_LIMIT = 2000
+_LOG_LEVELS = {
+    Action.COMPLETE: logging.INFO, Action.RELEASE: logging.INFO, Action.CANCEL: logging.INFO,
+    Action.BACKOFF: logging.WARNING, Action.FAIL: logging.ERROR,
+}  # fmt: skip
 
 
 class Execution:
@@ -327,8 +331,11 @@ class Execution:
         if isinstance(answer, Superseded):
             logger.warning("task %s: somebody else has it now; what was done here is dropped", self.task_id)
             return None
-        level = logging.DEBUG if answer.action is Action.CONTINUE else logging.INFO
-        logger.log(level, "task %s of %s: %s", self.task_id, self._agent.name, answer.action)
+        if answer.action in _LOG_LEVELS:
+            story = f": {work.error}" if work.error else ""
+            logger.log(
+                _LOG_LEVELS[answer.action], "task %s of %s: %s%s", self.task_id, self._agent.name, answer.action, story
+            )
         self._token = self._ledger.token = self._token.next()
         self.retry_in = work.delay if answer.action is Action.BACKOFF else None
         return answer

@@ -55,11 +55,6 @@ class Ledger:
         self._pending.entries.update(entries)
         self._arm()
 
-    @property
-    def is_sending(self) -> bool:
-        """Whether a message is under way."""
-        return self._sender is not None
-
     async def flush(self) -> None:
         """Send what waits, and return when it is answered. What is under way goes on if the caller is cancelled."""
         self._send_now()

@@ -87,7 +87,7 @@ class BaseAgent(Generic[ContextType]):
         parse_tool_args: bool = True,
         stream: bool = False,
     ) -> None:
-        self.name = _checked_name(name or type(self).__name__)
+        self.name = _checked_name(type(self).__name__ if name is None else name)
         self.description = description or self.name
         self.instructions = instructions
         self.tools: dict[str, FunctionTool] = build_tools(tools, parse_args=parse_tool_args)

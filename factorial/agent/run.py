@@ -16,7 +16,14 @@ from factorial.agent.progress import metadata, progress
 from factorial.agent.steps import Steps
 from factorial.config import AgentWorkerConfig
 from factorial.context import AgentContext, ExecutionContext
-from factorial.errors import ContextError, FatalAgentError, MaxTurnsError, RetryableError, TurnTimeoutError
+from factorial.errors import (
+    ContextError,
+    FactorialError,
+    FatalAgentError,
+    MaxTurnsError,
+    RetryableError,
+    TurnTimeoutError,
+)
 from factorial.events import AgentEvent, BaseEvent, EventType, QueueEvent
 from factorial.task import Backoff, Complete, Continue, Fail
 from factorial.utils import dump_json
@@ -140,7 +147,8 @@ class Run(Generic[ContextType]):
         return Settlement(Complete(output), self.context, turn_done=True, endings=endings)
 
     def _after_failure(self, error: BaseException) -> Settlement:
-        logger.debug("task %s: turn %d failed", self.execution.task_id, self.context.turn, exc_info=error)
+        if not isinstance(error, FactorialError):  # the user's code: where it failed is what they need to know
+            logger.warning("task %s: turn %d failed", self.execution.task_id, self.turn, exc_info=error)
         match after_failure(error, self.execution.retries, self.policy):
             case Fail(final):
                 return self._fail(final, turn_done=False)

@@ -9,6 +9,7 @@ Called by the agent's `tool_action`.
 
 import asyncio
 import inspect
+import logging
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from openai.types.chat import ChatCompletionMessageToolCall
 
 __all__ = ["call_tool"]
+
+logger = logging.getLogger(__name__)
 
 MOST_THREADS = 64
 """Plain `def` tools that one process executes at once; further ones wait."""
@@ -70,6 +73,7 @@ async def call_tool(
     # A tool is the user's code: whatever it raises is for the model to see (checklist A14). SystemExit too: a
     # tool that calls sys.exit() must not end the worker process.
     except (Exception, SystemExit) as error:
+        logger.info("tool %s failed", tool.name, exc_info=error)
         return failure(tool_call.id, f"{type(error).__name__}: {error}")
     return shape(tool_call.id, value)
 

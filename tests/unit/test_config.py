@@ -131,3 +131,23 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     (tmp_path / "latin.toml").write_bytes(b'[redis]\nurl = "\xff"')
     with pytest.raises(ConfigError, match="cannot be read"):
         SystemConfig.from_toml(tmp_path / "latin.toml")
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ('[runner]\nagent = "a:b"', "write [[runner]], with double brackets"),
+        ('redis = 3\n[[runner]]\nagent = "a:b"', "write it as a table, [redis]"),
+        ('[redis]\nurl = "http://x"\n[[runner]]\nagent = "a:b"', "this one begins with 'http'"),
+        ('[redis]\nurl = "embedded:"\n[[runner]]\nagent = "a:b"', "embedded:DIR"),
+        ('[[runner]]\nagent = "a:b"\nprocesses = "2"', "valid integer"),
+        ('[[runner]]\nagent = "a:b"\nprocesses = true', "valid integer"),
+        ('[[runner]]\nagent = "a:b"\nprocesses = 2\n[runner.worker]\nprocesses = 3', "contradict each other"),
+    ],
+)
+def test_a_slip_in_the_file_is_told_in_its_own_terms(tmp_path: Path, text: str, complaint: str) -> None:
+    file = tmp_path / "system.toml"
+    file.write_text(text)
+    with pytest.raises(ConfigError) as refused:
+        SystemConfig.from_toml(file)
+    assert complaint in str(refused.value)
