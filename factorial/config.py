@@ -32,7 +32,6 @@ Count = Annotated[int, Strict(), Ge(1), Le(1_000_000)]
 Strategy = Literal["one_for_one", "one_for_all", "rest_for_one"]
 
 _SCHEMES = ("redis", "rediss", "unix", "embedded")
-_EXAMPLES = ("redis://HOST:PORT/DB", "rediss://HOST:PORT/DB", "unix:///PATH", "embedded:DIR")
 _NAMESPACE = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 
 
@@ -134,7 +133,9 @@ class RedisConfig:
     def __post_init__(self) -> None:
         scheme, separator, rest = self.url.partition(":")
         if self.url and (scheme not in _SCHEMES or not separator or not rest.removeprefix("//")):
-            raise ValueError(f"url: use one of {', '.join(_EXAMPLES)}; this one begins with {scheme[:20]!r}")
+            raise ValueError(
+                f"url: begin it with redis://, rediss://, unix:// or embedded:DIR; this one begins with {scheme[:20]!r}"
+            )
         if not _NAMESPACE.fullmatch(self.namespace):
             raise ValueError(f"namespace={self.namespace!r}: use 1 to 64 letters, digits, '_', '.', ':' or '-'")
 

@@ -179,6 +179,9 @@ class Execution:
                     answer = await self._commit(release)
             except MailboxError as still_lost:
                 logger.warning("task %s: not given back yet: %s", self.task_id, still_lost)
+            except Exception:  # the server will not have that commit any more: let go of the run without it
+                logger.exception("task %s: what was done in its last turn is lost", self.task_id)
+                self._unanswered = None
             else:
                 return
 
@@ -248,7 +251,7 @@ class Execution:
         await self._hear_the_rest()
         changes, output = self._changes(settlement)
         answer = await self._commit(self._as_commit(settlement, changes, output))
-        if answer is not None and answer.action is Action.CONTINUE and self._interruption is not None:
+        if answer is not None and answer.action is Action.CONTINUE and (self._interruption or self._draining):
             answer = await self._commit(Commit(_as_action(self._interruption), turn_done=False))
         if answer is None or answer.action is not Action.CONTINUE or self._abandoned:
             return Left()
@@ -323,7 +326,7 @@ class Execution:
 
     async def _commit(self, work: Commit) -> Committed | None:
         self._unanswered = work
-        with self._uninterrupted():
+        with self._uninterrupted(), self._ledger.held():
             answer = await commit(
                 self._scripts, task_id=self.task_id, process=self._process, token=self._token, work=work
             )
@@ -355,7 +358,7 @@ class Execution:
                 assert_never(never)
 
 
-def _as_action(why: Cancel | Release) -> Action:
+def _as_action(why: Cancel | Release | None) -> Action:
     return Action.CANCEL if isinstance(why, Cancel) else Action.RELEASE
 
 

@@ -6,7 +6,8 @@ at a time, so nothing overtakes anything.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from contextvars import Context
 from dataclasses import dataclass
 
@@ -44,6 +45,8 @@ class Ledger:
         self._told = 0
         self._timer: asyncio.TimerHandle | None = None
         self._sender: asyncio.Task[None] | None = None
+        self._may_send = asyncio.Event()
+        self._may_send.set()
 
     def add_event(self, event: bytes) -> None:
         """Publish `event` soon."""
@@ -57,6 +60,7 @@ class Ledger:
 
     async def flush(self) -> None:
         """Send what waits, and return when it is answered. What is under way goes on if the caller is cancelled."""
+        await self._may_send.wait()
         self._send_now()
         await self.answered()
 
@@ -64,6 +68,17 @@ class Ledger:
         """Wait until nothing is under way."""
         while self._sender is not None:
             await asyncio.shield(self._sender)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Send nothing within the block: a commit is under way, and what comes meanwhile belongs behind it."""
+        self._may_send.clear()
+        try:
+            yield
+        finally:
+            self._may_send.set()
+            if self._pending.entries or self._pending.events:
+                self._arm()
 
     def close(self) -> None:
         """The execution has ended: nothing more is sent, and nobody hears what is still answered."""
@@ -88,7 +103,7 @@ class Ledger:
 
     def _send_now(self) -> None:
         self._disarm()
-        if self._sender is None and (self._pending.entries or self._pending.events):
+        if self._sender is None and self._may_send.is_set() and (self._pending.entries or self._pending.events):
             self._sender = asyncio.get_running_loop().create_task(self._send_all())
 
     async def _send_all(self) -> None:
