@@ -245,7 +245,7 @@ class Orchestrator:
             agent_name=agent,
             error=str(refused),
         )
-        await scripts.run("publish", owner_id, encode_event(event))
+        await scripts.run("publish", owner_id, uuid.uuid4().hex, encode_event(event))
 
     # -- events
 

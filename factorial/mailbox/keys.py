@@ -22,6 +22,7 @@ _BY_ID = {
     "signals": "s",  # LIST    per process: what it has to hear at once
     "claims": "y",  # HASH    per process: each worker's latest claim, and what its burial needs
     "events": "e",  # STREAM  per owner: durable events
+    "published": "n",  # STRING  per message id: an event that was published on its own, a moment ago
     "owner": "o",  # HASH    per owner: how many runs are active, and since which event
     "channel": "c",  # pub/sub channel per owner
 }

@@ -394,6 +394,13 @@ async def test_a_process_that_died_with_the_wake_token_in_hand_gives_it_back(mai
     assert (await state(mailbox))["k"] == {"a": ["1"]}
 
 
+async def test_publish_twice_is_once(mailbox: Mailbox) -> None:
+    event = b'{"event_type":"e","task_id":"t1"}'
+    answers = [await mailbox.scripts.run("publish", "o", "m1", event) for _ in range(2)]
+    assert answers == [[b"OK"], [b"DUP"]]
+    assert await event_types(mailbox) == ["e"]
+
+
 # -- mail
 
 

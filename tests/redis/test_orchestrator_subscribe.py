@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import json
 import re
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -49,7 +50,7 @@ async def emit(system: System, count: int, owner_id: str = "owner", first: int =
     scripts = (await system.mailbox()).scripts
     for number in range(first, first + count):
         event = AgentEvent(event_type="numbered", task_id="t", owner_id=owner_id, data=number)
-        await scripts.run("publish", owner_id, encode_event(event))
+        await scripts.run("publish", owner_id, uuid.uuid4().hex, encode_event(event))
 
 
 def numbers(updates: Updates) -> list[int]:
@@ -254,7 +255,7 @@ async def test_the_stream_of_an_owner_is_bounded(system: System, redis_url: str)
     mailbox = await Mailbox.open(system.redis, EventsConfig(max_per_owner=100))
     event = encode_event(AgentEvent(event_type="numbered", owner_id="owner", data=0))
     for _ in range(10):
-        await asyncio.gather(*(mailbox.scripts.run("publish", "owner", event) for _ in range(100)))
+        await asyncio.gather(*(mailbox.scripts.run("publish", "owner", uuid.uuid4().hex, event) for _ in range(100)))
     assert 100 <= await system.execute("XLEN", mailbox.keys.events("owner")) <= 300  # trimmed by whole nodes
     assert 0 < await system.execute("PTTL", mailbox.keys.events("owner")) <= 86_400_000
     await mailbox.close()
@@ -275,7 +276,7 @@ async def test_a_slow_reader_misses_nothing_and_holds_nobody_up(system: System) 
                 encode_event(AgentEvent(event_type="numbered", task_id="t", owner_id="owner", data=number))
                 for number in range(start, start + 500)
             ]
-            await asyncio.gather(*(scripts.run("publish", "owner", event) for event in events))
+            await asyncio.gather(*(scripts.run("publish", "owner", uuid.uuid4().hex, event) for event in events))
         async with asyncio.timeout(10):
             async for update in updates:
                 heard.append(update)
