@@ -58,6 +58,9 @@ class Worker:
     def ready(self) -> None:
         """Nobody waits for it (it is the runner's lifeline)."""
 
+    def gauge(self, name: str, read: Callable[[], float]) -> None:
+        """Nobody asks."""
+
     async def holds_nothing(self) -> bool:
         """Whether every run that was taken up is settled."""
         return bool(await self.observer.scard(self.mailbox.keys.held(self.process)) == 0)

@@ -49,11 +49,10 @@ from factorial.models import (
 )
 from factorial.task import Task, TaskStatus
 from factorial.tools import FunctionTool, FunctionToolActionResult, function_tool
+from factorial.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from factorial.orchestrator import Orchestrator
-
-__version__ = "0.2.0"
 
 __all__ = [
     # agents and their contexts

@@ -8,31 +8,41 @@ import difflib
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import field, fields, is_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, dataclass_transform, get_type_hints
 from urllib.parse import quote
 
 from annotated_types import Ge, Gt, Le
-from pydantic import ConfigDict, Strict, TypeAdapter, ValidationError
+from pydantic import AllowInfNan, ConfigDict, Strict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from factorial.errors import ConfigError
 
 __all__ = [
-    "AgentWorkerConfig", "EventsConfig", "MaintenanceWorkerConfig", "RedisConfig", "RunnerConfig",
-    "SupervisorConfig", "SystemConfig", "TaskTTLConfig",
+    "AgentWorkerConfig", "EventsConfig", "GroupConfig", "HealthConfig", "MaintenanceWorkerConfig", "RedisConfig",
+    "RunnerConfig", "RunnerSupervisorConfig", "SupervisorConfig", "SystemConfig", "TaskTTLConfig",
 ]  # fmt: skip
 
 T = TypeVar("T")
 # Strict: a number in quotes, or `true` for one, is a mistake, and not a number.
-Seconds = Annotated[float, Strict(), Gt(0), Le(31_536_000)]
+Seconds = Annotated[float, Strict(), AllowInfNan(False), Gt(0), Le(31_536_000)]
+Flag = Annotated[bool, Strict()]
+Pause = Annotated[float, Strict(), AllowInfNan(False), Ge(0), Le(86_400)]
 Count = Annotated[int, Strict(), Ge(1), Le(1_000_000)]
+Limit = Annotated[int, Strict(), Ge(0), Le(1_000_000)]
+Megabytes = Annotated[int, Strict(), Ge(1), Le(100_000_000)]
 Strategy = Literal["one_for_one", "one_for_all", "rest_for_one"]
+Restart = Literal["permanent", "transient", "temporary"]
+AutoShutdown = Literal["never", "any_significant", "all_significant"]
 
 _SCHEMES = ("redis", "rediss", "unix", "embedded")
 _NAMESPACE = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
+_HOST_PORT_DATABASE = re.compile(r"//([^/?#]*@)?([^/?#@:\[\]]*|\[[^/?#@\]]*\])(:[0-9]{1,5})?(/[0-9]*)?(\?.*)?")
+_REFERENCE = re.compile(r"[^\s:/\\.]+(\.[^\s:/\\.]+)*:[^\s:]+")  # a file's path is none
+_GROUP = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
@@ -45,7 +55,7 @@ def settings(cls: type[T]) -> type[T]:
         try:
             validated_init(self, **values)
         except ValidationError as invalid:
-            raise ConfigError(_explain(made, invalid, where=made.__name__)) from None
+            raise ConfigError(f"{made.__name__}: {_explain(made, invalid)}") from None
 
     __init__.__qualname__ = f"{made.__name__}.__init__"
     made.__init__ = __init__  # type: ignore[method-assign,assignment]  # narrower errors, the same arguments
@@ -60,7 +70,7 @@ class AgentWorkerConfig:
     """Worker actors (coroutines) in each process."""
     batch_size: Count = 25
     """Tasks that one worker executes at once. A slot that frees is refilled at once."""
-    max_retries: Annotated[int, Strict(), Ge(0)] = 5
+    max_retries: Limit = 5
     """How many times in a row a failed task is put back to be tried again. A finished turn starts the count afresh."""
     heartbeat_interval: Seconds = 5.0
     """Seconds between two heartbeats of a process."""
@@ -70,9 +80,9 @@ class AgentWorkerConfig:
     """Seconds that one turn may take, model call and tools included."""
     processes: Count = 1
     """Operating-system processes of this runner."""
-    max_recoveries: Annotated[int, Strict(), Ge(1)] = 3
-    """How many times in a row a task may be reclaimed from a dead process without having finished a turn,
-    before it fails with `crash_loop`."""
+    max_recoveries: Count = 3
+    """How many processes may die, without a finished step in between, with no other task to blame: the task was all
+    that they held, or they crashed and it was the suspect there. The last of them ends it with `crash_loop`."""
     retry_delay: Seconds = 1.0
     """Seconds before the first retry. Each further one doubles it, with jitter, up to `max_retry_delay`."""
     max_retry_delay: Seconds = 60.0
@@ -127,15 +137,12 @@ class RedisConfig:
     """First part of every key: letters, digits, and `_ . : -`. Different namespaces do not see each other."""
     timeout: Seconds = 5.0
     """Seconds to wait for a connection or an answer."""
-    retry_for: Annotated[float, Ge(0), Le(86400)] = 10.0
+    retry_for: Pause = 10.0
     """Seconds for which a command is tried again while the server cannot be reached."""
 
     def __post_init__(self) -> None:
-        scheme, separator, rest = self.url.partition(":")
-        if self.url and (scheme not in _SCHEMES or not separator or not rest.removeprefix("//")):
-            raise ValueError(
-                f"url: begin it with redis://, rediss://, unix:// or embedded:DIR; this one begins with {scheme[:20]!r}"
-            )
+        if self.url:
+            _check_url("url", self.url)
         if not _NAMESPACE.fullmatch(self.namespace):
             raise ValueError(f"namespace={self.namespace!r}: use 1 to 64 letters, digits, '_', '.', ':' or '-'")
 
@@ -144,25 +151,40 @@ class RedisConfig:
         """`url`, or what the environment says (checklist I03)."""
         if self.url:
             return self.url
-        if url := os.environ.get("REDIS_URL"):
-            return url
-        return redis_url(
-            host=os.environ.get("REDIS_HOST") or "localhost",
-            port=os.environ.get("REDIS_PORT") or 6379,
-            db=os.environ.get("REDIS_DB") or 0,
-            password=os.environ.get("REDIS_PASSWORD"),
-        )
+        name, url = "REDIS_URL", os.environ.get("REDIS_URL") or ""
+        if not url:
+            name = "REDIS_HOST and REDIS_PORT"
+            url = redis_url(
+                host=os.environ.get("REDIS_HOST") or "localhost",
+                port=os.environ.get("REDIS_PORT") or 6379,
+                db=os.environ.get("REDIS_DB") or 0,
+                password=os.environ.get("REDIS_PASSWORD"),
+            )
+        try:
+            _check_url(name, url)
+        except ValueError as invalid:
+            raise ConfigError(f"in the environment, {invalid}") from None
+        return url
 
 
 @settings
 class SupervisorConfig:
-    """The top of the supervision tree."""
+    """The root of the supervision tree."""
 
     strategy: Strategy = "one_for_one"
-    intensity: Annotated[int, Strict(), Ge(0)] = 5
-    """Restarts that are accepted within `period`; one more, and the supervisor gives up."""
+    """Whom the end of a group or a runner concerns: nobody else, all, or those that were started after it."""
+    intensity: Limit = 5
+    """Restarts that are accepted within `period`; one more, and the supervisor gives up. Groups and runners that do
+    not say otherwise have the same."""
     period: Seconds = 60.0
     """Seconds of the sliding window in which restarts are counted."""
+    auto_shutdown: AutoShutdown = "never"
+    """Whether the system ends when its significant groups and runners have ended by themselves: one, or all."""
+    backoff: Pause = 0.2
+    """Seconds before the second restart of the same process within `period`; each further one doubles it. The first
+    restart is immediate."""
+    max_backoff: Pause = 10.0
+    """The longest pause between two restarts, in seconds."""
     grace: Seconds = 30.0
     """Seconds until a process that is asked to stop is killed."""
 
@@ -173,19 +195,90 @@ class SupervisorConfig:
 
 
 @settings
+class GroupConfig:
+    """Runners that are supervised together: a level of the tree between the root and the runners."""
+
+    name: str
+    """Letters, digits, `_` and `-`. Runners name it as their `group`."""
+    strategy: Strategy = "one_for_one"
+    """Whom the end of one of its runners concerns; the runners are started in the order of the file."""
+    intensity: Limit | None = None
+    """Restarts of its runners that are accepted within `period`; as in `[supervisor]` if it is not given."""
+    period: Seconds | None = None
+    """Seconds; as in `[supervisor]` if it is not given."""
+    restart: Restart = "permanent"
+    """What its parent does when the group has given up: start it again, or leave it ended."""
+    significant: Flag = False
+    """Whether its end counts for `auto_shutdown`."""
+
+    def __post_init__(self) -> None:
+        if not _GROUP.fullmatch(self.name):
+            raise ValueError(f"name={self.name!r}: use 1 to 64 letters, digits, '_' or '-'")
+        _check_significant(self.significant, self.restart)
+
+
+@settings
+class RunnerSupervisorConfig:
+    """How the processes of one runner are supervised."""
+
+    strategy: Strategy = "one_for_one"
+    """Whom the end of one of its processes concerns."""
+    intensity: Limit | None = None
+    """Restarts of its processes that are accepted within `period`; as in `[supervisor]` if it is not given."""
+    period: Seconds | None = None
+    """Seconds; as in `[supervisor]` if it is not given."""
+
+
+@settings
+class HealthConfig:
+    """Beyond what a process is not well, and what happens then."""
+
+    blocked_after: Annotated[float, Strict(), AllowInfNan(False), Ge(0.1), Le(86_400)] = 15.0
+    """Seconds without a beat of its event loop after which a process writes its stacks to the log and is replaced."""
+    soft_memory_mb: Megabytes | None = None
+    """Resident memory, in MB of 1024 * 1024 bytes, beyond which a process is drained and replaced."""
+    hard_memory_mb: Megabytes | None = None
+    """Resident memory, in the same unit, beyond which a process is killed and replaced."""
+
+    def __post_init__(self) -> None:
+        if self.soft_memory_mb and self.hard_memory_mb and self.soft_memory_mb >= self.hard_memory_mb:
+            raise ValueError(
+                f"soft_memory_mb={self.soft_memory_mb} must be less than hard_memory_mb={self.hard_memory_mb}: "
+                "at the first a process is drained, at the second it is killed"
+            )
+
+    @property
+    def soft_memory(self) -> int | None:
+        """`soft_memory_mb` in bytes."""
+        return self.soft_memory_mb and self.soft_memory_mb * 1024 * 1024
+
+    @property
+    def hard_memory(self) -> int | None:
+        """`hard_memory_mb` in bytes."""
+        return self.hard_memory_mb and self.hard_memory_mb * 1024 * 1024
+
+
+@settings
 class RunnerConfig:
     """One agent and the processes that run it."""
 
     agent: str
     """`module:attribute` of the agent."""
+    processes: Count | None = None
+    """Shorthand for `worker.processes`."""
+    group: str | None = None
+    """The group that it belongs to; the root itself if it is not given."""
+    restart: Restart = "permanent"
+    """What its parent does when the runner has given up: start it again, or leave it ended."""
+    significant: Flag = False
+    """Whether its end counts for `auto_shutdown`."""
     worker: AgentWorkerConfig = field(default_factory=AgentWorkerConfig)
     maintenance: MaintenanceWorkerConfig = field(default_factory=MaintenanceWorkerConfig)
-    processes: Annotated[int, Strict(), Ge(1)] | None = None
-    """Shorthand for `worker.processes`."""
+    supervisor: RunnerSupervisorConfig = field(default_factory=RunnerSupervisorConfig)
+    health: HealthConfig = field(default_factory=HealthConfig)
 
     def __post_init__(self) -> None:
-        module, _, attribute = self.agent.partition(":")
-        if not (module and attribute):
+        if not _REFERENCE.fullmatch(self.agent):
             raise ValueError(
                 f"agent={self.agent!r}: write it as 'module:attribute', for example 'myapp.agents:weather'"
             )
@@ -194,6 +287,9 @@ class RunnerConfig:
                 f"processes={self.processes} and worker.processes={self.worker.processes} contradict each other: "
                 "give one of them"
             )
+        _check_significant(self.significant, self.restart)
+        if self.significant and self.group is not None:
+            raise ValueError("significant=true: a group has no auto_shutdown; say it of the group, or leave the group")
 
     @property
     def process_count(self) -> int:
@@ -208,27 +304,71 @@ class SystemConfig:
     redis: RedisConfig = field(default_factory=RedisConfig)
     events: EventsConfig = field(default_factory=EventsConfig)
     supervisor: SupervisorConfig = field(default_factory=SupervisorConfig)
+    group: tuple[GroupConfig, ...] = ()
     runner: tuple[RunnerConfig, ...] = ()
+
+    def __post_init__(self) -> None:
+        names = [group.name for group in self.group]
+        for number, group in enumerate(self.group, 1):
+            if group.name in names[: number - 1]:
+                raise ValueError(f"[[group]] {number}: name={group.name!r}: another group has this name already")
+            if all(runner.group != group.name for runner in self.runner):
+                raise ValueError(
+                    f"[[group]] {number}: name={group.name!r}: no runner belongs to it; "
+                    f"give one of them group = {group.name!r}, or leave the group out"
+                )
+        for number, runner in enumerate(self.runner, 1):
+            if runner.group is not None and runner.group not in names:
+                raise ValueError(
+                    f"[[runner]] {number}: group={runner.group!r}: there is no such [[group]]; "
+                    f"{_hint(runner.group, names)}"
+                )
+        tables: dict[str, Sequence[GroupConfig | RunnerConfig]] = {"group": self.group, "runner": self.runner}
+        for table, entries in tables.items():
+            for number, entry in enumerate(entries, 1):
+                if entry.significant and self.supervisor.auto_shutdown == "never":
+                    raise ValueError(
+                        f"[[{table}]] {number}: significant=true means nothing while auto_shutdown in [supervisor] "
+                        "is 'never': use 'any_significant' or 'all_significant' there"
+                    )
 
     @classmethod
     def from_toml(cls, path: str | os.PathLike[str]) -> "SystemConfig":
         """Read and validate the file at `path`. Raises `ConfigError` that names the file, the key and the mend."""
-        file = Path(path)
-        try:
-            data = tomllib.loads(file.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise ConfigError(f"{file}: there is no such file") from None
-        except (OSError, UnicodeDecodeError) as unreadable:
-            raise ConfigError(f"{file}: it cannot be read: {unreadable}") from None
-        except tomllib.TOMLDecodeError as malformed:
-            raise ConfigError(f"{file}: it is not valid TOML: {malformed}") from None
-        try:
-            config = TypeAdapter(cls).validate_python(data)
-        except ValidationError as invalid:
-            raise ConfigError(_explain(cls, invalid, where=str(file))) from None
-        if not config.runner:
-            raise ConfigError(f'{file}: there is no [[runner]]: name at least one, with agent = "module:attribute"')
-        return config
+        with naming(path):
+            config = TypeAdapter(cls).validate_python(_read_toml(Path(path)))
+            if not config.runner:
+                raise ConfigError('there is no [[runner]]: name at least one, with agent = "module:attribute"')
+            return config
+
+
+@contextmanager
+def naming(file: str | os.PathLike[str]) -> Iterator[None]:
+    """What is wrong with the configuration, found within, is told with the name of its file.
+
+    For those who find later that an agent in it cannot be imported, too.
+    """
+    try:
+        yield
+    except ConfigError as mistake:
+        raise ConfigError(f"{os.fspath(file)}: {mistake}") from mistake.__cause__
+    except ValidationError as invalid:
+        raise ConfigError(f"{os.fspath(file)}: {_explain(SystemConfig, invalid)}") from None
+
+
+def _read_toml(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text(encoding="utf-8-sig"))  # some editors begin a file with a mark
+    except FileNotFoundError:
+        raise ConfigError("there is no such file") from None
+    except OSError as unreadable:
+        raise ConfigError(f"it cannot be read: {unreadable.strerror}") from None
+    except UnicodeDecodeError as unreadable:
+        raise ConfigError(f"it cannot be read: save it as UTF-8 ({unreadable})") from None
+    except RecursionError:
+        raise ConfigError("it is not valid TOML: brackets are nested too deeply") from None
+    except ValueError as malformed:  # TOMLDecodeError, and int()'s own about a number of too many digits
+        raise ConfigError(f"it is not valid TOML: {malformed}") from None
 
 
 def redis_url(
@@ -239,40 +379,80 @@ def redis_url(
     return f"redis://{credentials}{host}:{port}/{db}"
 
 
-def _explain(cls: type, invalid: ValidationError, where: str) -> str:
-    """One line per mistake: the place, what is wrong, and what would be right."""
+def _check_url(name: str, url: str) -> None:
+    """Raise `ValueError` that names the setting, and never shows the password."""
+    scheme, separator, rest = url.partition(":")
+    if scheme not in _SCHEMES or not separator or not rest.removeprefix("//"):
+        raise ValueError(
+            f"{name}: begin it with redis://, rediss://, unix:// or embedded:DIR; this one begins with {scheme[:20]!r}"
+        )
+    if scheme in ("redis", "rediss") and not _HOST_PORT_DATABASE.fullmatch(rest):
+        raise ValueError(f"{name}: write it as {scheme}://USER:PASSWORD@HOST:PORT/DATABASE, the last two as numbers")
+
+
+def _check_significant(significant: bool, restart: str) -> None:
+    if significant and restart == "permanent":
+        raise ValueError(
+            "significant=true: what is permanent never ends for good; give it restart = 'transient' or 'temporary'"
+        )
+
+
+def _explain(cls: type, invalid: ValidationError) -> str:
+    """For each mistake the place, what is wrong, and what would be right."""
     return "; ".join(
-        f"{where}: {_complaint(cls, error['loc'], error['type'], error['msg'])}"
+        _complaint(cls, error["loc"], error["type"], error["msg"])
         for error in invalid.errors(include_url=False, include_context=False, include_input=False)
     )
 
 
 def _complaint(cls: type, location: tuple[int | str, ...], kind: str, message: str) -> str:
-    key = ".".join(str(part) for part in location)
+    entry, key = _as_written(location)
     if kind in ("unexpected_keyword_argument", "extra_forbidden"):
-        known = _keys_at(cls, location[:-1])
-        near = difflib.get_close_matches(str(location[-1]), known, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
-        return f"unknown key {key!r}; {hint}"
+        return f"{entry}unknown key {key!r}; {_where_it_belongs(cls, location)}"
     if kind in ("missing", "missing_argument"):
-        return f"{key!r} is missing"
+        return f"{entry}{key!r} is missing"
     if kind == "tuple_type":
         return f"write [[{key}]], with double brackets: there may be several"
     if kind == "dataclass_type":
-        return f"{key!r}: write it as a table, [{key}]"
+        table = _table(location)
+        return f"{entry}write it as a table, {f'[{table}]' if key else f'[[{table}]]'}"
     if kind == "value_error":
-        return message.removeprefix("Value error, ")
-    return f"{key!r}: {message[:1].lower()}{message[1:]}"
+        return entry + (f"{key}." if key else "") + message.removeprefix("Value error, ")
+    return f"{entry}{key!r}: {message[:1].lower()}{message[1:]}"
 
 
-def _keys_at(cls: Any, location: tuple[int | str, ...]) -> list[str]:
-    """The field names of the settings class that `location` leads to."""
+def _as_written(location: tuple[int | str, ...]) -> tuple[str, str]:
+    """Which entry of a list of tables it is, such as `[[runner]] 2: `, and the key within it."""
+    if len(location) > 1 and isinstance(location[1], int):
+        return f"[[{location[0]}]] {location[1] + 1}: ", ".".join(str(part) for part in location[2:])
+    return "", ".".join(str(part) for part in location)
+
+
+def _table(location: Sequence[int | str]) -> str:
+    """The table's name in the file, without brackets."""
+    return ".".join(part for part in location if isinstance(part, str))
+
+
+def _where_it_belongs(cls: type, location: tuple[int | str, ...]) -> str:
+    """What to do about a key that is not known at its place."""
+    *table, key = location
+    here = _tables_and_keys(cls, table)
+    for name, kind in here.items():
+        if is_dataclass(kind) and str(key) in (f.name for f in fields(kind)):
+            return f"it belongs in [{_table([*table, name])}]"
+    return _hint(str(key), list(here))
+
+
+def _tables_and_keys(cls: Any, location: Sequence[int | str]) -> dict[str, Any]:
+    """The fields of the settings class that `location` leads to, with their types."""
     for part in location:
-        if isinstance(part, str) and is_dataclass(cls):
-            cls = get_type_hints(cls)[part]
-        elif isinstance(part, int):
-            cls = cls.__args__[0]
-    return [f.name for f in fields(cls)] if is_dataclass(cls) else []
+        cls = cls.__args__[0] if isinstance(part, int) else get_type_hints(cls)[part]
+    return {name: kind for name, kind in get_type_hints(cls).items() if name in cls.__dataclass_fields__}
+
+
+def _hint(name: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known) or 'none'}"
 
 
 def as_mapping(config: Any) -> Mapping[str, Any]:

@@ -48,10 +48,15 @@ class Lifeline:
         self.draining = asyncio.Event()
         self.leaving = asyncio.Event()
         self.up = asyncio.Event()
+        self.gauges: dict[str, Callable[[], float]] = {}
 
     def ready(self) -> None:
         """The process works."""
         self.up.set()
+
+    def gauge(self, name: str, read: Callable[[], float]) -> None:
+        """What the process measures of itself."""
+        self.gauges[name] = read
 
 
 class Silence:
@@ -96,7 +101,7 @@ class Process:
     async def kill(self) -> None:
         """Die as by SIGKILL: from this moment on nothing reaches the server."""
 
-        async def nothing() -> None:
+        async def nothing(cause: Any) -> None:
             pass
 
         self.mailbox.scripts.commands = Silence()

@@ -13,7 +13,7 @@ import importlib
 import logging
 import os
 import socket
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from factorial.actors.actor import Actor
@@ -34,6 +34,7 @@ from factorial.config import (
 from factorial.errors import MailboxError
 from factorial.mailbox import Mailbox
 from factorial.mailbox.connect import BlockingConnection
+from factorial.mailbox.lease import Cause
 
 __all__ = ["Lifeline", "Runner", "prepare", "run_process"]
 
@@ -61,6 +62,9 @@ class Lifeline(Protocol):
 
     def ready(self) -> None:
         """Report that the process works."""
+
+    def gauge(self, name: str, read: Callable[[], float]) -> None:
+        """Let the supervisor know what `read` gives, time and again."""
 
 
 async def run_process(
@@ -124,6 +128,7 @@ class Runner:
         """Work until `lifeline.draining`; then let go of the runs within `grace` seconds."""
         blocking = await BlockingConnection.open(self._mailbox.redis)
         self._control = Control(self._mailbox.scripts, blocking, self._process, self._agent.name, self._workers)
+        cause = Cause.CRASHED  # an error that ends an actor may be the doing of what was executed here
         try:
             await self._heartbeat.register()
             async with asyncio.TaskGroup() as actors:
@@ -132,19 +137,21 @@ class Runner:
                 beating = actors.create_task(self._heartbeat.serve(), name="heartbeat")
                 listening = actors.create_task(self._control.serve(), name="control")
                 self._control.send_for_work()
+                lifeline.gauge("tasks", self._in_flight)
                 lifeline.ready()
                 await lifeline.draining.wait()
+                cause = Cause.LEFT
                 await self._let_go(lifeline, grace)
                 for task in (listening, *working, beating):
                     task.cancel()
         finally:
             self._control.close()
             await blocking.close()
-            await self._leave()
+            await self._leave(cause)
 
     async def _let_go(self, lifeline: Lifeline, grace: float) -> None:
         """Give every run back: at a step boundary if there is time, else at once."""
-        logger.info("draining: %d tasks in flight", sum(len(worker.executions) for worker in self._workers))
+        logger.info("draining: %d tasks in flight", self._in_flight())
         for worker in self._workers:
             worker.drain()
         in_time = asyncio.create_task(self._settled(grace))
@@ -156,13 +163,16 @@ class Runner:
             worker.release_all()
         await self._settled(_LAST_COMMITS)
 
+    def _in_flight(self) -> int:
+        return sum(len(worker.executions) for worker in self._workers)
+
     async def _settled(self, seconds: float) -> bool:
         return all(await asyncio.gather(*(worker.settle(seconds) for worker in self._workers)))
 
-    async def _leave(self) -> None:
+    async def _leave(self, cause: Cause) -> None:
         """Give the lease back, so that whatever is still held goes on elsewhere at once."""
         try:
-            await self._mailbox.release_process(self._process)
+            await self._mailbox.release_process(self._process, cause)
         except MailboxError as unreachable:
             logger.warning("the lease of %s was not given back, and will run out: %s", self._process, unreachable)
 

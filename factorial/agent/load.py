@@ -87,7 +87,7 @@ def _running_program(module_name: str) -> ModuleType | None:
 
 def _failure(error: BaseException) -> str:
     """What went wrong in the user's module, and at which of the user's lines."""
-    if isinstance(error, SyntaxError):
+    if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}:{error.lineno}: {error.msg}"
     lines = [
         f"{frame.filename}:{frame.lineno}" for frame in traceback.extract_tb(error.__traceback__) if _is_users(frame)

@@ -24,6 +24,9 @@ if run.status == 'processing' then
   return {'OK', 'processing'}
 end
 redis.call('ZREM', due_key(run.agent), id)
+if is_suspect(run) then
+  redis.call('LREM', suspects_key(run.agent), 0, id)
+end
 redis.call('HSET', run_key(id), 'epoch', run.epoch + 1)
 finish(run, 'cancelled', now_ms(), '')
 return {'OK', 'cancelled'}

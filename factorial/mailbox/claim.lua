@@ -7,6 +7,7 @@
 -- Events   run_started, when a run is taken up for the first time; run_steering_applied
 --
 -- The same request again (its answer was lost) gives the same runs. A wake token is passed on if work remains.
+-- Suspects come first, and a process holds one of them at the most, beside any number of other runs.
 -- include: lib/args.lua
 -- include: lib/run.lua
 local process, worker, agent, count, nonce, recovery_limit =
@@ -45,6 +46,27 @@ end
 
 local claimed = {}
 
+local function holds_suspect()
+  return redis.call('HEXISTS', claims_key(process), 'suspect') == 1
+end
+
+local function take_suspect()
+  local id = redis.call('LPOP', suspects_key(agent))
+  local run = id and load_run(id)
+  if run and run.status == 'queued' then
+    redis.call('HSET', claims_key(process), 'suspect', id)
+    claimed[1] = take_up(run)
+  end
+end
+
+-- A process that may not take the suspects that wait passes the token on once: those who wait for it are served in
+-- turn, so it comes to all of them before it comes back. Then it is dropped, or it would go round for ever; whoever
+-- gets one of these suspects ready, or frees a place for one, puts a new one there.
+local function somebody_may_take_more()
+  return redis.call('LLEN', ready_key(agent)) > 0 or redis.call('LLEN', suspects_key(agent)) > 0
+    and (not holds_suspect() or redis.call('SADD', passed_key(agent), process) == 1)
+end
+
 if redis.call('HGET', claims_key(process), worker) == nonce then
   for _, id in ipairs(redis.call('SMEMBERS', held_key(process))) do
     local run = load_run(id)
@@ -54,6 +76,9 @@ if redis.call('HGET', claims_key(process), worker) == nonce then
   end
 else
   promote_due(agent, now)
+  if count > 0 and not holds_suspect() then
+    take_suspect()
+  end
   local looked_at = 0
   while #claimed < count and looked_at < count + MOST_STALE do
     local wanted = count - #claimed
@@ -74,6 +99,8 @@ else
   end
 end
 
-wake_if_ready(agent)
+if somebody_may_take_more() then
+  wake(agent)
+end
 local next_due = redis.call('ZRANGE', due_key(agent), 0, 0, 'WITHSCORES')[2]
 return {'OK', next_due and math.max(0, tonumber(next_due) - now) or -1, claimed}

@@ -72,8 +72,11 @@ for _, event in ipairs(events) do
 end
 local mail = action == 'continue' and read_mail(run, now) or {}
 redis.call('HSET', run_key(id), 'seq', seq + 1, 'closed', token .. ':' .. action .. ':' .. #mail)
-if turn_done and (run.retries > 0 or run.recoveries > 0) then
-  redis.call('HSET', run_key(id), 'retries', 0, 'recoveries', 0)
+if turn_done and run.retries > 0 then
+  redis.call('HSET', run_key(id), 'retries', 0)
+end
+if turn_done or #entries > 0 then
+  acquit(run)
 end
 
 if action == 'continue' then
@@ -81,6 +84,9 @@ if action == 'continue' then
 end
 
 redis.call('SREM', held_key(process), id)
+if is_suspect(run) then
+  free_place(run)
+end
 if action == 'complete' then
   finish(run, 'completed', now, '')
 elseif action == 'fail' then

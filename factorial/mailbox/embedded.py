@@ -25,7 +25,7 @@ try:
 except ImportError:  # Windows: `attach` says so
     fcntl = None  # type: ignore[assignment]
 
-__all__ = ["EmbeddedServer", "attach", "resolve"]
+__all__ = ["EmbeddedServer", "attach", "is_running", "resolve"]
 
 logger = logging.getLogger("factorial.mailbox")
 
@@ -78,6 +78,21 @@ def resolve(url: str) -> tuple[str, EmbeddedServer | None]:
     return server.url, server
 
 
+def is_running(url: str) -> bool:
+    """Whether the server of `url`, which is `embedded:DIR`, runs now. Starts nothing, and makes no directory.
+
+    Raises `MailboxRefusedError` if the directory cannot be used.
+    """
+    path = Path(url.removeprefix(_SCHEME)).expanduser().resolve()
+    try:
+        if not (path / "server.lock").is_file():
+            return False
+        with _starting_or_stopping(path):  # to look is to try the lock, which a server that starts would stumble over
+            return _server_lives(path)
+    except OSError as unusable:
+        raise _refusal(path, unusable) from None
+
+
 def attach(directory: str | os.PathLike[str]) -> EmbeddedServer:
     """Use the server of `directory`; it is started if it does not run.
 
@@ -96,11 +111,13 @@ def attach(directory: str | os.PathLike[str]) -> EmbeddedServer:
             users_lock = _open_lock(path / "users.lock")
             fcntl.flock(users_lock, fcntl.LOCK_SH)
     except OSError as unusable:
-        raise MailboxRefusedError(
-            f"embedded:{path}: the directory cannot be used: {unusable.strerror or unusable}; "
-            "name one that you may write to"
-        ) from None
+        raise _refusal(path, unusable) from None
     return EmbeddedServer(files, users_lock)
+
+
+def _refusal(path: Path, unusable: OSError) -> MailboxRefusedError:
+    why = unusable.strerror or unusable
+    return MailboxRefusedError(f"embedded:{path}: the directory cannot be used: {why}; name one that you may write to")
 
 
 def _running_server(directory: Path) -> ServerFiles:

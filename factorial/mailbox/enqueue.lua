@@ -6,7 +6,7 @@
 -- Events   run_enqueued
 -- include: lib/args.lua
 -- include: lib/run.lua
-local run = {id = take(), agent = take(), owner = take(), head = take()}
+local run = {id = take(), agent = take(), owner = take(), head = take(), crashes = 0}
 local conversation = take_list()
 local fields = take_list()
 

@@ -14,20 +14,27 @@ _BY_ID = {
     "mail": "m",  # LIST    steering that was not read yet
     "seen": "d",  # SET     ids of mail that was accepted
     "ready": "q",  # LIST    per agent: runs to take up
+    "suspects": "u",  # LIST    per agent: runs to take up one by one, since their processes crashed
+    "passed": "v",  # SET     per agent: processes that cannot take those, and have passed the wake token on
     "due": "z",  # ZSET    per agent: runs in backoff, by the time they are due
     "wake": "k",  # LIST    per agent: one token if something is ready
     "ended": "t",  # ZSET    per agent and status: runs that ended, by when
     "lease": "p",  # STRING  per process: lives as long as its heartbeat
     "held": "h",  # SET     per process: runs it holds
     "signals": "s",  # LIST    per process: what it has to hear at once
-    "claims": "y",  # HASH    per process: each worker's latest claim, and what its burial needs
+    "claims": "y",  # HASH    per process: each worker's latest claim, its suspect, and what its burial needs
     "events": "e",  # STREAM  per owner: durable events
     "published": "n",  # STRING  per message id: an event that was published on its own, a moment ago
     "owner": "o",  # HASH    per owner: how many runs are active, and since which event
     "channel": "c",  # pub/sub channel per owner
+    "orders": "g",  # LIST    per supervisor: orders it has not taken up yet
+    "order": "i",  # STRING  per order: it was sent, a moment ago
+    "answer": "a",  # LIST    per order: what became of it
 }
 _SINGLE = {
     "processes": "P",  # ZSET    processes that have registered, by since when the lease is missing (0: it is not)
+    "supervisors": "S",  # ZSET    supervisors, by when they were last heard of
+    "reports": "R",  # HASH    per supervisor: how its tree is
     "layout": "V",  # HASH    version of this layout
 }
 
@@ -82,6 +89,14 @@ class Keys:
     def channel(self, owner_id: str) -> str:
         """Pub/sub channel on which an owner's events are sent as they happen."""
         return self._of("channel", owner_id)
+
+    def orders(self, supervisor: str) -> str:
+        """LIST: orders that a supervisor has not taken up yet."""
+        return self._of("orders", supervisor)
+
+    def answer(self, order_id: str) -> str:
+        """LIST: what became of an order."""
+        return self._of("answer", order_id)
 
     @property
     def layout(self) -> str:

@@ -4,12 +4,24 @@ Called by the heartbeat and the maintenance actors, and by the supervisor when a
 """
 
 from collections.abc import Mapping
+from enum import StrEnum
 from typing import Any
 
 from factorial.mailbox.script import Scripts
 from factorial.utils import dump_json
 
-__all__ = ["beat", "bury", "reclaim", "register"]
+__all__ = ["Cause", "beat", "bury", "reclaim", "register"]
+
+
+class Cause(StrEnum):
+    """Why a process holds its runs no more, and so what that says of them."""
+
+    LEFT = "left"
+    """It was asked to end, or ended in order: nobody is blamed, and nothing is counted."""
+    CRASHED = "crashed"
+    """It ended by itself (exit code, SIGSEGV, ...), or was killed for its health: one of its runs may be at fault."""
+    KILLED = "killed"
+    """By a signal from outside, or its lease is over: nothing says that a run is at fault, unless it was alone."""
 
 
 async def register(
@@ -28,20 +40,20 @@ async def beat(scripts: Scripts, *, process: str, lease: float) -> bool:
     return bool(await scripts.commands.execute("PEXPIRE", scripts.keys.lease(process), _ms(lease)))
 
 
-async def bury(scripts: Scripts, *, process: str) -> int:
-    """Take back at once all that `process` held: it has ended. Tells how many runs that were."""
-    return await _take_back(scripts, process=process, most=100)
+async def bury(scripts: Scripts, *, process: str, cause: Cause) -> int:
+    """Take back at once all that `process` held: it has ended, by `cause`. Tells how many runs that were."""
+    return await _take_back(scripts, process=process, most=100, cause=cause)
 
 
 async def reclaim(scripts: Scripts, *, most: int) -> int:
     """Take back what processes held whose lease is missing for longer than their patience. Tells how many runs."""
-    return await _take_back(scripts, process="", most=most)
+    return await _take_back(scripts, process="", most=most, cause=Cause.KILLED)
 
 
-async def _take_back(scripts: Scripts, *, process: str, most: int) -> int:
+async def _take_back(scripts: Scripts, *, process: str, most: int, cause: Cause) -> int:
     total: int = 0
     while True:
-        taken, more = await scripts.run("reclaim", most, process)
+        taken, more = await scripts.run("reclaim", most, process, cause)
         total += int(taken)
         if not more:
             return total

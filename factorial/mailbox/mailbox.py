@@ -17,6 +17,7 @@ from factorial.mailbox import lease
 from factorial.mailbox.connect import Connection, Listener, check_server, shown_url
 from factorial.mailbox.embedded import EmbeddedServer, resolve
 from factorial.mailbox.keys import LAYOUT_VERSION, Keys
+from factorial.mailbox.lease import Cause
 from factorial.mailbox.script import Scripts
 from factorial.mailbox.subscription import EventFilter, Position, subscribe
 
@@ -65,9 +66,12 @@ class Mailbox:
         if self._server is not None:
             await asyncio.to_thread(self._server.release)
 
-    async def release_process(self, process: str) -> int:
-        """Have others take over, at once, what the ended `process` held. Tells how many runs that were."""
-        return await lease.bury(self.scripts, process=process)
+    async def release_process(self, process: str, cause: Cause = Cause.LEFT) -> int:
+        """Have others take over, at once, what the ended `process` held. Tells how many runs that were.
+
+        `cause` says how it ended, and so whether one of them may be at fault.
+        """
+        return await lease.bury(self.scripts, process=process, cause=cause)
 
     async def subscribe(
         self, owner_id: str, start: Position | None, wanted: EventFilter

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Take back what dead processes held.
 --
--- ARGV     most runs to take back, process that is known to be dead or ''
+-- ARGV     most runs to take back, process that is known to be dead or '', cause (left | crashed | killed)
 -- Answers  {runs taken back, 1 if there may be more}
 -- Events   task_reclaimed | run_cancelled | run_failed (crash_loop)
 --
@@ -9,39 +9,85 @@
 -- gone, and the living register again within a heartbeat. A process that its supervisor saw die is not waited for.
 -- include: lib/args.lua
 -- include: lib/run.lua
-local most, dead = take_number(), take()
+local most, dead, cause = take_number(), take(), take()
 local now = now_ms()
 local taken = 0
 
-local function take_back(run, process)
-  local recoveries = run.recoveries + 1
+-- How often a run may be taken back without a finished step in between when nothing says whether it is to blame. With
+-- the pauses between them that takes minutes: longer than a storm of kills lasts, and in calmer times a step is finished.
+local MOST_RECOVERIES = 12
+
+-- So many times in a row a run goes on at once. A crash is some run's doing, and a process should not be lost to it
+-- every second; a kill from outside mostly is not.
+local AT_ONCE = cause == 'killed' and 3 or 1
+
+-- Counts what the death says of a run. Gives the error with which the run ends, if it has come to that.
+-- A strike: nothing else that the process held can be blamed.
+local function blame(run, alone)
   local limit = tonumber(run.recovery_limit) or 3
+  run.recoveries = run.recoveries + 1
+  if alone or cause == 'crashed' and is_suspect(run) then
+    run.strikes = run.strikes + 1
+  end
+  if cause == 'crashed' then
+    run.crashes = run.crashes + 1
+  end
+  if run.strikes >= limit then
+    return 'crash_loop: ' .. run.strikes .. (run.strikes == 1 and ' process' or ' processes')
+      .. ' died with no other task to blame, and the task finished no step in between'
+  elseif run.recoveries >= math.max(MOST_RECOVERIES, limit) then
+    return 'crash_loop: ' .. run.recoveries
+      .. ' processes in a row died while they held the task, and it finished no step in between'
+  end
+end
+
+-- The pause before a run is taken up again, in ms: 1 s, 2, 4 ... 64, each more or less by up to half of it, so that
+-- those who died together do not all come back together. What looks like chance is a hash of id and epoch.
+local function pause(run)
+  local name, hash = run.id .. ' ' .. run.epoch, 0
+  for i = 1, #name do
+    hash = (hash * 16807 + string.byte(name, i)) % 65521
+  end
+  return math.floor(1000 * 2 ^ math.min(run.recoveries - AT_ONCE - 1, 6) * (0.5 + hash / 65521))
+end
+
+local function take_back(run, process, alone)
+  if is_suspect(run) then
+    free_place(run)
+  end
+  local error_text = cause ~= 'left' and blame(run, alone) or nil
+  run.epoch = run.epoch + 1
+  redis.call('HSET', run_key(run.id), 'holder', '', 'epoch', run.epoch,
+    'recoveries', run.recoveries, 'crashes', run.crashes, 'strikes', run.strikes)
   if run.cancel == '1' then
-    redis.call('HSET', run_key(run.id), 'epoch', run.epoch + 1)
     finish(run, 'cancelled', now, '')
-  elseif recoveries > limit then
-    local text = 'crash_loop: ' .. recoveries .. ' processes in a row died while they held the task'
-    redis.call('HSET', run_key(run.id), 'epoch', run.epoch + 1)
-    tell(run, 'run_failed', now, ',"metadata":null,"error":"' .. text .. '"')
-    finish(run, 'failed', now, text)
+    return
+  elseif error_text then
+    tell(run, 'run_failed', now, ',"metadata":null,"error":"' .. error_text .. '"')
+    finish(run, 'failed', now, error_text)
+    return
+  end
+  tell(run, 'task_reclaimed', now, ',"metadata":null,"data":{"process":' .. cjson.encode(process)
+    .. ',"cause":"' .. cause .. '","recoveries":' .. run.recoveries .. '}')
+  if cause == 'left' or run.recoveries <= AT_ONCE then
+    redis.call('HSET', run_key(run.id), 'status', 'queued')
+    make_ready(run, true)
   else
-    redis.call('HSET', run_key(run.id), 'status', recoveries == 1 and 'queued' or 'backoff', 'holder', '',
-      'epoch', run.epoch + 1, 'recoveries', recoveries)
-    tell(run, 'task_reclaimed', now, ',"metadata":null,"data":{"process":' .. cjson.encode(process)
-      .. ',"recoveries":' .. recoveries .. '}')
-    if recoveries == 1 then
-      make_ready(run, true)
-    else
-      redis.call('ZADD', due_key(run.agent), now + 1000 * 2 ^ math.min(recoveries - 2, 6), run.id)
-    end
+    redis.call('HSET', run_key(run.id), 'status', 'backoff')
+    redis.call('ZADD', due_key(run.agent), now + pause(run), run.id)
   end
 end
 
 local function bury(process)
+  local held = redis.call('SCARD', held_key(process))
+  local alone = held == 1 and redis.call('HEXISTS', claims_key(process), 'in_parts') == 0
+  if held > most - taken then
+    redis.call('HSET', claims_key(process), 'in_parts', 1) -- the last one of them was not alone
+  end
   for _, id in ipairs(redis.call('SRANDMEMBER', held_key(process), most - taken)) do
     local run = load_run(id)
     if run and run.status == 'processing' and run.holder == process then
-      take_back(run, process)
+      take_back(run, process, alone)
       taken = taken + 1
     end
     redis.call('SREM', held_key(process), id)

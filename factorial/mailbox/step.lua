@@ -21,6 +21,9 @@ end
 for i = 1, #entries, 2 do
   redis.call('HSETNX', journal_key(id), entries[i], entries[i + 1])
 end
+if #entries > 0 then
+  acquit(run)
+end
 if told > run.told then
   for _, event in ipairs(events) do
     publish(run.owner, event)

@@ -1,48 +1,218 @@
-"""`python -m factorial.supervisor config.toml [--check]`
+"""`python -m factorial.supervisor config.toml` runs a system; `python -m factorial.supervisor status` and the other
+verbs operate one that runs, from anywhere.
 
-Exit code 0 after a graceful stop, 2 for a mistake in the configuration or an agent, 1 for anything else. A mistake is
-told in one line on standard error, and nothing is left running.
+Exit code of a run: 0 after a graceful stop, 2 for a mistake in the configuration or an agent, 1 for anything else. Of a
+verb: 0 if it was done, 2 for a mistake in how it was asked for, 1 if it was not done. A mistake is told in one line on
+standard error, and nothing is left running.
 """
 
 import argparse
 import asyncio
+import logging
 import sys
 from collections.abc import Sequence
+from typing import Any, NoReturn
 
-from factorial.config import SystemConfig
+from factorial.config import RedisConfig, SystemConfig, naming
 from factorial.errors import ConfigError, FactorialError
+from factorial.supervisor.init import as_init
 from factorial.supervisor.logs import log_to_stderr
-from factorial.supervisor.system import plan, run_system
+from factorial.utils import dump_json
 
 __all__ = ["main"]
+
+PROGRAM = "python -m factorial.supervisor"
+
+RUN_HELP = """\
+signals to a running system:
+  SIGTERM, Ctrl-C   stop gracefully; the second time: stop now
+  SIGHUP            read the file again, do what has changed, and replace all processes one by one
+  SIGUSR1           write all stacks and the tree to standard error
+
+to operate a running system, from this or another machine:
+  %(prog)s status | drain | resume | scale | restart | stop     (each has its own --help)
+
+examples:
+  %(prog)s system.toml --check
+  %(prog)s system.toml --log-level debug
+  %(prog)s status --config system.toml
+
+A file that is named like a verb: write ./status"""
+
+VERB_HELP = """\
+exit code: 0 it was done, 1 it was not done, 2 it was asked for in a wrong way
+
+examples:
+{examples}
+
+Without --config and --redis, the server is that of REDIS_URL or REDIS_HOST, else localhost:6379."""
+
+TARGET = "the id of a group, a runner (planner) or a process (planner.2); without it, everything"
+
+VERBS: dict[str, tuple[str, Sequence[str]]] = {
+    "status": (
+        "Show how the supervisors and their processes are, and how much work waits.",
+        ["status --config system.toml", "status --redis redis://db1:6379/0 --namespace prod", "status --json"],
+    ),
+    "drain": (
+        "Have processes give their tasks back and end. They stay away until `resume`.",
+        ["drain --config system.toml", "drain planner --supervisor db1-4711", "drain planner.2 --all"],
+    ),
+    "resume": (
+        "Start again what was drained, or has given up.",
+        ["resume --config system.toml", "resume planner --supervisor db1-4711"],
+    ),
+    "restart": (
+        "Replace processes one by one: each successor is ready before its predecessor is drained.",
+        ["restart --config system.toml", "restart planner", "restart planner.2 --timeout 600"],
+    ),
+    "scale": (
+        "Have so many processes of a runner, until the configuration is read again.",
+        ["scale planner 4 --config system.toml"],
+    ),
+    "stop": (
+        "Stop a whole system, and wait for its end. Its tasks are given back, and go on when it is started again.",
+        ["stop --config system.toml", "stop --now --all"],
+    ),
+}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    parser = argparse.ArgumentParser(
-        prog="python -m factorial.supervisor",
-        description="Run a Factorial system: the processes of every runner, under supervision.",
-        epilog="SIGTERM or Ctrl-C once: stop gracefully; twice: stop now.",
-    )
-    parser.add_argument("config", metavar="config.toml", help="the system's configuration")
-    parser.add_argument("--check", action="store_true", help="validate the file and its agents, and start nothing")
-    options = parser.parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        config = SystemConfig.from_toml(options.config)
-        if options.check:
-            runners = plan(config)
-            processes = sum(runner.process_count for runner in runners.values())
-            print(f"{options.config}: good; agents: {', '.join(runners)}; processes: {processes}")
-            return 0
-        log_to_stderr("supervisor")
-        asyncio.run(run_system(config))
+        if words and words[0] in VERBS:
+            return _operate(_verb_parser(words[0]).parse_args(words[1:]), words[0])
+        return _run(_run_parser().parse_args(words))
     except FactorialError as error:
         message = " ".join(str(error).split())
         print(f"factorial: {message}", file=sys.stderr)
         return 2 if isinstance(error, ConfigError) else 1
-    except KeyboardInterrupt:  # before anything was started: from then on it is a request to stop
+    except KeyboardInterrupt:  # once a system runs, it is a request to stop
         return 130
+
+
+class _Parser(argparse.ArgumentParser):
+    """Tells a mistake as we tell all of them."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message}; see {self.prog} --help")
+
+
+def _run_parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog=PROGRAM,
+        description="Run a Factorial system: the processes of every runner, under supervision.",
+        epilog=RUN_HELP.replace("%(prog)s", PROGRAM),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("config", metavar="config.toml", help="the system's configuration")
+    parser.add_argument("--check", action="store_true", help="validate the file and its agents, and start nothing")
+    parser.add_argument("--json", action="store_true", help="with --check: print the runners as JSON")
+    parser.add_argument(
+        "--log-level", default="info", choices=["debug", "info", "warning", "error"],
+        help="of the supervisor and its processes (default: info)",
+    )  # fmt: skip
+    return parser
+
+
+def _verb_parser(verb: str) -> argparse.ArgumentParser:
+    about, examples = VERBS[verb]
+    parser = _Parser(
+        prog=f"{PROGRAM} {verb}",
+        description=about,
+        epilog=VERB_HELP.format(examples="\n".join(f"  {PROGRAM} {example}" for example in examples)),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    if verb in ("drain", "resume", "restart"):
+        parser.add_argument("target", nargs="?", default="", metavar="TARGET", help=TARGET)
+    if verb == "scale":
+        parser.add_argument("runner", metavar="RUNNER", help="the name of its agent")
+        parser.add_argument("processes", metavar="N", type=_count, help="how many processes it is to have, from 1")
+    if verb == "stop":
+        parser.add_argument("--now", action="store_true", help="do not wait for the next step of each task")
+    where = parser.add_argument_group("where the system is")
+    where.add_argument("--config", metavar="FILE", help="the system's configuration; only its [redis] is used")
+    where.add_argument("--redis", metavar="URL", help="the server that holds the mailboxes")
+    where.add_argument("--namespace", metavar="NS", help="its namespace there (default: factorial)")
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument("--supervisor", metavar="NAME", default="", help="this one of several supervisors")
+    if verb == "status":
+        parser.add_argument("--json", action="store_true", help="everything, as JSON")
+    else:
+        which.add_argument("--all", action="store_true", help="all supervisors")
+        parser.add_argument(
+            "--timeout", metavar="SECONDS", type=_seconds, default=120.0,
+            help="how long to wait until it is done (default: 120)",
+        )  # fmt: skip
+    return parser
+
+
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no number of processes: use 1 or more; to rest a runner, drain it"
+        )
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not 0 < seconds <= 86400:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds from 0 to 86400")
+    return seconds
+
+
+def _run(options: argparse.Namespace) -> int:
+    if options.json and not options.check:
+        raise ConfigError("--json goes with --check; for a running system: status --json")
+    if not options.check:
+        as_init()
+    from factorial.supervisor.plan import load_runners
+    from factorial.supervisor.system import run_system
+
+    config = SystemConfig.from_toml(options.config)
+    with naming(options.config):
+        runners = load_runners(config)
+    if options.check:
+        counts = {name: {"agent": one.agent, "processes": one.process_count} for name, one in runners.items()}
+        if options.json:
+            print(dump_json({"runners": counts}).decode())
+        else:
+            processes = sum(runner.process_count for runner in runners.values())
+            print(f"{options.config}: good; agents: {', '.join(runners)}; processes: {processes}")
+        return 0
+    log_to_stderr("supervisor", logging.getLevelNamesMapping()[options.log_level.upper()])
+    asyncio.run(run_system(config, runners, path=options.config))
     return 0
+
+
+def _operate(options: argparse.Namespace, verb: str) -> int:
+    from factorial.supervisor.remote import Selection, give_order, show_status
+
+    redis = _redis(options)
+    if verb == "status":
+        return asyncio.run(show_status(redis, Selection(options.supervisor), as_json=options.json))
+    order: dict[str, Any] = {"verb": verb}
+    for name in ("target", "runner", "processes", "now"):
+        if hasattr(options, name):
+            order[name] = getattr(options, name)
+    return asyncio.run(give_order(redis, Selection(options.supervisor, options.all), order, patience=options.timeout))
+
+
+def _redis(options: argparse.Namespace) -> RedisConfig:
+    """Where the mailboxes are. The agents of a configuration are not imported."""
+    if options.config is None:
+        given = {"url": options.redis, "namespace": options.namespace}
+        return RedisConfig(**{name: value for name, value in given.items() if value is not None})
+    if options.redis is not None or options.namespace is not None:
+        raise ConfigError("--config says where the system is: leave --redis and --namespace out, or --config")
+    return SystemConfig.from_toml(options.config).redis
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import secrets
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -27,6 +27,7 @@ from factorial.config import (
 from factorial.errors import ConfigError
 from factorial.supervisor.lifeline import inside_child
 from factorial.supervisor.logs import log_to_stderr
+from factorial.supervisor.plan import load_runners
 from factorial.supervisor.signals import StopRequests
 from factorial.supervisor.system import run_system
 
@@ -71,7 +72,7 @@ def run_registered(
             )
             companions.append(partial(_run_here, one, supervisor.childrens_grace))
     config = SystemConfig(redis=redis, events=events, supervisor=supervisor, runner=tuple(runners))
-    asyncio.run(run_system(config, companions))
+    asyncio.run(run_system(config, load_runners(config), companions))
 
 
 def _reference(agent: "BaseAgent[Any]") -> str | None:
@@ -110,6 +111,9 @@ class _Lifeline:
 
     def ready(self) -> None:
         log.info("%s is ready", self.process)
+
+    def gauge(self, name: str, read: Callable[[], float]) -> None:
+        """Nobody asks: there is no process of its own."""
 
 
 async def _run_here(one: Registered, grace: float, mailbox: "Mailbox", requests: StopRequests) -> None:

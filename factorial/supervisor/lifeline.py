@@ -3,7 +3,12 @@
 Signals. The child is in a process group of its own, so a Ctrl-C at the terminal reaches the supervisor alone.
 Somebody else may still signal every process (systemd signals all of a unit), and the supervisor's own SIGTERM may
 follow many seconds later, when it is this child's turn. So no repetition counts as a second request: SIGTERM and
-SIGINT, however often, ask to drain, and SIGQUIT is how the supervisor says "leave now".
+SIGINT, however often, ask to drain, and SIGQUIT is how the supervisor says "leave now". SIGHUP means something to the
+supervisor alone; SIGUSR1 has a child write its stacks (`stacks.py`).
+
+A child that is ready beats on its event loop, through the pipe on which it reports: a loop that is blocked is silent.
+Nothing that a child reports may hold it up, so a report goes into the pipe whole, or not at all if nobody has read
+for long.
 
 The supervisor's death is seen by a thread that waits on the pipe from the parent. PR_SET_PDEATHSIG is not used: it
 fires when the parent's *thread* ends, is Linux's alone, and would add nothing; that the parent's pid has changed is
@@ -13,10 +18,12 @@ when its time to stop is over, and ends then in any case.
 
 import asyncio
 import importlib
+import json
 import logging
 import math
 import multiprocessing
 import os
+import select
 import signal
 import sys
 import threading
@@ -29,20 +36,26 @@ from typing import Any
 
 from factorial.errors import FactorialError, SupervisionError
 from factorial.supervisor.logs import log_to_stderr
+from factorial.supervisor.stacks import write_stacks_on_sigusr1
+from factorial.supervisor.streams import name_standard_streams
 
-__all__ = ["LEAVE_SECONDS", "READY", "SIGNALS", "Lifeline", "Orders", "inside_child", "run_child", "serve"]
+__all__ = [
+    "BEAT", "FAILURE", "LEAVE_SECONDS", "READY", "SIGNALS", "Lifeline", "Orders", "inside_child", "run_child", "serve",
+]  # fmt: skip
 
 log = logging.getLogger(__name__)
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1)
 """The signals a child listens to. They are held back from its birth until it does."""
 LEAVE_SECONDS = 5.0
 """How long a child that was told to leave now may take to release what it holds."""
-READY = "ready"
+READY, FAILURE, BEAT = "ready", "failure", "beat"
+"""What a child reports: one of these words; after the second a space and a text, after the third one and a JSON object
+of numbers."""
 
 _LINGER_SECONDS = 2.0
-_REPORT_LIMIT = 1000
-"""Characters of a report: with at most 4 bytes each, a report is written to the pipe in one piece (PIPE_BUF)."""
+_REPORT_LIMIT = select.PIPE_BUF - 4
+"""Bytes of a report: so many are written to a pipe in one piece, with the length that comes first."""
 
 _inside_child = False
 
@@ -61,13 +74,14 @@ class Orders:
     kwargs: Mapping[str, Any]
     reports: Connection
     seconds_to_stop: float
+    beat_every: float
     log_level: int
 
 
 class Lifeline:
     """What ties a child to its supervisor: handed to the target as its first argument."""
 
-    def __init__(self, process: str, reports: Connection) -> None:
+    def __init__(self, process: str, reports: Connection, beat_every: float) -> None:
         self.process = process
         """The unique name of this incarnation of the child."""
         self.draining = asyncio.Event()
@@ -75,15 +89,25 @@ class Lifeline:
         self.leaving = asyncio.Event()
         """Release what is at hand, and return now. `draining` is set as well."""
         self._reports = reports
+        self._beat_every = beat_every
+        self._gauges: dict[str, Callable[[], float]] = {}
+        self._is_ready = False
+        os.set_blocking(reports.fileno(), False)
 
     def ready(self) -> None:
-        """Tell the supervisor that the start has succeeded."""
-        self.report(READY)
+        """Tell the supervisor that the start has succeeded. From now on the event loop beats."""
+        if not self._is_ready:
+            self._is_ready = True
+            self._report(READY)
+            self._beat(asyncio.get_running_loop().time())
 
-    def report(self, text: str) -> None:
-        """Tell the supervisor, if it is still there."""
-        with suppress(OSError):
-            self._reports.send_bytes(text[:_REPORT_LIMIT].encode(errors="replace"))
+    def gauge(self, name: str, read: Callable[[], float]) -> None:
+        """Have every beat carry what `read` gives at the time: a finite number, quickly. The last of a name counts."""
+        self._gauges[name] = read
+
+    def failed(self, why: str) -> None:
+        """Tell the supervisor that the target has failed."""
+        self._report(f"{FAILURE} {why}")
 
     def drain(self) -> None:
         """Ask the target to stop gracefully."""
@@ -93,6 +117,28 @@ class Lifeline:
         """Ask the target to stop at once."""
         self.draining.set()
         self.leaving.set()
+
+    def _beat(self, due: float) -> None:
+        loop = asyncio.get_running_loop()
+        figures = {"lag": round(max(0.0, loop.time() - due), 4), **self._read_gauges()}
+        self._report(f"{BEAT} {json.dumps(figures, separators=(',', ':'))}")
+        due = loop.time() + self._beat_every
+        loop.call_at(due, self._beat, due)
+
+    def _read_gauges(self) -> dict[str, float]:
+        figures = {}
+        for name, read in list(self._gauges.items()):
+            try:
+                figures[name] = read()
+            except Exception:  # code that we do not know: it must not stop the heart
+                log.exception("the gauge %r has failed, and is left out from now on", name)
+                del self._gauges[name]
+        return figures
+
+    def _report(self, text: str) -> None:
+        """Tell the supervisor, if it is still there and listens."""
+        with suppress(OSError):
+            self._reports.send_bytes(text.encode(errors="replace")[:_REPORT_LIMIT])
 
 
 def run_child(unit: Any) -> None:
@@ -111,8 +157,9 @@ def run_child(unit: Any) -> None:
 
 async def serve(orders: Orders) -> int:
     """Run the target as `orders` say, and return the exit code."""
-    lifeline = Lifeline(orders.process, orders.reports)
+    lifeline = Lifeline(orders.process, orders.reports, orders.beat_every)
     log_to_stderr(orders.process, orders.log_level)
+    name_standard_streams(orders.process)
     _listen(lifeline)
     threading.Thread(
         target=_watch_parent, args=(asyncio.get_running_loop(), lifeline, orders.seconds_to_stop), daemon=True
@@ -123,10 +170,10 @@ async def serve(orders: Orders) -> int:
         error = _only_cause(failed)
         if isinstance(error, FactorialError):
             log.error("%s", error)
-            lifeline.report(str(error))
+            lifeline.failed(str(error))
         else:
             log.exception("%s has failed", orders.target)
-            lifeline.report(f"{type(error).__name__}: {error}")
+            lifeline.failed(f"{type(error).__name__}: {error}")
         return 1
     return 0
 
@@ -136,7 +183,13 @@ def _listen(lifeline: Lifeline) -> None:
     loop.add_signal_handler(signal.SIGTERM, lifeline.drain)
     loop.add_signal_handler(signal.SIGINT, lifeline.drain)
     loop.add_signal_handler(signal.SIGQUIT, lifeline.leave)
+    loop.add_signal_handler(signal.SIGHUP, _take_no_notice)
+    write_stacks_on_sigusr1(lifeline.process)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+
+def _take_no_notice() -> None:
+    """Not SIG_IGN, which the programs that tools start would inherit."""
 
 
 def _only_cause(error: Exception) -> Exception:

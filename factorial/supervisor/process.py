@@ -8,18 +8,21 @@
   multiprocessing's sentinel, a pipe which a grandchild may hold open.
 - A child leads a process group of its own (`lifeline.py`). When it has ended, whatever is left of the group, such as
   programs that its tools started, is killed: nobody waits for their results any more.
+- A child's end is classified here, where it is known what it was asked with.
 - Before a signal is sent, psutil makes sure by the start time that the pid is still our child.
 """
 
 import asyncio
+import json
 import logging
 import os
 import secrets
 import signal
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from typing import Any
@@ -29,8 +32,11 @@ import aiomultiprocess.core
 import psutil
 
 from factorial.errors import SupervisionError
-from factorial.supervisor.lifeline import READY, SIGNALS, Orders, run_child, serve
-from factorial.supervisor.spec import ChildSpec
+from factorial.supervisor.health import Figures, pace
+from factorial.supervisor.lifeline import BEAT, FAILURE, READY, SIGNALS, Orders, run_child, serve
+from factorial.supervisor.spec import ChildExit, ChildSpec, ExitReason
+from factorial.supervisor.strategy import classify, signal_name
+from factorial.supervisor.usage import kills_for_memory, usage
 
 __all__ = ["ChildProcess"]
 
@@ -52,16 +58,28 @@ class ChildProcess:
     """
 
     def __init__(self, spec: ChildSpec) -> None:
+        self.spec = spec
         self.process = f"{spec.id}-{secrets.token_hex(3)}"
         self.failure = ""
         """What the child said about why it failed."""
+        self.figures = Figures()
+        """What the latest beat carried, and what `measure` has found."""
+        self.silence = 0.0
+        """Seconds since the latest beat, as `monitor` counts them."""
+        self.asked_with: signal.Signals | None = None
+        """With what it was asked to end: SIGTERM, SIGQUIT, or SIGKILL if it was not asked before it was killed."""
+        self._is_killed = False
+        self._killed_for = ""
+        self._ready_at: float | None = None
+        self._kills_for_memory = kills_for_memory()
         self._loop = asyncio.get_running_loop()
         self._ready: asyncio.Future[None] = self._loop.create_future()
-        self._exit: asyncio.Future[int | None] = self._loop.create_future()
+        self._exit: asyncio.Future[ChildExit] = self._loop.create_future()
         try:
             self._reports = self._start(spec)
             self.pid = int(self._aio.pid)
             self._identity = psutil.Process(self.pid)
+            usage(self._identity)  # what it uses of a processor is counted from here
             self._exit_fd, self._owns_exit_fd = self._open_exit_fd()
         except (OSError, psutil.NoSuchProcess) as refused:
             raise SupervisionError(f"child {spec.id!r} could not be started: {refused}") from refused
@@ -74,30 +92,64 @@ class ChildProcess:
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         return self._ready.done()
 
-    async def exited(self) -> int | None:
-        """Wait for the end of the child and return its exit code, `None` if somebody else took it."""
+    async def exited(self) -> ChildExit:
+        """Wait for the end of the child."""
         return await asyncio.shield(self._exit)
 
     def drain(self) -> None:
         """Ask the child to stop gracefully."""
+        self.asked_with = signal.SIGTERM
         self._send(signal.SIGTERM)
 
     def leave(self) -> None:
         """Ask the child to stop now."""
+        self.asked_with = signal.SIGQUIT
         self._send(signal.SIGQUIT)
 
-    def kill(self) -> None:
-        """End the child and all its descendants with SIGKILL."""
+    def dump(self) -> None:
+        """Have the child write its stacks to standard error, whatever it is doing."""
+        self._send(signal.SIGUSR1)
+
+    def kill(self, why: str = "") -> None:
+        """End the child and all its descendants with SIGKILL.
+
+        `why`: what is wrong with it; its end counts as abnormal. Without, it is how the child is asked to end, unless
+        it was asked before: that it had to be killed then is abnormal, too.
+        """
+        self._is_killed = True
+        self._killed_for = self._killed_for or why
+        if not self._killed_for and self.asked_with is None:
+            self.asked_with = signal.SIGKILL
         with suppress(psutil.NoSuchProcess):
             for process in [self._identity, *self._identity.children(recursive=True)]:
                 with suppress(psutil.NoSuchProcess):
                     process.kill()
 
+    @property
+    def age(self) -> float:
+        """Seconds since it became ready; 0 before."""
+        return 0.0 if self._ready_at is None else self._loop.time() - self._ready_at
+
+    def measure(self, below: Mapping[int, int]) -> None:
+        """Read what the child uses at the moment. `below`: how many processes are below each, by pid."""
+        used = usage(self._identity)
+        self.figures = replace(
+            self.figures, rss=used.rss, cpu=used.cpu, open_files=used.open_files, children=below.get(self.pid)
+        )
+        self._kills_for_memory = kills_for_memory()
+
+    def report(self) -> dict[str, float]:
+        """What is known about it: `rss` in bytes, `cpu` in percent, `open_files`, `children`, the `lag` of its event
+        loop in seconds, `tasks`, and whatever else it measures."""
+        return self.figures.report()
+
     def _start(self, spec: ChildSpec) -> Connection:
         reports: Connection
         reports, childs_end = aiomultiprocess.core.get_context().Pipe(duplex=False)
         log_level = logging.getLogger().getEffectiveLevel()
-        orders = Orders(self.process, spec.target, spec.kwargs, childs_end, spec.seconds_to_stop, log_level)
+        orders = Orders(
+            self.process, spec.target, spec.kwargs, childs_end, spec.seconds_to_stop, pace(spec.health), log_level
+        )
         self._aio = aiomultiprocess.Process(target=serve, args=(orders,), name=self.process, process_target=run_child)
         try:
             with _main_hidden(), _signals_held():
@@ -122,13 +174,17 @@ class ChildProcess:
 
     def _on_report(self) -> None:
         try:
-            text = self._reports.recv_bytes().decode()
+            kind, _, content = self._reports.recv_bytes().decode(errors="replace").partition(" ")
         except (EOFError, OSError):
             self._close_reports()
             return
-        if text != READY:
-            self.failure = text
-        elif not self._ready.done():
+        if kind == BEAT:
+            self.silence = 0.0
+            self.figures = replace(self.figures, gauges=json.loads(content))
+        elif kind == FAILURE:
+            self.failure = content
+        elif kind == READY and not self._ready.done():
+            self._ready_at = self._loop.time()
             self._ready.set_result(None)
 
     def _on_exit(self) -> None:
@@ -149,7 +205,25 @@ class ChildProcess:
             return
         with suppress(ValueError):  # multiprocessing knows no exit code if somebody else took it
             self._aio.close()
-        self._exit.set_result(exitcode)
+        self._exit.set_result(self._classify(exitcode))
+
+    def _classify(self, exitcode: int | None) -> ChildExit:
+        reason, why = classify(exitcode, self.asked_with), ""
+        if self._is_killed and exitcode in (None, -signal.SIGKILL):
+            why = self._killed_for
+        elif exitcode == -signal.SIGKILL:
+            why = self._hint()
+        if why:
+            reason = ExitReason.ABNORMAL
+        asked = self.asked_with is not None
+        return ChildExit(self.spec.id, self.process, self.pid, exitcode, signal_name(exitcode), reason, asked, why)
+
+    def _hint(self) -> str:
+        """Why somebody else may have killed it."""
+        before, now = self._kills_for_memory, kills_for_memory()
+        if before is None or now is None or now <= before:
+            return ""
+        return "memory ran out, it seems (the kernel has just killed a process for that)"
 
     def _kill_group(self) -> None:
         """Kill what the child left in its process group. Not if its pid is another's by now."""

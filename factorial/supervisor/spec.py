@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 from factorial.errors import ConfigError
 
 __all__ = [
-    "AutoShutdown", "ChildExit", "ChildSpec", "ChildType", "ExitReason", "Restart", "Shutdown", "Strategy",
-    "SupervisorFlags", "check_specs",
+    "AutoShutdown", "ChildExit", "ChildSpec", "ChildType", "ExitReason", "HealthLimits", "Restart", "Shutdown", "Spec",
+    "Strategy", "SupervisorFlags", "SupervisorSpec", "check_specs",
 ]  # fmt: skip
 
 E = TypeVar("E", bound=StrEnum)
@@ -93,10 +93,19 @@ class ChildExit:
     signal: str | None
     """The name of the signal that ended it."""
     reason: ExitReason
+    asked: bool = False
+    """We had told it to end."""
+    why: str = ""
+    """More about it: for what it was killed, or why a supervisor gave up."""
+
+    @property
+    def how(self) -> str:
+        """The end in a few words: `SIGKILL`, `exit code 1`, and why."""
+        how = self.signal or (f"exit code {self.exitcode}" if self.exitcode is not None else str(self.reason))
+        return f"{how}: {self.why}" if self.why else how
 
     def __str__(self) -> str:
-        how = f"ended by {self.signal}" if self.signal else f"ended with exit code {self.exitcode}"
-        return f"{self.process} (pid {self.pid}) {how}"
+        return f"{self.process} (pid {self.pid}) ended {'by' if self.signal else 'with'} {self.how}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,9 +118,9 @@ class SupervisorFlags:
     period: float = 5.0
     """Seconds of the sliding window in which restarts are counted."""
     auto_shutdown: AutoShutdown = AutoShutdown.NEVER
-    stop_together: bool = False
-    """Extension: on shutdown ask all children at once (in reverse order) and wait for all of them, so that it takes
-    as long as the slowest and not as long as all in turn. For children that do not need each other."""
+    together: bool = False
+    """Extension: start all children at once, and on shutdown ask all at once, so that either takes as long as the
+    slowest and not as long as all in turn. For children that do not need each other."""
     backoff: float = 0.2
     """Extension: seconds before the second restart of the same child within `period`; each further one doubles
     it. The first restart is immediate."""
@@ -129,8 +138,26 @@ class SupervisorFlags:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HealthLimits:
+    """Extension: beyond what a child is not well, though it has not ended."""
+
+    blocked_after: float = 15.0
+    """Seconds without a beat of its event loop after which it is killed, and started again."""
+    soft_memory: int | None = None
+    """Bytes of resident memory beyond which it is replaced gracefully."""
+    hard_memory: int | None = None
+    """Bytes of resident memory beyond which it is killed, and started again."""
+
+    def __post_init__(self) -> None:
+        _check_seconds("blocked_after", self.blocked_after, positive=True)
+        for name in ("soft_memory", "hard_memory"):
+            if (value := getattr(self, name)) is not None and value <= 0:
+                raise ConfigError(f"{name}={value!r}: use a number of bytes, more than 0")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ChildSpec:
-    """One child: what to start, when to start it again, and how to terminate it."""
+    """A child that is a process: what to start, when to start it again, and how to terminate it."""
 
     id: str
     """Unique within the supervisor. It begins the name of every process that is started for it."""
@@ -141,33 +168,33 @@ class ChildSpec:
     restart: Restart = Restart.PERMANENT
     shutdown: float | Shutdown = 5.0
     """Seconds from SIGTERM to SIGKILL, or a `Shutdown`."""
-    type: ChildType = ChildType.WORKER
     significant: bool = False
     """Its end by itself counts for the supervisor's `auto_shutdown`."""
     start_timeout: float = 30.0
     """Extension: seconds to get ready. A child that is not ready by then is a failed start."""
+    health: HealthLimits = field(default_factory=HealthLimits)
+    """Extension."""
 
     def __post_init__(self) -> None:
-        if not _ID.fullmatch(self.id):
-            raise ConfigError(f"child id {self.id!r}: use 1 to 100 letters, digits, '_', '.' or '-'")
-        where = f"child {self.id!r}: "
+        where = _check_child(self)
         if not _TARGET.fullmatch(self.target):
             raise ConfigError(f"{where}target={self.target!r}: write it as 'module:function'")
         if self.target.startswith("__main__:"):
             raise ConfigError(f"{where}target={self.target!r}: put it in a module that another process can import")
-        object.__setattr__(self, "restart", _one_of(Restart, self.restart, f"{where}restart"))
-        object.__setattr__(self, "type", _one_of(ChildType, self.type, f"{where}type"))
         if isinstance(self.shutdown, str):
             object.__setattr__(self, "shutdown", _one_of(Shutdown, self.shutdown, f"{where}shutdown"))
         else:
             _check_seconds(f"{where}shutdown", self.shutdown)
         _check_seconds(f"{where}start_timeout", self.start_timeout, positive=True)
-        if self.significant and self.restart is Restart.PERMANENT:
-            raise ConfigError(f"{where}significant: a permanent child never ends for good; use transient or temporary")
         try:
             json.dumps(self.kwargs, allow_nan=False)
         except (TypeError, ValueError) as unfit:
             raise ConfigError(f"{where}kwargs must be plain data that another process can be given: {unfit}") from None
+
+    @property
+    def type(self) -> ChildType:
+        """It has no children."""
+        return ChildType.WORKER
 
     @property
     def seconds_to_stop(self) -> float:
@@ -181,7 +208,40 @@ class ChildSpec:
                 return float(seconds)
 
 
-def check_specs(flags: SupervisorFlags, specs: Sequence[ChildSpec]) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SupervisorSpec:
+    """A child that is a supervisor itself, or the root: how it treats its children, and which they are."""
+
+    id: str
+    flags: SupervisorFlags = field(default_factory=SupervisorFlags)
+    children: "tuple[Spec, ...]" = ()
+    restart: Restart = Restart.PERMANENT
+    significant: bool = False
+
+    def __post_init__(self) -> None:
+        _check_child(self)
+        check_specs(self.flags, self.children)
+
+    @property
+    def type(self) -> ChildType:
+        """It has children."""
+        return ChildType.SUPERVISOR
+
+    @property
+    def shutdown(self) -> Shutdown:
+        """It takes the time that its children need."""
+        return Shutdown.INFINITY
+
+    @property
+    def seconds_to_stop(self) -> float:
+        """Each of its children has a limit of its own."""
+        return math.inf
+
+
+Spec = ChildSpec | SupervisorSpec
+
+
+def check_specs(flags: SupervisorFlags, specs: Sequence[Spec]) -> None:
     """Raise `ConfigError` unless the children fit together and fit the supervisor."""
     seen: set[str] = set()
     for spec in specs:
@@ -190,6 +250,17 @@ def check_specs(flags: SupervisorFlags, specs: Sequence[ChildSpec]) -> None:
         seen.add(spec.id)
         if spec.significant and flags.auto_shutdown is AutoShutdown.NEVER:
             raise ConfigError(f"child {spec.id!r}: significant means nothing while auto_shutdown is 'never'")
+
+
+def _check_child(spec: Spec) -> str:
+    """What holds for every kind of child. Gives how messages about this one begin."""
+    if not _ID.fullmatch(spec.id):
+        raise ConfigError(f"child id {spec.id!r}: use 1 to 100 letters, digits, '_', '.' or '-'")
+    where = f"child {spec.id!r}: "
+    object.__setattr__(spec, "restart", _one_of(Restart, spec.restart, f"{where}restart"))
+    if spec.significant and spec.restart is Restart.PERMANENT:
+        raise ConfigError(f"{where}significant: a permanent child never ends for good; use transient or temporary")
+    return where
 
 
 def _one_of(kind: type[E], value: str, name: str) -> E:

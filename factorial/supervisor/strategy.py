@@ -11,17 +11,12 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from factorial.supervisor.intensity import RestartWindow, restart_delay
-from factorial.supervisor.spec import (
-    AutoShutdown,
-    ChildSpec,
-    ExitReason,
-    Restart,
-    Strategy,
-    SupervisorFlags,
-    check_specs,
-)
+from factorial.supervisor.spec import AutoShutdown, ExitReason, Restart, Spec, Strategy, SupervisorFlags, check_specs
 
-__all__ = ["Decision", "Finish", "GiveUp", "LeaveEnded", "RestartChildren", "Supervision", "classify", "signal_name"]
+__all__ = [
+    "ChildState", "Decision", "Finish", "GiveUp", "LeaveEnded", "RestartChildren", "Supervision", "classify",
+    "signal_name",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,55 +48,112 @@ class GiveUp:
 Decision = LeaveEnded | RestartChildren | Finish | GiveUp
 
 
-class _State(Enum):
+class ChildState(Enum):
+    """Where a child stands, by the rules."""
+
     NOT_STARTED = auto()
     RUNNING = auto()
     RESTARTING = auto()
+    SUSPENDED = auto()
     ENDED = auto()
 
 
 class Supervision:
     """The children of one supervisor, in the order in which they start, and the rules for their ends.
 
-    A group restart counts once, and so does a failed attempt to restart. On shutdown the
-    children are terminated in the reverse of `start_order`.
+    A group restart counts once, and so does a failed attempt to restart.
     """
 
     def __init__(
-        self, flags: SupervisorFlags, specs: Iterable[ChildSpec] = (), jitter: Callable[[], float] = random.random
+        self, flags: SupervisorFlags, specs: Iterable[Spec] = (), jitter: Callable[[], float] = random.random
     ) -> None:
-        self.flags = flags
+        self._flags = flags
         self._jitter = jitter
-        self._specs: dict[str, ChildSpec] = {}
-        self._states: dict[str, _State] = {}
+        self._specs: dict[str, Spec] = {}
+        self._states: dict[str, ChildState] = {}
         self._restarts = RestartWindow(flags.period)
         self._restarts_of: dict[str, RestartWindow] = {}
         for spec in specs:
             self.add(spec)
 
-    def add(self, spec: ChildSpec) -> None:
+    @property
+    def flags(self) -> SupervisorFlags:
+        """How the children are treated. Setting it is an extension: from then on, restarts are counted anew."""
+        return self._flags
+
+    @flags.setter
+    def flags(self, flags: SupervisorFlags) -> None:
+        if flags != self._flags:
+            self._flags = flags
+            self._restarts = RestartWindow(flags.period)
+            self._restarts_of.clear()
+
+    def add(self, spec: Spec) -> None:
         """A further child, which comes last in the order. Raises `ConfigError` if it does not fit the others."""
         check_specs(self.flags, [*self._specs.values(), spec])
         self._specs[spec.id] = spec
-        self._states[spec.id] = _State.NOT_STARTED
+        self._states[spec.id] = ChildState.NOT_STARTED
 
     def remove(self, child_id: str) -> None:
         """Forget a child."""
         del self._specs[child_id], self._states[child_id]
         self._restarts_of.pop(child_id, None)
 
-    def spec(self, child_id: str) -> ChildSpec:
+    def __contains__(self, child_id: str) -> bool:
+        return child_id in self._specs
+
+    def spec(self, child_id: str) -> Spec:
         """The specification of a child."""
         return self._specs[child_id]
+
+    def revise(self, spec: Spec) -> None:
+        """Extension: from now on the child of this id is as `spec` says."""
+        check_specs(self.flags, [spec if spec.id == other.id else other for other in self._specs.values()])
+        self._specs[spec.id] = spec
+
+    def reorder(self, child_ids: Iterable[str]) -> None:
+        """Extension: the children start in this order from now on; those that are not named come last."""
+        first = dict.fromkeys(child_id for child_id in child_ids if child_id in self._specs)
+        self._specs = {child_id: self._specs[child_id] for child_id in {**first, **self._specs}}
+
+    def state(self, child_id: str) -> ChildState:
+        """Where the child stands."""
+        return self._states[child_id]
+
+    def restarts(self, now: float) -> int:
+        """How many restarts there were within the period."""
+        return self._restarts.count(now)
+
+    def restarts_of(self, child_id: str, now: float) -> int:
+        """How many of them this child has caused."""
+        return self._restarts_of[child_id].count(now) if child_id in self._restarts_of else 0
 
     @property
     def start_order(self) -> tuple[str, ...]:
         """All children, in the order in which they start."""
         return tuple(self._specs)
 
+    @property
+    def shutdown_order(self) -> tuple[tuple[str, ...], ...]:
+        """How the children are terminated: those of one group at once, and one group after the other.
+
+        In reverse order, one by one; children without an order, at once.
+        """
+        ids = tuple(reversed(self._specs))
+        if self.flags.together or self.flags.strategy is Strategy.SIMPLE_ONE_FOR_ONE:
+            return (ids,)
+        return tuple((child_id,) for child_id in ids)
+
     def started(self, child_id: str) -> None:
         """The child is up and ready."""
-        self._states[child_id] = _State.RUNNING
+        self._states[child_id] = ChildState.RUNNING
+
+    def suspend(self, child_id: str) -> None:
+        """The child is terminated and kept (OTP's `terminate_child`) until it is `started` again.
+
+        Unlike in OTP a group restart does not start it: somebody wants it to rest.
+        """
+        self._states[child_id] = ChildState.SUSPENDED
 
     def ended(self, child_id: str, reason: ExitReason, now: float) -> Decision:
         """The child has ended without having been told to."""
@@ -115,7 +167,7 @@ class Supervision:
         """An attempt to restart the child has failed: it is tried again, and counts."""
         return self._restart(child_id, now)
 
-    def _is_restarted(self, spec: ChildSpec, reason: ExitReason) -> bool:
+    def _is_restarted(self, spec: Spec, reason: ExitReason) -> bool:
         match spec.restart:
             case Restart.PERMANENT:
                 return True
@@ -125,7 +177,7 @@ class Supervision:
                 return False
 
     def _restart(self, child_id: str, now: float) -> RestartChildren | GiveUp:
-        self._states[child_id] = _State.RESTARTING
+        self._states[child_id] = ChildState.RESTARTING
         restarts = self._restarts.add(now)
         if restarts > self.flags.intensity:
             return GiveUp(restarts)
@@ -133,9 +185,9 @@ class Supervision:
         for other in terminate:
             if self._specs[other].restart is Restart.TEMPORARY:
                 self.remove(other)
-        start = self._concerned(child_id)
+        start = tuple(other for other in self._concerned(child_id) if self._states[other] is not ChildState.SUSPENDED)
         for other in start:
-            self._states[other] = _State.RESTARTING
+            self._states[other] = ChildState.RESTARTING
         return RestartChildren(terminate, start, self._delay(child_id, now))
 
     def _concerned(self, child_id: str) -> tuple[str, ...]:
@@ -153,7 +205,7 @@ class Supervision:
                 return ids[ids.index(child_id) :]
 
     def _is_up(self, child_id: str) -> bool:
-        return self._states[child_id] is _State.RUNNING
+        return self._states[child_id] is ChildState.RUNNING
 
     def _delay(self, child_id: str, now: float) -> float:
         nth = self._restarts_of.setdefault(child_id, RestartWindow(self.flags.period)).add(now)
@@ -162,18 +214,18 @@ class Supervision:
             intensity=self.flags.intensity, period=self.flags.period, jitter=self._jitter(),
         )  # fmt: skip
 
-    def _settle(self, spec: ChildSpec) -> None:
+    def _settle(self, spec: Spec) -> None:
         """The child has ended for good: a temporary one is forgotten, and so is an instance of a simple supervisor."""
         if spec.restart is Restart.TEMPORARY or self.flags.strategy is Strategy.SIMPLE_ONE_FOR_ONE:
             self.remove(spec.id)
         else:
-            self._states[spec.id] = _State.ENDED
+            self._states[spec.id] = ChildState.ENDED
 
     def _is_finished(self) -> bool:
         """Whether the end of a significant child, which has just been noted, ends the supervisor."""
         if self.flags.auto_shutdown is AutoShutdown.ANY_SIGNIFICANT:
             return True
-        alive = (_State.RUNNING, _State.RESTARTING)
+        alive = (ChildState.RUNNING, ChildState.RESTARTING, ChildState.SUSPENDED)
         return not any(spec.significant and self._states[spec.id] in alive for spec in self._specs.values())
 
 

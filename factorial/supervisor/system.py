@@ -1,118 +1,185 @@
-"""From a `SystemConfig` to a running supervision tree: where mailbox, agents and processes are put together.
+"""A running system: where mailbox, tree, signals, orders and health are put together.
 
-`plan` validates without starting anything. `run_system` opens the mailbox, which proves that the server will do and is
-there to release what a dead process held, and then runs the tree.
+`run_system` opens the mailbox, which proves that the server will do and is there to release what a dead process held,
+runs the tree, and beside it what looks after it:
+
+    the monitor         the health of the processes           (monitor.py)
+    the ear             orders and reports, through Redis     (orders.py)
+    the signals         SIGHUP reloads, SIGUSR1 dumps         (signals.py)
+    the service manager systemd is told how we are            (notify.py)
 
 A child of a system with `embedded:DIR` is given that URL and attaches to the server by itself, as we do here: should
 the supervisor be killed, the last child to leave stops the server.
 """
 
 import asyncio
+import faulthandler
 import logging
-from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING
+import re
+import secrets
+import socket
+import sys
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-from factorial.config import RunnerConfig, SystemConfig, as_mapping
-from factorial.errors import ConfigError, MailboxError
+from factorial.config import SystemConfig
+from factorial.errors import FactorialError, MailboxError
+from factorial.supervisor.monitor import Monitor
+from factorial.supervisor.notify import ServiceManager
+from factorial.supervisor.operations import Operator
+from factorial.supervisor.orders import obey
+from factorial.supervisor.plan import Runners, tree_spec
 from factorial.supervisor.process import ChildProcess
 from factorial.supervisor.signals import StopRequests, stop_requests
-from factorial.supervisor.spec import ChildExit, ChildSpec, Strategy, SupervisorFlags
+from factorial.supervisor.spec import ChildExit
+from factorial.supervisor.stacks import of_tasks
+from factorial.supervisor.status import Subject, draw
 from factorial.supervisor.tree import Tree
 
 if TYPE_CHECKING:
     from factorial.mailbox import Mailbox
+    from factorial.mailbox.lease import Cause
 
-__all__ = ["Companion", "child_specs", "plan", "run_system"]
+__all__ = ["Companion", "blame", "run_system"]
 
 log = logging.getLogger(__name__)
 
 Companion = Callable[["Mailbox", StopRequests], Coroutine[None, None, None]]
 
-RUNNER_TARGET = "factorial.actors.runner:run_process"
-START_TIMEOUT = 60.0
-"""Seconds for a process to import its agent, connect, and get ready."""
+_FROM_OUTSIDE = ("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT")
 
 
-def plan(config: SystemConfig) -> dict[str, RunnerConfig]:
-    """The runners by the names of their agents, each of which has been imported. Raises `ConfigError`."""
-    from factorial.agent.load import load_agent
+async def run_system(
+    config: SystemConfig, runners: Runners, companions: Sequence[Companion] = (), *, path: str | None = None
+) -> None:
+    """Run the whole system until it is asked to stop. Raises a `FactorialError` that says why it could not go on.
 
-    runners: dict[str, RunnerConfig] = {}
-    for runner in config.runner:
-        agent = load_agent(runner.agent)
-        agent.check_ready()
-        name = agent.name
-        if name in runners:
-            raise ConfigError(
-                f"two runners have an agent named {name!r} ({runners[name].agent} and {runner.agent}): "
-                "merge them, or give one agent another name=..."
-            )
-        runners[name] = runner
-    return runners
-
-
-def flags(config: SystemConfig) -> SupervisorFlags:
-    """The supervisor's flags. Runners that are restarted one for one do not need each other: they stop together."""
-    supervisor = config.supervisor
-    return SupervisorFlags(
-        strategy=Strategy(supervisor.strategy),
-        intensity=supervisor.intensity,
-        period=supervisor.period,
-        stop_together=supervisor.strategy == "one_for_one",
-    )
-
-
-def child_specs(config: SystemConfig, runners: dict[str, RunnerConfig]) -> Sequence[ChildSpec]:
-    """One child for each process of each runner: `weather.1`, `weather.2`, ..."""
-    redis = replace(config.redis, url=config.redis.resolved_url)
-    return [
-        ChildSpec(
-            id=f"{name}.{number}",
-            target=RUNNER_TARGET,
-            kwargs={
-                "runner": as_mapping(runner),
-                "redis": as_mapping(redis),
-                "events": as_mapping(config.events),
-                "grace": config.supervisor.childrens_grace,
-            },
-            shutdown=config.supervisor.grace,
-            start_timeout=START_TIMEOUT,
-        )
-        for name, runner in runners.items()
-        for number in range(1, runner.process_count + 1)
-    ]
-
-
-async def run_system(config: SystemConfig, companions: Sequence[Companion] = ()) -> None:
-    """Run the whole system until SIGTERM or SIGINT. Raises a `FactorialError` that says why it could not go on.
-
-    `companions` run in this process, beside the tree; when one of them ends, all of it does.
+    `runners`: those of `config`, loaded. `companions` run in this process, beside the tree; when one of them ends, all
+    of it does. `path` is the file that `config` comes from: it is read again on SIGHUP.
     """
-    specs = child_specs(config, plan(config))
+    spec = tree_spec(config, runners)
+    manager = ServiceManager()
     from factorial.mailbox import Mailbox
 
     with stop_requests() as requests:
         mailbox = await Mailbox.open(config.redis, config.events)
-
-        async def release(exit: ChildExit) -> None:
-            try:
-                released = await mailbox.release_process(exit.process)
-            except MailboxError as unreachable:
-                log.warning("the tasks of %s go on when its lease is over: %s", exit.process, unreachable)
-                return
-            if released:
-                log.info("released %d tasks that %s held", released, exit.process)
-
         try:
-            tree = Tree(flags(config), specs, launch=ChildProcess, on_exit=release)
-            beside = [asyncio.create_task(companion(mailbox, requests)) for companion in companions]
-            for task in beside:
-                task.add_done_callback(lambda _: requests.graceful.set())
-            try:
-                await tree.run(requests.graceful, requests.now)
-            finally:
-                requests.graceful.set()
-                await asyncio.gather(*beside)
+            changed = asyncio.Event()
+            tree = Tree(spec, launch=ChildProcess, on_exit=partial(_release, mailbox), on_change=changed.set)
+            name = f"{re.sub('[^A-Za-z0-9_.-]', '-', socket.gethostname())[:100]}-{secrets.token_hex(3)}"
+            operator = Operator(name, config, runners, tree, requests, path, changed)
+            monitor = Monitor(partial(_processes, tree), operator.replace)
+            with _beside(
+                monitor.run(),
+                obey(operator, mailbox, name),
+                manager.reassure(),
+                _announce(tree, requests, manager),
+                _on_each(requests.reload, partial(_reload, operator, manager)),
+                _on_each(requests.dump, partial(_dump, operator, tree)),
+            ) as beside:
+                await _run(tree, requests, [companion(mailbox, requests) for companion in companions])
+            await asyncio.wait(beside)
         finally:
             await mailbox.close()
+
+
+async def _run(tree: Tree, requests: StopRequests, companions: Sequence[Coroutine[None, None, None]]) -> None:
+    tasks = [asyncio.create_task(companion) for companion in companions]
+    for task in tasks:
+        task.add_done_callback(lambda _: requests.graceful.set())
+    try:
+        await tree.run(requests.graceful, requests.now)
+    finally:
+        requests.graceful.set()
+        await asyncio.gather(*tasks)
+
+
+@contextmanager
+def _beside(*coroutines: Coroutine[None, None, Any]) -> Iterator[list[asyncio.Task[Any]]]:
+    """Run these as long as the block does. None of them may end supervision: what one of them raises is logged."""
+    tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
+    for task in tasks:
+        task.add_done_callback(_tell_failure)
+    try:
+        yield tasks
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+def _tell_failure(task: "asyncio.Task[Any]") -> None:
+    if not task.cancelled() and (error := task.exception()):
+        log.error("a part of the supervisor has failed, the tree goes on without it", exc_info=error)
+
+
+async def _on_each(event: asyncio.Event, react: Callable[[], Awaitable[None]]) -> None:
+    while True:
+        await event.wait()
+        event.clear()
+        await react()
+
+
+async def _announce(tree: Tree, requests: StopRequests, manager: ServiceManager) -> None:
+    await tree.started.wait()
+    count = sum(1 for _ in tree.workers())
+    log.info("all %d children are ready", count)
+    manager.ready(f"{count} processes")
+    await requests.graceful.wait()
+    manager.stopping()
+
+
+async def _reload(operator: Operator, manager: ServiceManager) -> None:
+    log.info("reloading, as asked for by SIGHUP")
+    manager.reloading()
+    try:
+        outcome = await operator.reload()
+    except FactorialError as refused:
+        outcome = f"not reloaded: {' '.join(str(refused).split())}"
+        log.error("%s", outcome)
+    else:
+        log.info("%s", outcome)
+    manager.ready(outcome)
+
+
+async def _dump(operator: Operator, tree: Tree) -> None:
+    """Write the tree and all stacks to standard error: ours, and those of every process, one after the other."""
+    tasks = of_tasks("supervisor", asyncio.get_running_loop())
+    print(draw([Subject(operator.report(), 0.0, False)], {}), tasks, sep="\n", file=sys.stderr, flush=True)
+    faulthandler.dump_traceback(sys.stderr, all_threads=True)
+    for member in tree.workers():
+        if isinstance(member.child, ChildProcess):
+            member.child.dump()
+            await asyncio.sleep(0.1)  # so that they do not write into each other's lines
+
+
+def _processes(tree: Tree) -> list[ChildProcess]:
+    return [member.child for member in tree.workers() if isinstance(member.child, ChildProcess)]
+
+
+async def _release(mailbox: "Mailbox", exit: ChildExit) -> None:
+    """Have others go on at once with what the process held."""
+    cause = blame(exit)
+    try:
+        released = await mailbox.release_process(exit.process, cause)
+    except MailboxError as unreachable:
+        log.warning("the tasks of %s go on when its lease is over: %s", exit.process, unreachable)
+        return
+    if released:
+        log.info("released %d tasks that %s held (%s)", released, exit.process, cause)
+
+
+def blame(exit: ChildExit) -> "Cause":
+    """What the end of a process says about the tasks that it held.
+
+    Who was asked to end proves nothing, whatever became of it. A signal that others send says little. An exit by
+    itself, a crash, and a kill for its health are the doing of something that was executed there.
+    """
+    from factorial.mailbox.lease import Cause
+
+    if exit.asked:
+        return Cause.LEFT
+    if not exit.why and (exit.signal in _FROM_OUTSIDE or exit.exitcode is None):
+        return Cause.KILLED
+    return Cause.CRASHED

@@ -7,6 +7,7 @@ The script is that of issue-sized work: so many turns of two tools each, then an
 import asyncio
 import json
 import os
+import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from openai.types.chat import ChatCompletion
 
 DIARY = "CHAOS_DIARY"
+HASTE = "CHAOS_HASTE"
 
 
 class WorkContext(AgentContext):
@@ -30,6 +32,9 @@ class WorkContext(AgentContext):
     turns: int = 5
     model_seconds: float = 0.05
     tool_seconds: float = 0.05
+    long_turn: int = -1
+    """The turn in which the model takes `long_seconds`, unless CHAOS_HASTE is set."""
+    long_seconds: float = 30.0
     notes: list[str] = Field(default_factory=list)
 
 
@@ -83,12 +88,41 @@ class Worker(BaseAgent[WorkContext]):
         )
 
     async def completion(self, agent_ctx: WorkContext, messages: list[dict[str, Any]]) -> "ChatCompletion":
+        is_long = agent_ctx.turn == agent_ctx.long_turn and HASTE not in os.environ
         with witnessed("model", agent_ctx.turn):
-            await asyncio.sleep(agent_ctx.model_seconds)
+            await asyncio.sleep(agent_ctx.long_seconds if is_long else agent_ctx.model_seconds)
             return await super().completion(agent_ctx, messages)
 
 
 work = Worker()
+
+
+class HarmContext(AgentContext):
+    """What the task's tool does to the process that it is executed in."""
+
+    harm: str = ""
+    seconds: float = 0.3
+
+
+async def do(agent_ctx: HarmContext) -> str:
+    """Wait a moment, and then do harm, or nothing."""
+    with witnessed("do", agent_ctx.turn):
+        await asyncio.sleep(agent_ctx.seconds)
+        match agent_ctx.harm:
+            case "be killed":
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "crash":
+                os.kill(os.getpid(), signal.SIGSEGV)
+            case "exit":
+                os._exit(7)
+            case "block":
+                time.sleep(3600)  # noqa: ASYNC251  # this is the blocking line
+        return "done"
+
+
+harm = BaseAgent[HarmContext](
+    name="harm", tools=[do], context_class=HarmContext, model=ScriptedModel([call("do"), say("well")])
+)
 
 
 class OddContext(AgentContext):

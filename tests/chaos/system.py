@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -33,23 +34,36 @@ class System:
         self.process: asyncio.subprocess.Process
         self._starts = 0
 
-    def configure(self, *, processes: int = 2, heartbeat: float = 0.5, grace: float = 8.0) -> None:
-        """Write the configuration. One slot per worker, so that tasks spread over the processes."""
+    def configure(
+        self,
+        *,
+        processes: int = 2,
+        heartbeat: float = 0.5,
+        grace: float = 8.0,
+        workers: int = 6,
+        batch_size: int = 1,
+        agent: str = "work",
+        supervisor: str = "intensity = 100",
+        more: str = "",
+    ) -> None:
+        """Write the configuration. One slot per worker, so that tasks spread over the processes. `more` is TOML of the
+        runner, and of what comes after it."""
         self.config.write_text(f"""
 [redis]
 url = "{self.url}"
 namespace = "{self.namespace}"
 [supervisor]
 grace = {grace}
-intensity = 100
+{supervisor}
 [[runner]]
-agent = "tests.chaos.agents:work"
+agent = "tests.chaos.agents:{agent}"
 processes = {processes}
-worker = {{ workers = 6, batch_size = 1, heartbeat_interval = {heartbeat}, missed_heartbeats = 2 }}
+worker = {{ workers = {workers}, batch_size = {batch_size}, heartbeat_interval = {heartbeat}, missed_heartbeats = 2 }}
 maintenance = {{ interval = 0.25 }}
+{more}
 """)
 
-    async def start(self, *program: str) -> None:
+    async def start(self, *program: str, **environment: str) -> None:
         """Start it, or another program that runs a system, and wait until all processes are ready."""
         program = program or ("-m", "factorial.supervisor", str(self.config))
         self._starts += 1
@@ -57,7 +71,7 @@ maintenance = {{ interval = 0.25 }}
             self.process = await asyncio.create_subprocess_exec(
                 sys.executable, *program,
                 stderr=stderr, cwd=self.directory, start_new_session=True,
-                env={**os.environ, "PYTHONPATH": str(ROOT), DIARY: str(self.diary)},
+                env={**os.environ, "PYTHONPATH": str(ROOT), DIARY: str(self.diary), **environment},
             )  # fmt: skip
         await self.logs("children are ready", self._starts)
 
@@ -84,10 +98,10 @@ maintenance = {{ interval = 0.25 }}
         payload = WorkContext(query=str(turns), **work_to_do)
         return await self.orchestrator.enqueue_task(work, owner_id=OWNER, payload=payload)
 
-    async def status(self, task: Task[WorkContext]) -> str:
+    async def status(self, task: Task[Any]) -> str:
         return str(await self.orchestrator.get_task_status(task.id))
 
-    async def finished(self, task: Task[WorkContext], timeout: float = 20.0) -> dict[str, Any]:
+    async def finished(self, task: Task[Any], timeout: float = 20.0) -> dict[str, Any]:
         """Wait for the end of the task, and return all that is stored."""
         final = ("completed", "failed", "cancelled")
 
@@ -120,16 +134,40 @@ maintenance = {{ interval = 0.25 }}
                 if event["turn"] == turn:
                     return
 
-    def lines(self, task: Task[WorkContext], **wanted: Any) -> list[dict[str, Any]]:
-        """What the witness saw of a task."""
+    def witness(self) -> list[dict[str, Any]]:
+        """All that the witness saw, in order."""
         text = self.diary.read_text() if self.diary.exists() else ""
-        found = [json.loads(line) for line in text.splitlines() if line.endswith("}")]
+        return [json.loads(line) for line in text.splitlines() if line.endswith("}")]
+
+    def lines(self, task: Task[Any], **wanted: Any) -> list[dict[str, Any]]:
+        """What the witness saw of a task."""
         return [
-            line for line in found
+            line for line in self.witness()
             if line["task"] == task.id and all(line[name] == value for name, value in wanted.items())
         ]  # fmt: skip
 
-    async def sees(self, task: Task[WorkContext], timeout: float = 15.0, **wanted: Any) -> dict[str, Any]:
+    async def held(self) -> dict[str, int]:
+        """How many tasks each ready process holds at the moment."""
+        mailbox = await self.orchestrator._mailbox()
+        names = [name.decode() for name in await mailbox.connection.execute("ZRANGE", mailbox.keys.prefix + "P", 0, -1)]
+        counts = [await mailbox.connection.execute("SCARD", mailbox.keys.held(name)) for name in names]
+        return dict(zip(names, counts, strict=True))
+
+    async def statuses(self, tasks: Sequence[Task[Any]]) -> Counter[str]:
+        """How many of the tasks have which status."""
+        return Counter(map(str, await asyncio.gather(*(self.orchestrator.get_task_status(task.id) for task in tasks))))
+
+    async def all_end(self, tasks: Sequence[Task[Any]], timeout: float = 60.0) -> list[dict[str, Any]]:
+        """Wait for the end of all the tasks, and return what is stored of them."""
+
+        async def are_final() -> bool:
+            return set(await self.statuses(tasks)) <= {"completed", "failed", "cancelled"}
+
+        await wait_until(are_final, timeout, f"the end of {len(tasks)} tasks; log: {self.log}")
+        data = await asyncio.gather(*(self.orchestrator.get_task_data(task.id) for task in tasks))
+        return [each for each in data if each is not None]
+
+    async def sees(self, task: Task[Any], timeout: float = 15.0, **wanted: Any) -> dict[str, Any]:
         """Wait until the witness has seen this."""
         seen = await wait_until(lambda: self.lines(task, **wanted), timeout, f"the witness to see {wanted}")
         return dict(seen[0])

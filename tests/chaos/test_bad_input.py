@@ -43,12 +43,12 @@ MISTAKES = [
     Mistake(
         "unknown key",
         runner() + "[runner.worker]\nworker = 3\n",
-        ("system.toml", "unknown key 'runner.0.worker.worker'", "did you mean 'workers'?"),
+        ("system.toml", "[[runner]] 1: unknown key 'worker.worker'", "did you mean 'workers'?"),
     ),
     Mistake(
         "value out of bounds",
         runner() + "[runner.worker]\nbatch_size = 0\n",
-        ("system.toml", "'runner.0.worker.batch_size'", "greater than or equal to 1"),
+        ("system.toml", "[[runner]] 1: 'worker.batch_size'", "greater than or equal to 1"),
     ),
     Mistake(
         "module missing", runner("no_such:agent"), ("'no_such:agent'", "there is no module 'no_such'", "PYTHONPATH")

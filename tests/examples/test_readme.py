@@ -4,6 +4,7 @@ Real: the processes, the supervisor, the embedded Valkey, its data on disk. Not 
 README's own script, and `railway`, a booking service that the README leaves to its reader.
 """
 
+import json
 import os
 import re
 import shutil
@@ -90,7 +91,7 @@ async def test_the_system_from_toml_answers_as_shown(folder: Path) -> None:
     run(folder, "-m", "factorial.supervisor", "system.toml", "--check")
     with system(folder, "-m", "factorial.supervisor", "system.toml") as log:
         await wait_until(lambda: "is ready" in log.read_text(), timeout=30, message="a process is ready")
-        [shown] = [text for kind, text in BLOCKS if kind == "text"]
+        shown = next(text for kind, text in BLOCKS if kind == "text")
         assert run(folder, "ask.py") == shown
 
 
@@ -139,11 +140,11 @@ def _settings(kind: Any, path: str) -> Iterator[tuple[str, str, str]]:
             yield from _settings(inner, place)
             continue
         bare = "" if one.default in (MISSING, None) else _toml(one.default)
-        yield (f"[[{path}]]" if path == "runner" else f"[{path}]", one.name, bare)
+        yield (f"[[{path}]]" if path in ("runner", "group") else f"[{path}]", one.name, bare)
 
 
 def _toml(value: Any) -> str:
-    return f'"{value}"' if isinstance(value, str) else str(value)
+    return json.dumps(value)
 
 
 def test_the_messages_in_the_table_of_troubles_are_those_of_the_code() -> None:

@@ -1,11 +1,13 @@
 """Reads a whole namespace and asserts what must be true of it at any moment, whatever has happened.
 
-    1  every run is in exactly one of ready, held, due, ended
+    1  every run is in exactly one of ready, suspects, held, due, ended
     2  the count of an owner's active runs is the number of its runs that have not ended
-    3  something ready => a wake token is there (only where `quiet`: nobody is just about to use one)
+    3  something ready => a wake token is there (only where `quiet`: nobody is just about to use one); suspects wait
+       => it is there, or it was dropped by a process that cannot take them and puts it back when it can
     4  nothing is left of ended runs but what can be read of them
     5  what a process is said to hold, and what its runs say of their holder, agree
     6  nothing is left of runs that are gone
+    7  a process holds one suspect at the most, and it is noted which
 
 It reads key by key, so call it when nothing moves.
 """
@@ -15,7 +17,7 @@ from typing import Any
 
 from factorial.mailbox.connect import Commands
 
-__all__ = ["assert_invariants", "contents"]
+__all__ = ["assert_invariants", "contents", "is_suspect"]
 
 FINAL = {"completed", "failed", "cancelled"}
 Contents = dict[str, dict[str, Any]]
@@ -61,7 +63,7 @@ def _paired(flat: list[bytes]) -> dict[str, str]:
 async def assert_invariants(commands: Commands, namespace: str, *, quiet: bool = False) -> None:
     """Fail with a list of what is wrong in `namespace`."""
     found = await contents(commands, namespace)
-    violations = [*_places(found), *_counts(found), *_holders(found), *_leftovers(found)]
+    violations = [*_places(found), *_counts(found), *_holders(found), *_suspects(found), *_leftovers(found)]
     if quiet:
         violations += _wake_tokens(found)
     assert not violations, "\n".join(violations)
@@ -73,13 +75,14 @@ def _places(found: Contents) -> list[str]:
         status, agent = run["status"], run["agent"]
         places = {
             "queued": int(run_id in found["q"].get(agent, [])),
+            "suspects": found["u"].get(agent, []).count(run_id),
             "backoff": sum(run_id in due for due in found["z"].values()),
             "processing": sum(run_id in held for held in found["h"].values()),
             "ended": sum(run_id in ended for ended in found["t"].values()),
         }
         if status != "queued":
             places["queued"] = 0  # an entry that a cancelled run left in the queue is skipped by the next claim
-        expected = "ended" if status in FINAL else status
+        expected = "ended" if status in FINAL else "suspects" if status == "queued" and is_suspect(run) else status
         if places != {place: int(place == expected) for place in places}:
             violations.append(f"run {run_id} is {status}, and found in {places}")
         if status in FINAL and run_id not in found["t"].get(f"{agent}:{status}", {}):
@@ -110,6 +113,31 @@ def _holders(found: Contents) -> list[str]:
     return violations
 
 
+def is_suspect(run: dict[str, str]) -> bool:
+    """Whether two or more processes crashed while they held the run, since it last finished a step."""
+    return int(run.get("crashes", 0)) >= 2
+
+
+def _suspects(found: Contents) -> list[str]:
+    violations = []
+    for process in {*found["h"], *found["y"]}:
+        held = [run_id for run_id in found["h"].get(process, ()) if is_suspect(found["r"][run_id])]
+        noted = found["y"].get(process, {}).get("suspect")
+        if held != ([noted] if noted else []):
+            violations.append(f"process {process} holds the suspects {held}, and {noted} is noted")
+    for agent, processes in found["v"].items():
+        violations += [
+            f"{process} passed on a token of {agent}, and has room for a suspect"
+            for process in processes
+            if "suspect" not in found["y"].get(process, {})
+        ]
+    for run_id, run in found["r"].items():
+        recoveries, crashes, strikes = (int(run.get(name, 0)) for name in ("recoveries", "crashes", "strikes"))
+        if max(crashes, strikes) > recoveries:
+            violations.append(f"run {run_id}: {recoveries} recoveries, {crashes} crashes, {strikes} strikes")
+    return violations
+
+
 def _leftovers(found: Contents) -> list[str]:
     violations = []
     names = {"j": "journal", "m": "mail", "d": "ids of accepted mail"}
@@ -128,4 +156,8 @@ def _wake_tokens(found: Contents) -> list[str]:
         f"runs of {agent} are ready, and there is no wake token"
         for agent, ready in found["q"].items()
         if any(statuses.get(run_id) == "queued" for run_id in ready) and not found["k"].get(agent)
+    ] + [
+        f"suspects of {agent} wait, and nobody will hear of it"
+        for agent in found["u"]
+        if not found["k"].get(agent) and not found["v"].get(agent)
     ]

@@ -134,7 +134,7 @@ async def test_the_url_chooses_the_database(redis_url: str, namespace: str) -> N
     ("url", "message"),
     [
         ("http://localhost", "redis://, rediss://, unix://"),
-        ("redis://:hunter2@localhost:port", "URL that cannot be read"),
+        ("redis://:hunter2@localhost:port", "HOST:PORT/DATABASE, the last two as numbers"),
         ("redis://:hunter2@localhost?sockets=3", "sockets"),
         ("redis://:hunter2@localhost?socket_timeout=soon", "socket_timeout"),
         ("embedded:here", "started first"),

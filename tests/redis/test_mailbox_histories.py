@@ -15,6 +15,7 @@ from factorial.mailbox import Mailbox, lease, tend
 from factorial.mailbox.claim import Claim, Token, claim
 from factorial.mailbox.commit import Action, Commit, Committed, commit
 from factorial.mailbox.enqueue import enqueue
+from factorial.mailbox.lease import Cause
 from factorial.mailbox.post import cancel, post
 from factorial.mailbox.read import read_run
 from factorial.mailbox.step import step
@@ -116,7 +117,9 @@ class History:
                 pass
 
     async def die(self) -> None:
-        await lease.bury(self.scripts, process=self.random.choice(PROCESSES))
+        process, cause = self.random.choice(PROCESSES), self.random.choice([Cause.CRASHED] * 3 + list(Cause))
+        for _ in range(self.random.randint(1, 2)):
+            await lease.bury(self.scripts, process=process, cause=cause)
 
     async def lose_lease(self) -> None:
         await self.mailbox.connection.execute("DEL", self.mailbox.keys.lease(self.random.choice(PROCESSES)))
@@ -130,7 +133,7 @@ class History:
     async def end(self) -> None:
         """Let everything that is still under way come to its end."""
         for process in PROCESSES:
-            await lease.bury(self.scripts, process=process)
+            await lease.bury(self.scripts, process=process, cause=Cause.LEFT)
         await self.register("p1")
         for _ in range(100):
             await self.tend()

@@ -22,6 +22,7 @@ from factorial import (
     RetryableError,
     TurnCompletion,
 )
+from factorial.mailbox.lease import Cause
 from factorial.testing import ScriptedModel, call, calls, say
 from tests.harness import System, quick, texts
 from tests.support import wait_until
@@ -147,7 +148,7 @@ async def test_a_process_that_dies_between_two_tools_costs_the_step_in_flight_an
     journal = f"{mailbox.keys.prefix}j:{task_id}"
     await wait_until(lambda: _length(system, journal, 4))
     await victim.kill()
-    await mailbox.release_process(victim.name)  # what the supervisor does when it sees the process die
+    await mailbox.release_process(victim.name, Cause.CRASHED)  # what the supervisor does when it sees the process die
     await system.start(agent)
     data = await system.ended(task_id)
     assert data["payload"]["output"] == "done"

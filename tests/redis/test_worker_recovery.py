@@ -10,7 +10,9 @@ from typing import Any
 
 from factorial import Agent, AgentContext, ModelSettings, TaskTTLConfig
 from factorial.errors import MailboxUnavailableError
+from factorial.mailbox import tend
 from factorial.mailbox.connect import Commands
+from factorial.mailbox.lease import Cause
 from factorial.testing import ScriptedModel, call, say
 from tests.harness import Process, System, quick, texts, tidy
 from tests.support import wait_until
@@ -57,7 +59,7 @@ async def test_spec_D05_what_a_dead_process_held_is_reclaimed_when_its_lease_is_
     data = await system.ended(task_id)
     assert (data["status"], data["pickups"]) == ("completed", 2)
     reclaimed = await system.event(task_id, "task_reclaimed")
-    assert reclaimed["data"] == {"process": victim.name, "recoveries": 1}
+    assert reclaimed["data"] == {"process": victim.name, "cause": "killed", "recoveries": 1}
     assert not rescuer.holds
 
 
@@ -69,7 +71,7 @@ async def test_spec_I08_a_process_that_is_known_to_be_dead_is_not_waited_for(sys
     await victim.kill()
     await system.start(agent)
     died = time.monotonic()
-    assert await (await system.mailbox()).release_process(victim.name) == 1
+    assert await (await system.mailbox()).release_process(victim.name, Cause.CRASHED) == 1
     await agent.call_begins()
     assert time.monotonic() - died < 1.0
     agent.gate.set()
@@ -81,19 +83,56 @@ async def test_a_task_that_kills_every_process_fails_as_crash_loop(system: Syste
     task_id = await system.submit(agent)
     mailbox = await system.mailbox()
     for _ in range(3):
-        victim = await system.start(agent, quick(max_recoveries=2))
+        victim = await system.start(agent, quick(max_recoveries=3))
         await agent.call_begins()
         await victim.kill()
-        await mailbox.release_process(victim.name)
+        await mailbox.release_process(victim.name, Cause.CRASHED)
         await mailbox.connection.execute("ZADD", mailbox.keys.prefix + "z:held", "XX", 1, task_id)
     data = await system.ended(task_id)
     assert (data["status"], data["pickups"]) == ("failed", 3)
-    assert data["error"] == "crash_loop: 3 processes in a row died while they held the task"
+    assert data["error"].startswith("crash_loop: 3 processes died with no other task to blame")
     assert (await system.event(task_id, "run_failed"))["error"].startswith("crash_loop")
 
 
+async def test_suspects_are_spread_over_the_processes_and_nobody_looks_for_more_in_vain(system: System) -> None:
+    """Three tasks whose processes crashed twice, and two processes with room: each takes one, and the third waits for
+    the first finished step. Waiting is silent."""
+    agent = Held()
+    tasks = [await system.submit(agent) for _ in range(3)]
+    mailbox = await system.mailbox()
+    for _ in range(2):
+        victim = await system.start(agent, maintenance=tidy(interval=60))
+        for _ in tasks:
+            await agent.call_begins()
+        await victim.kill()
+        await mailbox.release_process(victim.name, Cause.CRASHED)
+    second = [await system.start(agent, quick(heartbeat_interval=60), tidy(interval=60)) for _ in range(2)]
+    for task_id in tasks:
+        await mailbox.connection.execute("ZADD", mailbox.keys.prefix + "z:held", "XX", 1, task_id)
+    due = time.monotonic()
+    await tend.promote(mailbox.scripts, agent="held")
+    for _ in range(2):
+        await agent.call_begins()
+    assert sorted(len(process.holds) for process in second) == [1, 1]
+    await asyncio.sleep(0.2)  # the events of their beginning are sent
+    before = await _scripts_called(system)
+    await asyncio.sleep(1.0)
+    assert await _scripts_called(system) - before <= 2, "one look of each when the third was due at first"
+    assert agent.begun.locked(), "the third one waits"
+    agent.gate.set()
+    await agent.call_begins()
+    assert time.monotonic() - due < 4, "before anybody has looked around unasked"
+    for task_id in tasks:
+        assert (await system.ended(task_id))["status"] == "completed"
+
+
+async def _scripts_called(system: System) -> int:
+    stats = (await system.execute("INFO", "commandstats")).decode()
+    return int(stats.partition("cmdstat_evalsha:calls=")[2].partition(",")[0])
+
+
 async def test_a_finished_turn_starts_the_count_of_crashes_afresh(system: System) -> None:
-    """Five processes die, one in each turn, and one crash in a row is allowed."""
+    """Five processes die, one in each turn, and the second in a row would end the task."""
 
     def tool() -> str:
         """Work."""
@@ -103,12 +142,12 @@ async def test_a_finished_turn_starts_the_count_of_crashes_afresh(system: System
     task_id = await system.submit(agent)
     mailbox = await system.mailbox()
     for turn in range(5):
-        victim = await system.start(agent, quick(max_recoveries=1))
+        victim = await system.start(agent, quick(max_recoveries=2))
         await agent.call_begins()
         await victim.kill()
-        await mailbox.release_process(victim.name)
+        await mailbox.release_process(victim.name, Cause.CRASHED)
         agent.gate.set()
-        worker = await system.start(agent, quick(max_recoveries=1))
+        worker = await system.start(agent, quick(max_recoveries=2))
         await system.reaches(task_id, "processing", "completed")
         await wait_until(lambda at=turn: _turn_is_over(system, task_id, at))
         agent.gate.clear()
@@ -169,7 +208,7 @@ async def test_a_process_that_registers_again_abandons_at_once_what_is_not_its_o
     task_id = await system.submit(agent)
     await agent.call_begins()
     await system.event(task_id, "progress_update_completion_started")  # nothing more is sent: no token is refused
-    await (await system.mailbox()).release_process(process.name)
+    await (await system.mailbox()).release_process(process.name, Cause.KILLED)
     await asyncio.wait_for(agent.abandoned.wait(), 3)
     agent.gate.set()
     data = await system.ended(task_id)
@@ -189,7 +228,7 @@ async def test_a_superseded_execution_stops_at_its_next_step(system: System) -> 
     assert "agent_output" not in await system.types(task_id)
     assert (await system.data(task_id))["payload"]["turn"] == 0
     await system.execute("HSET", mailbox.keys.run(task_id), "nonce", "")
-    await mailbox.release_process(process.name)
+    await mailbox.release_process(process.name, Cause.KILLED)
     assert (await system.ended(task_id, timeout=15))["status"] == "completed"
 
 

@@ -48,7 +48,7 @@ class Host:
         return self.noted(event)
 
     async def is_ready(self) -> None:
-        await wait_until(lambda: "children are ready" in self.stderr.read_text(), message="the start of all children")
+        await wait_until(lambda: "root is up" in self.stderr.read_text(), message="the start of all children")
 
     def signal_group(self, number: signal.Signals) -> None:
         """As a terminal signals a foreground job."""

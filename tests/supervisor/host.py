@@ -13,7 +13,7 @@ from factorial.supervisor.lifeline import inside_child
 from factorial.supervisor.logs import log_to_stderr
 from factorial.supervisor.process import ChildProcess
 from factorial.supervisor.signals import stop_requests
-from factorial.supervisor.spec import ChildExit, ChildSpec, SupervisorFlags
+from factorial.supervisor.spec import ChildExit, ChildSpec, SupervisorFlags, SupervisorSpec
 from factorial.supervisor.tree import Tree
 
 assert not inside_child(), "the main module was imported again"
@@ -36,7 +36,8 @@ async def main() -> None:
         for number, (target, changes) in enumerate(children, start=1)
     ]
     with stop_requests() as requests:
-        tree = Tree(SupervisorFlags(**flags), specs, launch=ChildProcess, on_exit=on_exit)
+        root = SupervisorSpec(id="root", flags=SupervisorFlags(**flags), children=tuple(specs))
+        tree = Tree(root, launch=ChildProcess, on_exit=on_exit)
         await tree.run(requests.graceful, requests.now)
 
 

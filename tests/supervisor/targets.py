@@ -1,12 +1,16 @@
 """What the children of these tests run. They need no Redis; what they see goes into a diary, one JSON line each."""
 
 import asyncio
+import ctypes
 import json
+import logging
 import os
+import re
 import subprocess
 import sys
 import threading
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -100,3 +104,85 @@ async def with_endless_thread(lifeline: Lifeline, *, diary: str) -> None:
     lifeline.ready()
     await lifeline.draining.wait()
     note(diary, lifeline, "drained")
+
+
+async def blocked_in_python(lifeline: Lifeline, *, diary: str, after: float = 0.3) -> None:
+    """Blocks its event loop with a plain pause, while one of its tools waits for something that never comes."""
+
+    async def tool_that_waits() -> None:
+        await asyncio.Event().wait()
+
+    async def run_of_an_agent() -> None:
+        await tool_that_waits()
+
+    run = asyncio.create_task(run_of_an_agent(), name="run-1")
+    lifeline.ready()
+    await asyncio.sleep(after)
+    note(diary, lifeline, "blocked")
+    time.sleep(600)  # noqa: ASYNC251  # this is what it is for
+    run.cancel()
+
+
+async def blocked_in_c(lifeline: Lifeline, *, diary: str) -> None:
+    """Blocks all of its threads: a regular expression that backtracks forever holds the interpreter's lock."""
+    lifeline.ready()
+    await asyncio.sleep(0.3)
+    note(diary, lifeline, "blocked")
+    re.match(r"(a+)+$", "a" * 40 + "b")
+
+
+async def hungry(lifeline: Lifeline, *, diary: str, megabytes: int) -> None:
+    """Has so much memory in use."""
+    food = b"x" * (megabytes * 1024 * 1024)
+    note(diary, lifeline, "started", bytes=len(food))
+    lifeline.ready()
+    await lifeline.draining.wait()
+
+
+async def with_gauges(lifeline: Lifeline, *, diary: str) -> None:
+    """Measures itself; one of its gauges is broken."""
+    lifeline.gauge("tasks", lambda: 7)
+    lifeline.gauge("broken", lambda: 1 / 0)
+    lifeline.ready()
+    await lifeline.draining.wait()
+    note(diary, lifeline, "drained")
+
+
+async def talkative(lifeline: Lifeline, *, diary: str, beats: int) -> None:
+    """Has beats that fill a pipe quickly, and notes when there were so many."""
+    beaten = 0
+
+    def count() -> int:
+        nonlocal beaten
+        beaten += 1
+        if beaten == beats:
+            note(diary, lifeline, "has beaten")
+        return beaten
+
+    lifeline.gauge("x" * 3900, count)
+    lifeline.ready()
+    await lifeline.draining.wait()
+
+
+async def fails_at_length(lifeline: Lifeline, *, diary: str) -> None:
+    """Has more to say about its failure than fits."""
+    raise ValueError("ü" * 10_000)
+
+
+async def prints(lifeline: Lifeline, *, diary: str) -> None:
+    """Prints, warns and logs as code does that knows of no other process, and writes past Python."""
+    print("one", "line")
+    print("two\nlines", file=sys.stderr)
+    warnings.warn("a warning", stacklevel=1)
+    logging.getLogger("user").warning("a log line")
+    print("begun", end="", flush=True)
+    os.write(2, b"written past Python\n")
+    lifeline.ready()
+    await lifeline.draining.wait()
+
+
+async def crashes(lifeline: Lifeline, *, diary: str) -> None:
+    """Reads at the address 0, as broken C code may."""
+    lifeline.ready()
+    await asyncio.sleep(0.1)
+    ctypes.string_at(0)

@@ -6,6 +6,7 @@ with a real Valkey, real worker processes and a scripted model.
 
 import asyncio
 import itertools
+import json
 import os
 import re
 import signal
@@ -79,13 +80,20 @@ def test_a_good_file_passes_the_check(project: Project, capsys: pytest.CaptureFi
     assert "good; agents: weather; processes: 2" in capsys.readouterr().out
 
 
+def test_the_check_as_json(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([project.toml(runner="processes = 2"), "--check", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {
+        "runners": {"weather": {"agent": f"{project.module}:weather", "processes": 2}}
+    }
+
+
 @pytest.mark.parametrize(
     ("content", "named"),
     [
         (None, "there is no such file"),
         ("[redis", "it is not valid TOML"),
         ("", "there is no [[runner]]"),
-        ('[[runner]]\nagent = "a:b"\nproceses = 2', "unknown key 'runner.0.proceses'; did you mean 'processes'?"),
+        ('[[runner]]\nagent = "a:b"\nproceses = 2', "[[runner]] 1: unknown key 'proceses'; did you mean 'processes'?"),
         ('[[runner]]\nagent = "no_such_module:agent"', "there is no module 'no_such_module'"),
         ('[[runner]]\nagent = "json:dumps"', "and not an agent"),
         ('[[runner]]\nagent = "json:dumsp"', "has no 'dumsp'"),

@@ -91,7 +91,7 @@ async def test_one_signal_drains_whomever_it_reaches(host: Host, number: signal.
 
 async def test_independent_children_drain_together_and_within_the_grace(host: Host) -> None:
     slow = ("slow", {"kwargs": {"seconds": 1.0}, **LONG})
-    await host.start({"stop_together": True}, slow, slow, slow)
+    await host.start({"together": True}, slow, slow, slow)
     await host.is_ready()
     began = time.monotonic()
     host.process.send_signal(signal.SIGTERM)
@@ -175,7 +175,7 @@ async def test_a_crash_loop_ends_the_tree_with_one_clear_line(host: Host) -> Non
     assert len([exit for exit in host.noted("exited") if exit["child_id"] == "child.2"]) == 4
     assert len(host.noted("drained")) == 1
     last = host.stderr.read_text().splitlines()[-1]
-    assert last.startswith("factorial: the supervisor has given up: 4 restarts within 5 s, where intensity allows 3")
+    assert last.startswith("factorial: supervisor 'root' has given up: 4 restarts within 5 s, where intensity allows 3")
 
 
 async def test_a_child_that_fails_at_its_start_fails_the_tree_and_says_why(host: Host) -> None:

@@ -2,9 +2,11 @@
 
 import asyncio
 import os
+import select
 import signal
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import pytest
 
 from factorial.errors import SupervisionError
 from factorial.supervisor.process import ChildProcess
-from factorial.supervisor.spec import ChildSpec
+from factorial.supervisor.spec import ChildExit, ChildSpec, ExitReason
 
 
 @pytest.fixture
@@ -32,8 +34,15 @@ def no_child_is_left() -> Iterator[None]:
     assert not left
 
 
-async def ended(child: ChildProcess) -> int | None:
+async def ended(child: ChildProcess) -> ChildExit:
     return await asyncio.wait_for(child.exited(), 10)
+
+
+async def started(spec: ChildSpec, target: str = "") -> ChildProcess:
+    """A child that is ready."""
+    child = ChildProcess(replace(spec, target=f"tests.supervisor.targets:{target}") if target else spec)
+    assert await child.ready(), child.failure
+    return child
 
 
 async def test_it_gets_ready_and_drains(spec: ChildSpec) -> None:
@@ -42,8 +51,10 @@ async def test_it_gets_ready_and_drains(spec: ChildSpec) -> None:
     assert sys.modules["__main__"] is main
     assert await child.ready() is True
     child.drain()
-    assert await ended(child) == 0
+    exit = await ended(child)
+    assert exit == ChildExit("child", child.process, child.pid, 0, None, ExitReason.SHUTDOWN, asked=True)
     child.drain()
+    child.dump()
     child.kill()  # nobody is there any more: no error, and nobody else is hit
 
 
@@ -66,7 +77,7 @@ async def test_the_second_way_to_see_its_end(spec: ChildSpec, monkeypatch: pytes
     child = ChildProcess(spec)
     assert await child.ready()
     os.kill(child.pid, signal.SIGKILL)
-    assert await ended(child) == -signal.SIGKILL
+    assert (await ended(child)).exitcode == -signal.SIGKILL
 
 
 async def test_it_does_not_matter_who_takes_the_exit_code(spec: ChildSpec) -> None:
@@ -74,14 +85,25 @@ async def test_it_does_not_matter_who_takes_the_exit_code(spec: ChildSpec) -> No
     assert await child.ready()
     os.kill(child.pid, signal.SIGKILL)
     os.waitpid(child.pid, 0)  # noqa: ASYNC222  # it has ended: no waiting
-    assert await ended(child) is None
+    exit = await ended(child)
+    assert (exit.exitcode, exit.signal, exit.reason) == (None, None, ExitReason.ABNORMAL)
 
 
 async def test_a_process_that_ends_before_it_is_ready_says_why(spec: ChildSpec, tmp_path: Path) -> None:
     child = ChildProcess(ChildSpec(id="c", target="tests.supervisor.targets:fails", kwargs=spec.kwargs))
     assert await child.ready() is False
-    assert await ended(child) == 1
+    exit = await ended(child)
+    assert (exit.exitcode, exit.reason, exit.asked) == (1, ExitReason.ABNORMAL, False)
     assert child.failure == "ValueError: no such luck"
+
+
+async def test_a_failure_that_is_told_at_length_is_cut(spec: ChildSpec) -> None:
+    """It goes through the pipe in one piece."""
+    child = ChildProcess(replace(spec, target="tests.supervisor.targets:fails_at_length"))
+    assert await child.ready() is False
+    await ended(child)
+    assert child.failure.startswith("ValueError: üüü")
+    assert len(child.failure.encode()) <= select.PIPE_BUF
 
 
 @pytest.mark.parametrize(
@@ -114,3 +136,77 @@ async def test_signals_are_as_before(spec: ChildSpec) -> None:
     assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == set()
     child.kill()
     await ended(child)
+
+
+# -- how it ended: whether it was asked, and whether it obeyed
+
+
+async def test_an_end_by_itself_is_normal(spec: ChildSpec) -> None:
+    child = await started(spec, "exits")
+    exit = await ended(child)
+    assert (exit.exitcode, exit.reason, exit.asked) == (0, ExitReason.NORMAL, False)
+
+
+async def test_a_brutal_kill_is_a_shutdown(spec: ChildSpec) -> None:
+    child = await started(spec, "stubborn")
+    child.kill()
+    exit = await ended(child)
+    assert (exit.signal, exit.reason, exit.asked, exit.why) == ("SIGKILL", ExitReason.SHUTDOWN, True, "")
+
+
+async def test_who_leaves_when_told_to_was_shut_down(spec: ChildSpec) -> None:
+    child = await started(replace(spec, kwargs={**spec.kwargs, "seconds": 600}), "slow")
+    child.drain()
+    child.leave()
+    exit = await ended(child)
+    assert (exit.exitcode, exit.reason, exit.asked) == (0, ExitReason.SHUTDOWN, True)
+
+
+async def test_who_does_not_drain_and_is_killed_ends_abnormally_but_was_asked(spec: ChildSpec) -> None:
+    child = await started(spec, "stubborn")
+    child.drain()
+    child.kill()
+    exit = await ended(child)
+    assert (exit.signal, exit.reason, exit.asked) == ("SIGKILL", ExitReason.ABNORMAL, True)
+
+
+async def test_who_is_killed_for_its_health_ends_abnormally_and_was_not_asked(spec: ChildSpec) -> None:
+    child = await started(spec)
+    child.kill("it was of no use")
+    child.kill()  # the tree shuts down meanwhile
+    exit = await ended(child)
+    assert (exit.signal, exit.reason, exit.asked) == ("SIGKILL", ExitReason.ABNORMAL, False)
+    assert exit.why == "it was of no use"
+
+
+async def test_who_ends_by_itself_before_the_kill_is_not_said_to_be_killed(spec: ChildSpec) -> None:
+    child = await started(replace(spec, kwargs={**spec.kwargs, "code": 1}), "exits")
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # noqa: ASYNC222  # nobody is to see its end before
+    child.kill("it was of no use")
+    exit = await ended(child)
+    assert (exit.signal, exit.why) == (None, "")
+
+
+async def test_a_kill_from_outside(spec: ChildSpec) -> None:
+    child = await started(spec)
+    os.kill(child.pid, signal.SIGKILL)
+    exit = await ended(child)
+    assert (exit.signal, exit.reason, exit.asked, exit.why) == ("SIGKILL", ExitReason.ABNORMAL, False, "")
+
+
+async def test_a_kill_by_the_kernel_for_want_of_memory(spec: ChildSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its count of such kills is simulated: this test has no machine to starve."""
+    kills = 3
+    monkeypatch.setattr("factorial.supervisor.process.kills_for_memory", lambda: kills)
+    child = await started(spec)
+    kills = 4
+    child.measure({})  # it was still alive when this one was killed
+    kills = 5
+    os.kill(child.pid, signal.SIGKILL)
+    assert (await ended(child)).why.startswith("memory ran out, it seems")
+
+    child = await started(spec)
+    kills = 6
+    child.measure({})
+    os.kill(child.pid, signal.SIGKILL)
+    assert (await ended(child)).why == ""

@@ -5,13 +5,32 @@ from pathlib import Path
 import pytest
 
 from factorial import AgentWorkerConfig, MaintenanceWorkerConfig, RedisConfig, SupervisorConfig, TaskTTLConfig
-from factorial.config import EventsConfig, RunnerConfig, SystemConfig, as_mapping, from_mapping
+from factorial.config import (
+    EventsConfig,
+    GroupConfig,
+    HealthConfig,
+    RunnerConfig,
+    RunnerSupervisorConfig,
+    SystemConfig,
+    as_mapping,
+    from_mapping,
+    naming,
+)
 from factorial.errors import ConfigError, FactorialError
 
 
 @pytest.mark.parametrize(
     "cls",
-    [AgentWorkerConfig, MaintenanceWorkerConfig, RedisConfig, SupervisorConfig, TaskTTLConfig, EventsConfig],
+    [
+        AgentWorkerConfig,
+        MaintenanceWorkerConfig,
+        RedisConfig,
+        SupervisorConfig,
+        TaskTTLConfig,
+        EventsConfig,
+        HealthConfig,
+        RunnerSupervisorConfig,
+    ],
 )
 def test_spec_I13_every_setting_has_a_default(cls: type) -> None:
     assert cls() == cls()
@@ -46,6 +65,14 @@ def test_spec_O05_the_documented_names() -> None:
         (lambda: RunnerConfig(), "'agent' is missing"),
         (lambda: RunnerConfig(agent="module"), "write it as 'module:attribute'"),
         (lambda: EventsConfig(zzz=1), "unknown key 'zzz'; known here: max_per_owner, ttl"),
+        (lambda: RunnerConfig(agent="a/b.py:c"), "agent='a/b.py:c': write it as 'module:attribute'"),
+        (lambda: RunnerConfig(agent="a:b", significant=True), "what is permanent never ends for good"),
+        (lambda: GroupConfig(name="a.b"), "name='a.b': use 1 to 64"),
+        (lambda: GroupConfig(name=""), "name='': use 1 to 64"),
+        (lambda: HealthConfig(soft_memory_mb=9, hard_memory_mb=9), "soft_memory_mb=9 must be less than hard_memory_mb"),
+        (lambda: HealthConfig(blocked_after=0.01), "'blocked_after': input should be greater than or equal to 0.1"),
+        (lambda: SupervisorConfig(grace=float("inf")), "'grace': input should be a finite number"),
+        (lambda: SystemConfig(runner=(RunnerConfig(agent="a:b", group="g"),)), "there is no such [[group]]"),
     ],
 )
 def test_a_mistake_is_named(make: object, complaint: str) -> None:
@@ -108,11 +135,11 @@ def test_spec_D01_the_toml_file(tmp_path: Path) -> None:
     [
         ("", "there is no [[runner]]"),
         ("[redis", "it is not valid TOML"),
-        (GOOD + "\nspeed = 3", "unknown key 'runner.0.maintenance.task_ttl.speed'"),
+        (GOOD + "\nspeed = 3", "[[runner]] 1: unknown key 'maintenance.task_ttl.speed'"),
         (GOOD.replace("batch_size", "batch_sise"), "did you mean 'batch_size'?"),
         (GOOD.replace("[supervisor]", "[supervisr]"), "unknown key 'supervisr'; did you mean 'supervisor'?"),
-        (GOOD.replace("workers = 2", "workers = 'two'"), "'runner.0.worker.workers'"),
-        (GOOD.replace('agent = "myapp.agents:weather"', ""), "'runner.0.agent' is missing"),
+        (GOOD.replace("workers = 2", "workers = 'two'"), "[[runner]] 1: 'worker.workers'"),
+        (GOOD.replace('agent = "myapp.agents:weather"', ""), "[[runner]] 1: 'agent' is missing"),
         (GOOD.replace(":weather", ""), "write it as 'module:attribute'"),
     ],
 )
@@ -151,3 +178,75 @@ def test_a_slip_in_the_file_is_told_in_its_own_terms(tmp_path: Path, text: str, 
     with pytest.raises(ConfigError) as refused:
         SystemConfig.from_toml(file)
     assert complaint in str(refused.value)
+
+
+GROUPED = """
+[supervisor]
+auto_shutdown = "all_significant"
+
+[[group]]
+name = "pipeline"
+strategy = "rest_for_one"
+restart = "transient"
+significant = true
+
+[[runner]]
+agent = "a:planner"
+group = "pipeline"
+[runner.supervisor]
+strategy = "one_for_all"
+intensity = 0
+[runner.health]
+soft_memory_mb = 1
+hard_memory_mb = 2
+
+[[runner]]
+agent = "a:weather"
+restart = "temporary"
+"""
+
+
+def test_groups_supervisors_and_health(tmp_path: Path) -> None:
+    config = toml(tmp_path, GROUPED)
+    [group] = config.group
+    planner, weather = config.runner
+    assert (group.name, group.strategy, group.intensity, group.period) == ("pipeline", "rest_for_one", None, None)
+    assert (planner.group, planner.supervisor.strategy, planner.supervisor.intensity) == ("pipeline", "one_for_all", 0)
+    assert (planner.health.soft_memory, planner.health.hard_memory) == (1 << 20, 2 << 20)
+    assert (weather.group, weather.restart, weather.health.hard_memory) == (None, "temporary", None)
+
+
+def test_what_is_found_wrong_later_is_told_with_the_name_of_the_file() -> None:
+    with pytest.raises(ConfigError, match=r"^a\.toml: no such agent$"), naming("a.toml"):
+        raise ConfigError("no such agent")
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://h", "redis://h:1/0", "redis://[::1]:6379/2", "rediss://u:p%2F@h:1/0?ssl_cert_reqs=none",
+        "redis://:a@b@h", "unix:///tmp/s?db=1", "unix://u:p@/tmp/s", "embedded:.factorial", "embedded:/var/lib/x",
+    ],
+)  # fmt: skip
+def test_urls_of_every_kind(url: str) -> None:
+    assert RedisConfig(url=url).resolved_url == url
+
+
+@pytest.mark.parametrize("url", ["redis://h:x", "redis://h/db", "redis:h", "rediss://:se/cret@h", "redis://h:1:2"])
+def test_a_url_that_cannot_be_read_is_not_repeated(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may hold a password."""
+    with pytest.raises(ConfigError, match="HOST:PORT/DATABASE") as raised:
+        RedisConfig(url=url)
+    assert "cret" not in str(raised.value)
+    monkeypatch.setenv("REDIS_URL", url)
+    with pytest.raises(ConfigError, match=r"in the environment, REDIS_URL: write it as .*HOST:PORT/DATABASE"):
+        _ = RedisConfig().resolved_url
+
+
+def test_the_environment_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("REDIS_URL", "REDIS_HOST", "REDIS_PORT", "REDIS_DB", "REDIS_PASSWORD"):
+        monkeypatch.delenv(name, raising=False)
+    assert RedisConfig().resolved_url == "redis://localhost:6379/0"
+    monkeypatch.setenv("REDIS_HOST", "db1")
+    monkeypatch.setenv("REDIS_PASSWORD", "a/b@c")
+    assert RedisConfig().resolved_url == "redis://:a%2Fb%40c@db1:6379/0"

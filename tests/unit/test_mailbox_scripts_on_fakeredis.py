@@ -13,6 +13,7 @@ from factorial.mailbox.claim import Claim, claim
 from factorial.mailbox.commit import Action, Commit, Committed, commit
 from factorial.mailbox.enqueue import enqueue
 from factorial.mailbox.keys import Keys
+from factorial.mailbox.lease import Cause
 from factorial.mailbox.post import cancel, post
 from factorial.mailbox.read import read_run
 from factorial.mailbox.script import Scripts
@@ -83,9 +84,21 @@ async def test_a_run_from_end_to_end(scripts: Scripts) -> None:
     await assert_invariants(scripts.commands, "ns", quiet=True)
 
 
-async def test_a_dead_process(scripts: Scripts) -> None:
-    await lease.register(scripts, process="p", agent="a", lease=60, patience=0, about={})
-    await enqueue(scripts, task_id="t1", agent="a", owner_id="o", conversation=[], fields={})
-    await claim(scripts, process="p", worker="w", agent="a", count=1, recovery_limit=3)
-    assert await lease.bury(scripts, process="p") == 1
+async def test_dead_processes(scripts: Scripts) -> None:
+    """Two runs whose process crashes twice are suspects; one of them is cancelled, the other crashes until it ends."""
+    for name in ("t1", "t2"):
+        await enqueue(scripts, task_id=name, agent="a", owner_id="o", conversation=[], fields={})
+    for held in (2, 2, 1, 1, 1):
+        await lease.register(scripts, process="p", agent="a", lease=60, patience=0, about={})
+        if held == 1:
+            await cancel(scripts, task_id="t2")
+        answer = await claim(scripts, process="p", worker="w", agent="a", count=9, recovery_limit=3)
+        assert isinstance(answer, Claim) and len(answer.runs) == held
+        assert await lease.bury(scripts, process="p", cause=Cause.CRASHED) == held
+        await assert_invariants(scripts.commands, "ns", quiet=True)
+        for name in ("t1", "t2"):
+            await scripts.commands.execute("ZADD", f"{scripts.keys.prefix}z:a", "XX", 1, name)
+        await tend.promote(scripts, agent="a")
+    stored = await read_run(scripts, "t1")
+    assert stored is not None and stored.error.startswith("crash_loop: 3 processes")
     await assert_invariants(scripts.commands, "ns", quiet=True)

@@ -1,8 +1,14 @@
-"""The supervisor's own signals. Real signals, sent by the test to its own process."""
+"""The supervisor's own signals. Real signals, sent by the test to its own process; the terminal is a real one, of a
+process of its own.
+"""
 
 import asyncio
 import os
 import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,20 +38,90 @@ async def test_signals_that_come_together_are_one_request() -> None:
         assert not requests.now.is_set()
 
 
-async def test_handlers_are_as_before() -> None:
+@pytest.mark.parametrize(("number", "asked"), [(signal.SIGHUP, "reload"), (signal.SIGUSR1, "dump")])
+async def test_other_signals_are_no_request_to_stop(number: signal.Signals, asked: str) -> None:
+    with stop_requests() as requests:
+        for _ in range(2):  # what was asked for can be asked for again
+            os.kill(os.getpid(), number)
+            await asyncio.wait_for(getattr(requests, asked).wait(), 5)
+            getattr(requests, asked).clear()
+        assert not (requests.graceful.is_set() or requests.reload.is_set() or requests.dump.is_set())
+
+
+async def test_what_nohup_has_ignored_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with stop_requests() as requests:
+            os.kill(os.getpid(), signal.SIGHUP)
+            os.kill(os.getpid(), signal.SIGUSR1)
+            await asyncio.wait_for(requests.dump.wait(), 5)
+            assert not requests.reload.is_set()
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+IN_A_TERMINAL = """
+import asyncio, fcntl, os, sys, termios
+from factorial.supervisor.signals import stop_requests
+
+async def main(file):
+    with stop_requests() as requests:
+        os.write(file, b"up ")
+        waits = {name: asyncio.create_task(getattr(requests, name).wait()) for name in ("reload", "graceful")}
+        while waits:
+            await asyncio.wait(waits.values(), return_when=asyncio.FIRST_COMPLETED)
+            for name in [name for name, wait in waits.items() if wait.done()]:
+                os.write(file, name.encode() + b" ")
+                del waits[name]
+
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+asyncio.run(main(os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT)))
+"""
+
+
+def test_a_terminal_that_goes_is_a_request_to_stop(tmp_path: Path) -> None:
+    """As long as it is there, SIGHUP reloads, as anywhere."""
+    ours, theirs = os.openpty()
+    said = tmp_path / "said"
+    process = subprocess.Popen(
+        [sys.executable, "-c", IN_A_TERMINAL, said], stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
+    )
+    os.close(theirs)
+    try:
+        says(said, "up ")
+        process.send_signal(signal.SIGHUP)
+        says(said, "up reload ")
+        os.close(ours)  # the window is closed: the kernel sends SIGHUP by itself
+        says(said, "up reload graceful ")
+        assert process.wait(10) == 0
+    finally:
+        process.kill()
+        process.wait()
+
+
+def says(file: Path, text: str) -> None:
+    deadline = time.monotonic() + 10
+    while not file.exists() or file.read_text() != text:
+        assert time.monotonic() < deadline, file.exists() and file.read_text()
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
+async def test_handlers_are_as_before(number: signal.Signals) -> None:
     caught: list[int] = []
 
     def mine(number: int, frame: Any) -> None:
         caught.append(number)
 
-    before = signal.signal(signal.SIGTERM, mine)
+    before = signal.signal(number, mine)
     try:
         with stop_requests():
-            assert signal.getsignal(signal.SIGTERM) is not mine
-        os.kill(os.getpid(), signal.SIGTERM)
-        await wait_until(lambda: caught == [signal.SIGTERM])
+            assert signal.getsignal(number) is not mine
+        os.kill(os.getpid(), number)
+        await wait_until(lambda: caught == [number])
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(number, before)
 
 
 async def test_in_another_thread_the_caller_asks() -> None:

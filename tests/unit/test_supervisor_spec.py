@@ -44,7 +44,6 @@ def test_the_seconds_between_request_and_kill(shutdown: Any, seconds: float) -> 
         ({"shutdown": "gently"}, "brutal_kill, infinity"),
         ({"shutdown": -1}, "shutdown=-1"),
         ({"shutdown": math.inf}, "shutdown=inf"),
-        ({"type": "manager"}, "worker, supervisor"),
         ({"start_timeout": 0}, "more than 0"),
         ({"kwargs": {"live": object()}}, "plain data"),
         ({"significant": True}, "a permanent child never ends for good"),

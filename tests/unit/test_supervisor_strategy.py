@@ -171,6 +171,48 @@ def test_instances_of_a_simple_supervisor_come_and_go() -> None:
     assert rules.start_order == ("b",)
 
 
+def test_shutdown_is_in_the_reverse_order_one_by_one() -> None:
+    assert running().shutdown_order == (("c",), ("b",), ("a",))
+
+
+def test_children_without_an_order_are_shut_down_at_once() -> None:
+    assert running(Strategy.SIMPLE_ONE_FOR_ONE).shutdown_order == (("c", "b", "a"),)
+    rules = Supervision(SupervisorFlags(together=True), [child("a"), child("b")])
+    assert rules.shutdown_order == (("b", "a"),)
+
+
+def test_a_suspended_child_rests_whatever_happens_to_its_group() -> None:
+    rules = running(Strategy.ONE_FOR_ALL)
+    rules.suspend("b")
+    assert rules.ended("a", ABNORMAL, now=0) == RestartChildren(("c",), ("a", "c"))
+
+
+def test_a_suspended_significant_child_keeps_the_supervisor_alive() -> None:
+    children = [child("a", TRANSIENT, True), child("b", TRANSIENT, True)]
+    rules = running(children=children, auto_shutdown=AutoShutdown.ALL_SIGNIFICANT)
+    rules.suspend("a")
+    assert rules.ended("b", NORMAL, now=0) == LeaveEnded()
+
+
+def test_new_flags_count_restarts_anew_and_equal_ones_do_not() -> None:
+    rules = running(intensity=1)
+    assert is_restart(rules.ended("a", ABNORMAL, now=0))
+    rules.flags = SupervisorFlags(intensity=1, period=5)
+    assert rules.restarts(0) == rules.restarts_of("a", 0) == 1
+    rules.flags = SupervisorFlags(intensity=1, period=6)
+    assert rules.restarts(0) == rules.restarts_of("a", 0) == 0
+    assert is_restart(rules.ended("a", ABNORMAL, now=0))
+
+
+def test_a_revised_spec_holds_from_the_next_end_on_and_an_order_can_change() -> None:
+    rules = running(Strategy.REST_FOR_ONE)
+    rules.revise(child("b", TEMPORARY))
+    rules.reorder(["c", "a"])
+    assert rules.start_order == ("c", "a", "b")
+    assert rules.ended("b", ABNORMAL, now=0) == LeaveEnded()
+    assert rules.ended("c", ABNORMAL, now=0) == RestartChildren(("a",), ("c", "a"))
+
+
 @pytest.mark.parametrize(
     ("exitcode", "asked_with", "reason"),
     [
@@ -288,3 +330,46 @@ def start(rules: Supervision, model: Model, ids: list[str], failing: int) -> str
         rules.started(child_id)
         model.alive = [each for each in model.kinds if each in model.alive or each == child_id]
     return None
+
+
+CRASHES = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 3)), max_size=40)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.integers(0, 3), st.integers(0, 3), st.integers(1, 8), st.integers(1, 8), st.sampled_from(Restart), CRASHES)
+def test_nested_supervisors_follow_the_model(
+    below: int, above: int, period_below: int, period_above: int, restart: Restart, crashes: list[tuple[int, int]]
+) -> None:
+    """Three runners under a root. A runner gives up by itself, forgets its history when it starts anew, and counts once
+    above; one that is not permanent stays ended, because giving up is a shutdown."""
+    names = ["x", "y", "z"]
+    root = running(children=[child(name, restart) for name in names], intensity=above, period=period_above)
+    runners = {name: running(intensity=below, period=period_below) for name in names}
+    history: dict[str, list[int]] = {name: [] for name in names}
+    given_up: list[int] = []
+    now = 0
+    for choice, pause in crashes:
+        now += pause
+        name = names[choice]
+        if name not in runners:
+            continue
+        decision = runners[name].ended("a", ABNORMAL, now)
+        history[name].append(now)
+        too_many = len([then for then in history[name] if now - then <= period_below]) > below
+        assert isinstance(decision, GiveUp) == too_many
+        if not too_many:
+            runners[name].started("a")
+            continue
+        del runners[name]
+        decision = root.ended(name, SHUTDOWN, now)
+        if restart is not PERMANENT:
+            assert decision == LeaveEnded()
+            continue
+        given_up.append(now)
+        assert isinstance(decision, GiveUp) == (len([then for then in given_up if now - then <= period_above]) > above)
+        if isinstance(decision, GiveUp):
+            return
+        assert (decision.terminate, decision.start) == ((), (name,))  # type: ignore[union-attr]
+        root.started(name)
+        runners[name] = running(intensity=below, period=period_below)
+        history[name].clear()

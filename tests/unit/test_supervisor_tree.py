@@ -1,110 +1,14 @@
 """The tree carries out what the rules decide. The children are simulated, the event loop is real."""
 
 import asyncio
-import signal
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
 
 from factorial.errors import SupervisionError
-from factorial.supervisor.spec import AutoShutdown, ChildExit, ChildSpec, ExitReason, SupervisorFlags
-from factorial.supervisor.tree import Tree
+from factorial.supervisor.spec import AutoShutdown, ChildExit, ChildSpec, ExitReason
 from tests.support import wait_until
-
-KILLED = -signal.SIGKILL
-
-
-class SimulatedChild:
-    """A child that obeys at once, unless told otherwise."""
-
-    def __init__(self, world: "World", id: str, number: int) -> None:
-        self.process, self.pid, self.failure = f"{id}-{number}", number, ""
-        self.id, self._world = id, world
-        self._ready: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._exit: asyncio.Future[int | None] = asyncio.get_running_loop().create_future()
-
-    async def ready(self) -> bool:
-        return await asyncio.shield(self._ready)
-
-    async def exited(self) -> int | None:
-        return await asyncio.shield(self._exit)
-
-    def become_ready(self) -> None:
-        self._ready.set_result(True)
-
-    def end(self, exitcode: int | None) -> None:
-        if not self._ready.done():
-            self._ready.set_result(False)
-        if not self._exit.done():
-            self._exit.set_result(exitcode)
-
-    def drain(self) -> None:
-        self._world.log.append(f"drain {self.process}")
-        if self.id not in self._world.stubborn:
-            self.end(0)
-
-    def leave(self) -> None:
-        self._world.log.append(f"leave {self.process}")
-        if self.id not in self._world.deaf:
-            self.end(0)
-
-    def kill(self) -> None:
-        self._world.log.append(f"kill {self.process}")
-        self.end(KILLED)
-
-
-class World:
-    """Starts simulated children and keeps a log of what was done to them."""
-
-    def __init__(self) -> None:
-        self.log: list[str] = []
-        self.exits: list[ChildExit] = []
-        self.children: dict[str, SimulatedChild] = {}
-        self.never_ready: set[str] = set()
-        self.failing: set[str] = set()
-        self.stubborn: set[str] = set()
-        self.deaf: set[str] = set()
-        self.stop, self.now = asyncio.Event(), asyncio.Event()
-        self._started = 0
-
-    def launch(self, spec: ChildSpec) -> SimulatedChild:
-        self._started += 1
-        child = SimulatedChild(self, spec.id, self._started)
-        self.log.append(f"start {child.process}")
-        self.children[spec.id] = child
-        if spec.id in self.failing:
-            child.failure = "ValueError: no such luck"
-            child.end(1)
-        elif spec.id not in self.never_ready:
-            child.become_ready()
-        return child
-
-    async def on_exit(self, exit: ChildExit) -> None:
-        self.exits.append(exit)
-
-    async def has(self, *lines: str) -> None:
-        """Wait until the log says this, and nothing else; then begin a new one."""
-        await wait_until(lambda: len(self.log) >= len(lines), timeout=2, message=f"{lines} in {self.log}")
-        assert self.log == list(lines)
-        self.log.clear()
-
-
-def specs(*ids: str, **changes: Any) -> list[ChildSpec]:
-    return [ChildSpec(id=id, target="m:f", **changes) for id in ids]
-
-
-@asynccontextmanager
-async def running(world: World, children: list[ChildSpec], **flags: Any) -> AsyncIterator["asyncio.Task[None]"]:
-    tree = Tree(SupervisorFlags(**{"intensity": 10, **flags}), children, launch=world.launch, on_exit=world.on_exit)
-    task = asyncio.create_task(tree.run(world.stop, world.now))
-    try:
-        yield task
-    finally:
-        world.stop.set()
-        await asyncio.wait({task}, timeout=2)
-        assert task.done()
+from tests.unit.simulated import KILLED, SimulatedChild, World, running, specs
 
 
 async def test_starts_in_order_each_ready_before_the_next_and_stops_in_reverse() -> None:
@@ -134,7 +38,7 @@ async def test_reverse_order_waits_for_each_child() -> None:
 async def test_children_that_do_not_need_each_other_stop_together() -> None:
     world = World()
     world.stubborn.update("ab")
-    async with running(world, specs("a", "b"), stop_together=True):
+    async with running(world, specs("a", "b"), together=True):
         await world.has("start a-1", "start b-2")
         world.stop.set()
         await world.has("drain b-2", "drain a-1")

@@ -2,7 +2,7 @@
 -- include: lib/events.lua
 -- A run's hash, and the ways out of being held.
 local RUN_FIELDS = {'status', 'agent', 'owner', 'head', 'epoch', 'nonce', 'seq', 'told', 'holder',
-  'retries', 'recoveries', 'pickups', 'cancel', 'closed', 'recovery_limit'}
+  'retries', 'recoveries', 'crashes', 'strikes', 'pickups', 'cancel', 'closed', 'recovery_limit'}
 
 -- The run as a table, or nil if there is none.
 local function load_run(id)
@@ -14,7 +14,7 @@ local function load_run(id)
   for i, field in ipairs(RUN_FIELDS) do
     run[field] = values[i] or ''
   end
-  for _, field in ipairs({'epoch', 'seq', 'told', 'retries', 'recoveries', 'pickups'}) do
+  for _, field in ipairs({'epoch', 'seq', 'told', 'retries', 'recoveries', 'crashes', 'strikes', 'pickups'}) do
     run[field] = tonumber(run[field]) or 0
   end
   return run
@@ -23,6 +23,12 @@ end
 -- Whether the token (epoch and nonce) is the one under which the run is held now.
 local function is_held_by(run, epoch, nonce)
   return run ~= nil and run.status == 'processing' and run.epoch == epoch and run.nonce == nonce
+end
+
+-- Whether it may be this run that its processes crash of. One crash says nothing of each run that was there; from the
+-- second on, with no finished step between them, such runs are executed apart from each other: one in a process.
+local function is_suspect(run)
+  return run.crashes >= 2
 end
 
 local function is_final(status)
@@ -54,15 +60,43 @@ local function wake(agent)
   end
 end
 
+-- Into the queue, or to the suspects. These are news for whoever could not take those that waited before.
+local function line_up(run, at_front)
+  if is_suspect(run) then
+    redis.call('RPUSH', suspects_key(run.agent), run.id)
+    redis.call('DEL', passed_key(run.agent))
+  else
+    redis.call(at_front and 'LPUSH' or 'RPUSH', ready_key(run.agent), run.id)
+  end
+end
+
 local function make_ready(run, at_front)
-  redis.call(at_front and 'LPUSH' or 'RPUSH', ready_key(run.agent), run.id)
+  line_up(run, at_front)
   wake(run.agent)
 end
 
 -- The same for what may have been left in the queue.
 local function wake_if_ready(agent)
-  if redis.call('LLEN', ready_key(agent)) > 0 then
+  if redis.call('LLEN', ready_key(agent)) > 0 or redis.call('LLEN', suspects_key(agent)) > 0 then
     wake(agent)
+  end
+end
+
+-- The holder of this suspect may take the next one.
+local function free_place(run)
+  redis.call('HDEL', claims_key(run.holder), 'suspect')
+  redis.call('DEL', passed_key(run.agent))
+  wake_if_ready(run.agent)
+end
+
+-- The run has finished a step: it is not what its processes died of.
+local function acquit(run)
+  if run.recoveries > 0 then
+    redis.call('HSET', run_key(run.id), 'recoveries', 0, 'crashes', 0, 'strikes', 0)
+    if is_suspect(run) then
+      free_place(run)
+    end
+    run.recoveries, run.crashes, run.strikes = 0, 0, 0
   end
 end
 
@@ -71,9 +105,10 @@ local function promote_due(agent, now)
   local due = redis.call('ZRANGEBYSCORE', due_key(agent), '-inf', now, 'LIMIT', 0, 200)
   for _, id in ipairs(due) do
     redis.call('ZREM', due_key(agent), id)
-    if redis.call('HGET', run_key(id), 'status') == 'backoff' then
+    local status, crashes = unpack(redis.call('HMGET', run_key(id), 'status', 'crashes'))
+    if status == 'backoff' then
       redis.call('HSET', run_key(id), 'status', 'queued')
-      redis.call('RPUSH', ready_key(agent), id)
+      line_up({id = id, agent = agent, crashes = tonumber(crashes) or 0}, false)
     end
   end
   return #due

@@ -1,0 +1,26 @@
+#!lua flags=no-writes
+-- How much work there is: for the agents that are named, and for those that a process has registered for.
+--
+-- ARGV     agents (list)
+-- Answers  {agent, runs that are ready, suspects that wait, in backoff, held by processes, ...}
+-- include: lib/args.lua
+local agents, held = take_list(), {}
+for _, agent in ipairs(agents) do
+  held[agent] = 0
+end
+for _, process in ipairs(redis.call('ZRANGE', processes_key(), 0, -1)) do
+  local agent = redis.call('HGET', claims_key(process), 'agent')
+  if agent then
+    if not held[agent] then
+      held[agent] = 0
+      agents[#agents + 1] = agent
+    end
+    held[agent] = held[agent] + redis.call('SCARD', held_key(process))
+  end
+end
+local answer = {}
+for _, agent in ipairs(agents) do
+  extend(answer, {agent, redis.call('LLEN', ready_key(agent)), redis.call('LLEN', suspects_key(agent)),
+    redis.call('ZCARD', due_key(agent)), held[agent]})
+end
+return answer

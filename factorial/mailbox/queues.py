@@ -1,0 +1,28 @@
+"""How much work waits, and how much is under way (`queues.lua`). Called by `status`; changes nothing."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from factorial.mailbox.script import Scripts, counted
+
+__all__ = ["Queue", "read_queues"]
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """How many runs of one agent there are."""
+
+    ready: int
+    """To be taken up."""
+    suspects: int
+    """To be taken up one by one, since their processes crashed."""
+    backoff: int
+    """Due later."""
+    held: int
+    """Executed by some process now."""
+
+
+async def read_queues(scripts: Scripts, agents: Iterable[str]) -> dict[str, Queue]:
+    """The queues of `agents`, and of all agents that some process works for, by name."""
+    answer = await scripts.run("queues", *counted(sorted(set(agents))))
+    return {answer[i].decode(): Queue(*map(int, answer[i + 1 : i + 5])) for i in range(0, len(answer), 5)}

@@ -1,0 +1,202 @@
+"""The supervisor's ear: takes orders from its control mailbox, and tells how its tree is.
+
+`obey` runs beside the tree for as long as that does. Each order is carried out in a task of its own, so that a stop
+need not wait for a drain, and is answered when it is done, in one line. Nothing that arrives, and no outage of the
+server, ends it.
+"""
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any, Protocol
+
+from factorial.errors import FactorialError, MailboxError, SupervisionError
+from factorial.mailbox import Mailbox, supervisors
+from factorial.mailbox.connect import BlockingConnection
+from factorial.mailbox.supervisors import REPORT_INTERVAL, Inbox, MalformedOrder, Order
+from factorial.utils import shorten
+
+__all__ = ["Operations", "obey"]
+
+log = logging.getLogger(__name__)
+
+_BREATH_SECONDS = 0.2
+"""Between two reports, however much happens."""
+_FAREWELL_SECONDS = 2.0
+"""How long the end of the supervisor may be put off by orders under way, and by a server that does not answer."""
+
+
+class Operations(Protocol):
+    """What can be done with a running system.
+
+    A target is the id of a group, a runner or a process; "" is everything. Each operation returns one line that says
+    what was done, and raises `SupervisionError` for a target that is not there or for what cannot be done now. They
+    may be called while others are under way.
+    """
+
+    @property
+    def changed(self) -> asyncio.Event:
+        """Set when `report` has become another."""
+        ...
+
+    def report(self) -> dict[str, Any]:
+        """How the system is: the supervisor, and its tree."""
+        ...
+
+    async def drain(self, target: str) -> str:
+        """Have processes give their tasks back and leave, and start none in their place."""
+        ...
+
+    async def resume(self, target: str) -> str:
+        """Start again what was drained."""
+        ...
+
+    async def restart(self, target: str) -> str:
+        """Replace processes one by one; each successor is ready before its predecessor is drained."""
+        ...
+
+    async def scale(self, runner: str, processes: int) -> str:
+        """Give a runner so many processes."""
+        ...
+
+    async def stop(self, now: bool) -> str:
+        """Begin to stop the system: gracefully, or now."""
+        ...
+
+
+async def obey(operations: Operations, mailbox: Mailbox, name: str) -> None:
+    """Publish reports and obey orders as the supervisor `name`, until cancelled. Raises nothing else."""
+    await _Ear(operations, mailbox, name).listen()
+
+
+class _Ear:
+    def __init__(self, operations: Operations, mailbox: Mailbox, name: str) -> None:
+        self._operations = operations
+        self._mailbox = mailbox
+        self._scripts = mailbox.scripts
+        self._name = name
+        self._under_way: dict[asyncio.Task[None], Order] = {}
+        self._is_mute = False
+        self._is_deaf = False
+
+    async def listen(self) -> None:
+        """Publish and take orders until cancelled; then answer those under way, and withdraw."""
+        loops = [asyncio.create_task(self._keep_publishing()), asyncio.create_task(self._keep_taking())]
+        try:
+            await asyncio.gather(*loops)
+        finally:
+            for task in loops:
+                task.cancel()
+            await asyncio.wait(loops)
+            await self._say_farewell()
+
+    async def _keep_publishing(self) -> None:
+        while True:
+            self._operations.changed.clear()
+            await self._publish()
+            await asyncio.sleep(_BREATH_SECONDS)
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._operations.changed.wait(), REPORT_INTERVAL - _BREATH_SECONDS)
+
+    async def _keep_taking(self) -> None:
+        blocking: BlockingConnection | None = None
+        inbox: Inbox | None = None
+        try:
+            while True:
+                try:
+                    if blocking is None:
+                        blocking = await BlockingConnection.open(self._mailbox.redis)
+                    inbox = inbox or Inbox(self._scripts, blocking, self._name)
+                    order = await inbox.next()
+                except MalformedOrder as malformed:
+                    log.warning("the control mailbox of %s had something that is no order: %s", self._name, malformed)
+                except Exception as failure:  # an outage, or what we have not thought of: the tree stands without us
+                    if not self._is_deaf:
+                        self._tell(failure)
+                    self._is_deaf = True
+                    await asyncio.sleep(REPORT_INTERVAL)
+                else:
+                    self._is_deaf = False
+                    task = asyncio.create_task(self._carry_out(order))
+                    self._under_way[task] = order
+                    task.add_done_callback(self._under_way.pop)
+        finally:
+            if blocking is not None:
+                await blocking.close()
+
+    async def _publish(self) -> None:
+        try:
+            await supervisors.publish(self._scripts, supervisor=self._name, report=self._operations.report())
+        except Exception as failure:  # as above
+            if not self._is_mute:
+                self._tell(failure)
+            self._is_mute = True
+        else:
+            if self._is_mute:
+                log.info("%s can be operated again", self._name)
+            self._is_mute = False
+
+    def _tell(self, failure: Exception) -> None:
+        """Log it; its like is not told again before things were well: an hour of it must not fill the log."""
+        unexpected = None if isinstance(failure, MailboxError) else failure
+        log.warning("%s cannot be operated, its tree goes on: %s", self._name, failure, exc_info=unexpected)
+
+    async def _carry_out(self, order: Order) -> None:
+        try:
+            text, error = await self._outcome(order), ""
+        except FactorialError as refused:
+            text, error = "", str(refused)
+        except Exception as failure:  # a bug in one operation is no reason to let all others down
+            log.exception("an order could not be carried out: %s", _shown(order.content))
+            text, error = "", f"it failed unexpectedly, see the supervisor's log: {failure!r}"
+        log.info("%s: %s", _shown(order.content), error or text)
+        await self._publish()  # before the answer: who has it and asks for the status sees what was done
+        await self._answer(order, text, error)
+
+    async def _outcome(self, order: Order) -> str:
+        if order.is_stale:
+            raise SupervisionError(
+                f"the order was given {order.age:.0f} s ago, and its sender has waited for {order.patience:g} s: "
+                "it is not obeyed any more"
+            )
+        log.info("ordered: %s", _shown(order.content))
+        operations = self._operations
+        match order.content:
+            case {"verb": "drain", "target": str(target)}:
+                return await operations.drain(target)
+            case {"verb": "resume", "target": str(target)}:
+                return await operations.resume(target)
+            case {"verb": "restart", "target": str(target)}:
+                return await operations.restart(target)
+            case {"verb": "scale", "runner": str(runner), "processes": int(processes)} if processes is not True:
+                return await operations.scale(runner, processes)
+            case {"verb": "stop", "now": bool(now)}:
+                return await operations.stop(now)
+        raise SupervisionError(f"this supervisor knows no such order: {_shown(order.content)}")
+
+    async def _answer(self, order: Order, text: str, error: str) -> None:
+        try:
+            await supervisors.answer(self._scripts, order_id=order.id, text=text, error=error)
+        except MailboxError as failure:
+            log.warning("the answer to an order (%s) is lost: %s", _shown(order.content), failure)
+
+    async def _say_farewell(self) -> None:
+        if self._under_way:
+            await asyncio.wait(self._under_way, timeout=_FAREWELL_SECONDS)
+        left = dict(self._under_way)
+        for task in left:
+            task.cancel()
+        try:
+            async with asyncio.timeout(_FAREWELL_SECONDS):
+                for order in left.values():
+                    await self._answer(order, "", "the supervisor ended before it was done")
+                await supervisors.withdraw(self._scripts, supervisor=self._name)
+        except (MailboxError, TimeoutError) as failure:
+            log.info("%s could not say that it has ended: %s", self._name, str(failure) or "no answer")
+
+
+def _shown(order: Mapping[str, Any]) -> str:
+    """An order in a few words."""
+    words = (str(value) if key != "now" else "--now" * bool(value) for key, value in order.items())
+    return shorten(" ".join(word for word in words if word), 200)

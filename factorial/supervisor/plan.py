@@ -1,0 +1,137 @@
+"""From a `SystemConfig` to the specification of its tree. Starts nothing.
+
+system                      [supervisor]
+ ├── pipeline               [[group]]     with the runners that name it
+ │     └── planner          [[runner]]    by the name of its agent
+ │           └── planner.1  a process
+ └── weather
+       ├── weather.1
+       └── weather.2
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from factorial.config import RunnerConfig, SystemConfig, as_mapping
+from factorial.errors import ConfigError
+from factorial.supervisor.spec import (
+    AutoShutdown,
+    ChildSpec,
+    HealthLimits,
+    Restart,
+    Spec,
+    Strategy,
+    SupervisorFlags,
+    SupervisorSpec,
+)
+
+__all__ = ["ROOT", "Runners", "load_runners", "tree_spec"]
+
+ROOT = "system"
+"""The id of the root."""
+RUNNER_TARGET = "factorial.actors.runner:run_process"
+START_TIMEOUT = 60.0
+"""Seconds for a process to import its agent, connect, and get ready."""
+
+Runners = dict[str, RunnerConfig]
+"""The runners by the names of their agents."""
+
+
+def load_runners(config: SystemConfig) -> Runners:
+    """The runners, each agent of which has been imported and found fit. Raises `ConfigError`."""
+    from factorial.agent.load import load_agent
+
+    runners: Runners = {}
+    for runner in config.runner:
+        agent = load_agent(runner.agent)
+        agent.check_ready()
+        name = agent.name
+        if name in runners:
+            raise ConfigError(
+                f"two runners have an agent named {name!r} ({runners[name].agent} and {runner.agent}): "
+                "merge them, or give one agent another name=..."
+            )
+        if name in (ROOT, *(group.name for group in config.group)):
+            raise ConfigError(
+                f"the agent of {runner.agent} is named {name!r}, like {'the root' if name == ROOT else 'a group'} of "
+                "the tree: give one of them another name"
+            )
+        runners[name] = runner
+    return runners
+
+
+def tree_spec(config: SystemConfig, runners: Runners, sizes: Mapping[str, int] | None = None) -> SupervisorSpec:
+    """The tree. `sizes`: how many processes some runners have, if not as many as their configuration says."""
+    children: list[Spec] = []
+    groups = {group.name: group for group in config.group}
+    for name, runner in runners.items():
+        if runner.group is None:
+            children.append(_runner_spec(config, name, runner, sizes or {}))
+        elif group := groups.pop(runner.group, None):
+            members = [
+                _runner_spec(config, other, each, sizes or {})
+                for other, each in runners.items()
+                if each.group == group.name
+            ]
+            flags = _flags(config, group.strategy, group.intensity, group.period)
+            children.append(
+                SupervisorSpec(
+                    id=group.name,
+                    flags=flags,
+                    children=tuple(members),
+                    restart=Restart(group.restart),
+                    significant=group.significant,
+                )
+            )
+    flags = replace(
+        _flags(config, config.supervisor.strategy, None, None),
+        auto_shutdown=AutoShutdown(config.supervisor.auto_shutdown),
+    )
+    return SupervisorSpec(id=ROOT, flags=flags, children=tuple(children))
+
+
+def _flags(config: SystemConfig, strategy: str, intensity: int | None, period: float | None) -> SupervisorFlags:
+    """Children that are restarted one for one do not need each other: they start together, and stop together."""
+    supervisor = config.supervisor
+    return SupervisorFlags(
+        strategy=Strategy(strategy),
+        intensity=supervisor.intensity if intensity is None else intensity,
+        period=period or supervisor.period,
+        together=strategy == Strategy.ONE_FOR_ONE,
+        backoff=supervisor.backoff,
+        max_backoff=supervisor.max_backoff,
+    )
+
+
+def _runner_spec(config: SystemConfig, name: str, runner: RunnerConfig, sizes: Mapping[str, int]) -> SupervisorSpec:
+    redis = replace(config.redis, url=config.redis.resolved_url)
+    kwargs = {
+        "runner": as_mapping(runner),
+        "redis": as_mapping(redis),
+        "events": as_mapping(config.events),
+        "grace": config.supervisor.childrens_grace,
+    }
+    health = HealthLimits(
+        blocked_after=runner.health.blocked_after,
+        soft_memory=runner.health.soft_memory,
+        hard_memory=runner.health.hard_memory,
+    )
+    processes = [
+        ChildSpec(
+            id=f"{name}.{number}",
+            target=RUNNER_TARGET,
+            kwargs=kwargs,
+            shutdown=config.supervisor.grace,
+            start_timeout=START_TIMEOUT,
+            health=health,
+        )
+        for number in range(1, sizes.get(name, runner.process_count) + 1)
+    ]
+    supervisor = runner.supervisor
+    return SupervisorSpec(
+        id=name,
+        flags=_flags(config, supervisor.strategy, supervisor.intensity, supervisor.period),
+        children=tuple(processes),
+        restart=Restart(runner.restart),
+        significant=runner.significant,
+    )

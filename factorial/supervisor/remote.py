@@ -1,0 +1,205 @@
+"""Operating a running system from anywhere: `python -m factorial.supervisor status|drain|resume|scale|restart|stop`.
+
+All that is needed is the server that holds the mailboxes. Orders are messages to a supervisor's control mailbox; the
+status is what the supervisors have last told. No agent is imported, and no server is started.
+"""
+
+import asyncio
+import sys
+import uuid
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import asdict, astuple, dataclass, replace
+from typing import Any
+
+from factorial.config import RedisConfig
+from factorial.errors import ConfigError, FactorialError, SupervisionError
+from factorial.mailbox import supervisors
+from factorial.mailbox.connect import BlockingConnection, Connection, shown_url
+from factorial.mailbox.embedded import is_running, resolve
+from factorial.mailbox.keys import Keys
+from factorial.mailbox.queues import Queue, read_queues
+from factorial.mailbox.script import Scripts
+from factorial.mailbox.supervisors import LOST_AFTER, Heard
+from factorial.supervisor.status import Subject, draw, span
+from factorial.utils import dump_json
+
+__all__ = ["Selection", "give_order", "show_status"]
+
+_POLL = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which of the supervisors are meant. Neither a name nor all of them: the only one that lives."""
+
+    name: str = ""
+    all: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Door:
+    scripts: Scripts
+    redis: RedisConfig
+    place: str
+    """Where we are looking, for messages."""
+
+    async def known(self) -> list[Heard]:
+        return await supervisors.read_all(self.scripts)
+
+
+@asynccontextmanager
+async def _opened(redis: RedisConfig) -> AsyncIterator[_Door]:
+    """A way to the mailboxes. Asks less than `Mailbox.open`: a server in trouble is one that has to be operated."""
+    url = redis.resolved_url
+    place = f"namespace {redis.namespace!r} at {url if url.startswith('embedded:') else shown_url(url)}"
+    if url.startswith("embedded:") and not await asyncio.to_thread(is_running, url):
+        raise SupervisionError(f"nothing runs in {place}: its server is not running")
+    url, server = await asyncio.to_thread(resolve, url)
+    try:
+        redis = replace(redis, url=url)
+        connection = await Connection.open(redis)
+        try:
+            yield _Door(Scripts(connection, Keys(redis.namespace), {}), redis, place)
+        finally:
+            await connection.close()
+    finally:
+        if server is not None:
+            await asyncio.to_thread(server.release)
+
+
+async def show_status(redis: RedisConfig, selection: Selection, *, as_json: bool) -> int:
+    """Print how the supervisors and their trees are. 0 if one of them is alive, else 1."""
+    async with _opened(redis) as door:
+        known = await door.known()
+        chosen = [one for one in known if selection.name in ("", one.name)]
+        agents = [agent for one in chosen for agent in _agents(one.report.get("tree"))]
+        queues = await read_queues(door.scripts, agents)
+    if as_json:
+        print(dump_json(_plain(chosen, queues)).decode())
+    else:
+        subjects = [Subject(one.report, one.age, one.is_lost) for one in chosen]
+        # Without any supervisor, waiting tasks are still worth knowing of.
+        counts = {agent: astuple(queue) for agent, queue in queues.items()}
+        _print(draw(subjects, counts))
+    if not chosen:
+        raise _none_such(selection, known, door.place)
+    return 0 if any(not one.is_lost for one in chosen) else 1
+
+
+async def give_order(redis: RedisConfig, selection: Selection, order: Mapping[str, Any], *, patience: float) -> int:
+    """Give `order` to the supervisors that are meant, and print each one's answer. 0 if all have carried it out.
+
+    `patience`: seconds to wait for each. A stop is waited for until the supervisor has ended.
+    """
+    async with _opened(redis) as door:
+        chosen = _choose(await door.known(), selection, door.place)
+        outcomes = await asyncio.gather(*(_order(door, one.name, order, patience) for one in chosen))
+    return 0 if all(outcomes) else 1
+
+
+def _choose(known: Sequence[Heard], selection: Selection, place: str) -> list[Heard]:
+    """The supervisors that are meant, all alive. Raises `ConfigError` if that is not clear, or `SupervisionError`."""
+    alive = [one for one in known if not one.is_lost]
+    if selection.name:
+        chosen = [one for one in alive if one.name == selection.name]
+    elif len(alive) > 1 and not selection.all:
+        raise ConfigError(f"{len(alive)} supervisors run in {place}: add --supervisor NAME or --all; {_listed(known)}")
+    else:
+        chosen = alive
+    if not chosen:
+        raise _none_such(selection, known, place)
+    return chosen
+
+
+def _none_such(selection: Selection, known: Sequence[Heard], place: str) -> SupervisionError:
+    which = f"no supervisor {selection.name!r}" if selection.name else "no supervisor"
+    return SupervisionError(f"{which} runs in {place}; {_listed(known)}")
+
+
+def _listed(known: Sequence[Heard]) -> str:
+    if not known:
+        return "none is known there: is it the right server and namespace?"
+    shown = (f"{one.name} (lost, last heard of {span(one.age)} ago)" if one.is_lost else one.name for one in known)
+    return f"known there: {', '.join(shown)}"
+
+
+async def _order(door: _Door, name: str, order: Mapping[str, Any], patience: float) -> bool:
+    """Give the order to one supervisor, and print its answer. Whether it was carried out."""
+    try:
+        print(f"{name}: {await _obeyed(door, name, order, patience)}")
+    except FactorialError as failure:
+        print(f"factorial: {name}: {failure}", file=sys.stderr)
+        return False
+    return True
+
+
+async def _obeyed(door: _Door, name: str, order: Mapping[str, Any], patience: float) -> str:
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + patience
+    order_id = uuid.uuid4().hex
+    blocking = await BlockingConnection.open(door.redis)
+    try:
+        await supervisors.send(door.scripts, supervisor=name, order_id=order_id, order=order, patience=patience)
+        answer = await supervisors.wait_for_answer(door.scripts, blocking, order_id=order_id, seconds=patience)
+    finally:
+        await blocking.close()
+    match answer:
+        case None:
+            raise SupervisionError(
+                f"no answer within {patience:g} s; it may still be at it, and the order is not begun any more: "
+                "look at its status and its log"
+            )
+        case {"ok": True, "text": str(text)}:
+            if order["verb"] == "stop":
+                await _has_ended(door, name, deadline, patience)
+                return "stopped"
+            return text
+        case {"ok": False, "error": str(error)}:
+            raise SupervisionError(error)
+        case other:
+            raise SupervisionError(f"it gave an answer that is none: {other}")
+
+
+async def _has_ended(door: _Door, name: str, deadline: float, patience: float) -> None:
+    """Wait until the supervisor has withdrawn, or is lost."""
+    loop = asyncio.get_running_loop()
+    while True:
+        found = next((one for one in await door.known() if one.name == name), None)
+        if found is None:
+            return
+        if found.is_lost:
+            raise SupervisionError(
+                f"it was asked to stop, and has been silent for {LOST_AFTER:g} s: it was killed, or is cut off"
+            )
+        if loop.time() > deadline:
+            raise SupervisionError(f"it was asked to stop, and is still stopping after {patience:g} s")
+        await asyncio.sleep(_POLL)
+
+
+def _agents(node: Any) -> list[str]:
+    """The runners of a tree: each has the name of its agent."""
+    children = (node or {}).get("children")
+    if not isinstance(children, list):
+        return []
+    below = [agent for child in children for agent in _agents(child)]
+    is_runner = any(child.get("type") == "worker" for child in children)
+    return [*below, str(node["id"])] if is_runner else below
+
+
+def _plain(chosen: Sequence[Heard], queues: Mapping[str, Queue]) -> dict[str, Any]:
+    return {
+        "supervisors": [{**one.report, "age": one.age, "lost": one.is_lost} for one in chosen],
+        "queues": {agent: asdict(queue) for agent, queue in queues.items()},
+    }
+
+
+def _print(text: str) -> None:
+    """Print, also where the encoding has no lines to draw a tree with."""
+    encoding = sys.stdout.encoding or "utf-8"
+    try:
+        text.encode(encoding)
+    except UnicodeEncodeError:
+        text = text.translate(str.maketrans("├└│─…", "|`|-~")).encode(encoding, "replace").decode(encoding)
+    if text:
+        print(text)

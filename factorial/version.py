@@ -1,0 +1,5 @@
+"""The release that this is: told by `factorial.__version__`, the wheel, and `status`."""
+
+__all__ = ["__version__"]
+
+__version__ = "0.2.0"

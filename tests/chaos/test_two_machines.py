@@ -1,0 +1,92 @@
+"""Two supervisors on one Redis, as on two machines: they share the work, and one takes over when the other is lost.
+
+Real: supervisors, worker processes, Valkey, signals, the command. Scripted: the model. Both run on this machine, each
+in a session of its own, all processes of which are killed at once.
+"""
+
+import asyncio
+import json
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from tests.chaos.system import ROOT, System, check_result, show
+from tests.support import wait_until
+
+COUNT = 12
+
+
+async def command(system: System, *arguments: str) -> tuple[int, str]:
+    """Run `python -m factorial.supervisor VERB ...` for this system, and return its exit code and what it printed."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "factorial.supervisor", *arguments, "--config", str(system.config),
+        cwd=ROOT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+    )  # fmt: skip
+    out, _ = await asyncio.wait_for(process.communicate(), 60)
+    return process.returncode or 0, out.decode()
+
+
+async def supervisors(system: System) -> list[dict[str, Any]]:
+    code, out = await command(system, "status", "--json")
+    assert code == 0, out
+    return list(json.loads(out)["supervisors"])
+
+
+async def test_two_supervisors_share_the_work_and_survive_each_other(
+    system: System, tmp_path: Path, redis_url: str, namespace: str
+) -> None:
+    (tmp_path / "other").mkdir()
+    other = System(tmp_path / "other", redis_url, namespace)
+    other.diary = system.diary
+    try:
+        system.configure(heartbeat=0.5)
+        other.configure(heartbeat=0.5)
+        await system.start()
+        await other.start()
+        # As many as fit into the slots of one of them.
+        tasks = [await system.enqueue(turns=2, model_seconds=0.8, tool_seconds=0.8) for _ in range(COUNT)]
+        await wait_until(lambda: len({line["task"] for line in system.witness()}) == COUNT, message="all under way")
+        held = await system.held()
+        mine = {name for name in held if f"{name} (pid" in system.log.read_text()}
+        lost = sum(held[name] for name in held.keys() - mine)
+        assert 0 < lost < COUNT
+        assert len(await supervisors(system)) == 2
+        for process in other.members():
+            process.kill()
+        lost_at = time.time()
+        await other.process.wait()
+        data = await system.all_end(tasks)
+        orphaned = {line["task"] for line in system.witness() if line["process"] in held.keys() - mine}
+        went_on = {
+            task: next(
+                line["at"] for line in system.witness()
+                if line["task"] == task and line["process"] in mine and line["at"] > lost_at
+            ) - lost_at
+            for task in orphaned
+        }  # fmt: skip
+        _, status = await command(system, "status")
+        executed = Counter(line["what"] for line in system.witness() if line["edge"] == "begin")
+        show(
+            "two supervisors, one is lost with all its processes (lease 1.0 s)",
+            tasks_it_held=len(orphaned),
+            seconds_until_the_first_and_the_last_went_on=f"{min(went_on.values()):.1f}, {max(went_on.values()):.1f}",
+            ends=dict(Counter(each["status"] for each in data)),
+            retries=sum(each["retries"] for each in data),
+            calls_in_excess=sum(executed.values()) - COUNT * 7,
+            status="\n" + status,
+        )
+        for each in data:
+            check_result(each, turns=2)
+            assert each["retries"] == 0
+        assert len(orphaned) == lost
+        # A lease of 1 s, as long again in which a living process would register, and a round of maintenance.
+        assert min(went_on.values()) < 3.5
+        assert 0 <= sum(executed.values()) - COUNT * 7 <= 2 * lost
+        assert "LOST" in status
+        code, out = await command(system, "stop")
+        assert code == 0, out
+        assert await asyncio.wait_for(system.process.wait(), 10) == 0
+    finally:
+        await other.clean_up()

@@ -1,0 +1,299 @@
+"""The health of children: real processes that block, eat, hang and print, and the monitor that looks after them.
+
+They need no Redis. The part of the tree (who is watched, who is replaced) is played by the test.
+"""
+
+import asyncio
+import os
+import re
+import signal
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from factorial.supervisor import health
+from factorial.supervisor.monitor import Monitor
+from factorial.supervisor.process import ChildProcess
+from factorial.supervisor.spec import ChildExit, ChildSpec, ExitReason, HealthLimits
+from factorial.supervisor.usage import descendants
+from tests.supervisor import targets
+from tests.support import wait_until
+
+MB = 1024 * 1024
+QUICK = HealthLimits(blocked_after=0.5)
+
+
+@contextmanager
+def redirected(descriptor: int, file: Path) -> Iterator[None]:
+    """Have the children inherit this file. (`capfd` would cut off what they write while it is being read.)"""
+    before = os.dup(descriptor)
+    with file.open("ab") as opened:
+        os.dup2(opened.fileno(), descriptor)
+    try:
+        yield
+    finally:
+        os.dup2(before, descriptor)
+        os.close(before)
+
+
+class Ward:
+    """The children under a monitor."""
+
+    def __init__(self, directory: Path) -> None:
+        self.diary = directory / "diary"
+        self.stdout = directory / "stdout"
+        self.stderr = directory / "stderr"
+        self.replaced: list[tuple[str, str, float]] = []
+        self.children: list[ChildProcess] = []
+        self.monitor = Monitor(self.watched, self.replace)
+
+    def watched(self) -> list[ChildProcess]:
+        return [child for child in self.children if child.asked_with is None and child.age and not child._exit.done()]
+
+    async def replace(self, child_id: str, why: str) -> None:
+        [child] = [child for child in self.children if child.spec.id == child_id]
+        self.replaced.append((child_id, why, child.age))
+        child.drain()
+
+    async def start(
+        self, target: str, limits: HealthLimits = QUICK, /, id: str = "child", **kwargs: Any
+    ) -> ChildProcess:
+        """A child that is ready, and watched."""
+        spec = ChildSpec(
+            id=id,
+            target=f"tests.supervisor.targets:{target}",
+            kwargs={"diary": str(self.diary), **kwargs},
+            health=limits,
+        )
+        with redirected(1, self.stdout), redirected(2, self.stderr):
+            child = ChildProcess(spec)
+        self.children.append(child)
+        assert await child.ready(), child.failure
+        return child
+
+    async def noted(self, event: str) -> dict[str, Any]:
+        """Wait until a child has noted this."""
+        entries: list[dict[str, Any]] = await wait_until(lambda: targets.read(self.diary, event), message=event)
+        return entries[0]
+
+    def said(self) -> str:
+        """What the children have written to standard error so far."""
+        return self.stderr.read_text()
+
+    async def has_said(self, text: str) -> str:
+        await wait_until(lambda: text in self.said(), message=f"{text!r} on standard error")
+        return self.said()
+
+
+@pytest.fixture
+async def ward(tmp_path: Path) -> AsyncIterator[Ward]:
+    ward = Ward(tmp_path)
+    watching = asyncio.create_task(ward.monitor.run())
+    yield ward
+    watching.cancel()
+    with suppress(asyncio.CancelledError):
+        await watching
+    for child in ward.children:
+        child.kill()
+        await ended(child)
+
+
+async def ended(child: ChildProcess) -> ChildExit:
+    return await asyncio.wait_for(child.exited(), 10)
+
+
+def line_of(target: Callable[..., Any], text: str) -> str:
+    """How a stack names the line of `target` that contains `text`."""
+    lines = Path(targets.__file__).read_text().splitlines()
+    first = target.__code__.co_firstlineno
+    number = next(number for number, line in enumerate(lines, 1) if number > first and text in line)
+    return rf'File ".*targets.py", line {number} in {target.__name__}'
+
+
+@pytest.mark.parametrize(
+    ("target", "culprit"), [("blocked_in_python", "time.sleep(600)"), ("blocked_in_c", "re.match(")]
+)
+async def test_a_blocked_event_loop_is_ended_and_says_where(ward: Ward, target: str, culprit: str) -> None:
+    child = await ward.start(target)
+    noted = await ward.noted("blocked")
+    began = time.monotonic()
+    exit = await ended(child)
+    assert noted["pid"] == exit.pid
+    assert 0.4 < time.monotonic() - began < 2.5
+    assert (exit.signal, exit.reason, exit.asked) == ("SIGKILL", ExitReason.ABNORMAL, False)
+    assert re.fullmatch(r"its event loop was blocked for 0\.[5-9] s", exit.why)
+    said = ward.said()
+    assert re.search(line_of(getattr(targets, target), culprit), said), said
+
+
+async def test_a_blocked_child_also_says_what_each_of_its_tasks_waits_for(ward: Ward) -> None:
+    """The loop is blocked, and yet its tasks are shown: to the innermost call."""
+    child = await ward.start("blocked_in_python")
+    await ended(child)
+    said = ward.said()
+    tasks = said[said.index(f"asyncio tasks of {child.process} (pid {child.pid})") :]
+    place = tasks[tasks.index("Task run-1:") :]
+    assert place.index("in run_of_an_agent") < place.index("in tool_that_waits") < place.index("in wait")
+
+
+async def test_a_child_that_beats_is_left_alone(ward: Ward) -> None:
+    child = await ward.start("obedient", HealthLimits(blocked_after=0.3, hard_memory=4096 * MB))
+    await asyncio.sleep(1.5)  # five times as long as it may be silent
+    assert child.silence < 0.3
+    assert not child._exit.done()
+
+
+async def test_a_stopped_supervisor_does_not_find_its_children_blocked(ward: Ward) -> None:
+    """A supervisor that does not run for a while, nor reads any beats: here, its own event loop is blocked."""
+    child = await ward.start("obedient", HealthLimits(blocked_after=0.3))
+    os.kill(child.pid, signal.SIGSTOP)  # so that no beat saves it
+    time.sleep(1.5)  # noqa: ASYNC251  # this is the test
+    os.kill(child.pid, signal.SIGCONT)
+    await asyncio.sleep(0.6)
+    assert not child._exit.done()
+    assert child.silence < 0.3
+
+
+async def test_too_much_memory_is_the_end_at_once(ward: Ward) -> None:
+    child = await ward.start("hungry", HealthLimits(hard_memory=200 * MB), megabytes=250)
+    exit = await ended(child)
+    assert (exit.signal, exit.reason, exit.asked) == ("SIGKILL", ExitReason.ABNORMAL, False)
+    assert re.fullmatch(r"its memory was \d{3} MB, and hard_memory is 200 MB", exit.why)
+
+
+async def test_rather_much_memory_is_a_reason_for_a_successor(ward: Ward, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(health, "SETTLED_SECONDS", 1.5)
+    limits = replace(QUICK, soft_memory=100 * MB, hard_memory=4096 * MB)
+    modest = await ward.start("hungry", limits, id="modest", megabytes=1)
+    hungry = await ward.start("hungry", limits, megabytes=150)
+    exit = await ended(hungry)
+    assert (exit.exitcode, exit.reason) == (0, ExitReason.SHUTDOWN)
+    [(child_id, why, age)] = ward.replaced
+    assert child_id == "child"
+    assert age >= 1.5
+    assert re.fullmatch(r"its memory was \d{3} MB, and soft_memory is 100 MB", why)
+    assert not modest._exit.done()
+
+
+async def test_beats_carry_the_lag_and_what_the_child_measures(ward: Ward) -> None:
+    """And a gauge that is broken stops nothing."""
+    child = await ward.start("with_gauges")
+    await wait_until(lambda: "rss" in child.report())
+    report = child.report()
+    assert report["tasks"] == 7
+    assert 0 <= report["lag"] < 1
+    assert "broken" not in report
+    assert "the gauge 'broken' has failed" in ward.said()
+    assert 5 * MB < report["rss"] < 500 * MB
+    assert 0 <= report["cpu"] < 250
+    assert 3 <= report["open_files"] < 100
+    assert report["children"] == 0
+
+
+async def test_the_processes_below_a_child_are_counted(ward: Ward) -> None:
+    child = await ward.start("with_grandchild", HealthLimits())
+    below = descendants()
+    assert below[child.pid] == 1
+    assert os.getpid() not in below  # only what is below us
+    child.measure(below)
+    assert child.report()["children"] == 1
+
+
+async def test_nobody_reads_the_reports_and_the_child_goes_on(ward: Ward) -> None:
+    """As when the supervisor is stopped: the pipe is full, further beats are lost, and whole ones come later."""
+    child = await ward.start("talkative", HealthLimits(blocked_after=0.1), beats=60)  # 16 of them fill the pipe
+    loop, reports = asyncio.get_running_loop(), child._reports.fileno()
+    loop.remove_reader(reports)
+    child.asked_with = signal.SIGTERM  # the monitor is to look away
+
+    def latest() -> float:
+        return max(child.figures.gauges.values(), default=0)
+
+    await ward.noted("has beaten")
+    assert latest() < 60
+    loop.add_reader(reports, child._on_report)
+    await wait_until(lambda: latest() > 60, message="a beat from after the silence")
+
+
+async def test_the_figures_of_a_process_that_is_gone(ward: Ward) -> None:
+    child = await ward.start("with_gauges")
+    child.kill()
+    await ended(child)
+    child.measure({})
+    assert child.report().keys() <= {"lag", "tasks"}
+
+
+async def test_sigusr1_has_a_child_write_its_stacks_and_it_lives_on(ward: Ward) -> None:
+    child = await ward.start("obedient", HealthLimits())
+    child.dump()
+    said = await ward.has_said("in obedient")  # a task, which comes last
+    assert "Thread 0x" in said
+    assert said.index("most recent call first") < said.index(f"asyncio tasks of {child.process}")
+    child.dump()
+    await wait_until(lambda: ward.said().count(f"asyncio tasks of {child.process}") == 2)
+    child.drain()
+    assert (await ended(child)).exitcode == 0
+
+
+async def test_sighup_is_nothing_to_a_child(ward: Ward) -> None:
+    """But to the programs that its tools start: they are as the machine's other programs."""
+    child = await ward.start("with_grandchild")
+    grandchild = psutil.Process((await ward.noted("started"))["grandchild"])
+    os.kill(child.pid, signal.SIGHUP)
+    await wait_until(lambda: child.report().get("rss"))
+    grandchild.send_signal(signal.SIGHUP)
+    await wait_until(lambda: grandchild.status() == psutil.STATUS_ZOMBIE, message="the end of the grandchild")
+    child.drain()
+    assert (await ended(child)).exitcode == 0
+
+
+async def test_signals_wait_until_the_child_can_listen(ward: Ward) -> None:
+    spec = ChildSpec(id="child", target="tests.supervisor.targets:obedient", kwargs={"diary": str(ward.diary)})
+    child = ChildProcess(spec)
+    ward.children.append(child)
+    os.kill(child.pid, signal.SIGHUP)
+    os.kill(child.pid, signal.SIGUSR1)
+    assert await child.ready()
+
+
+async def test_a_crash_in_c_says_where(ward: Ward) -> None:
+    child = await ward.start("crashes")
+    exit = await ended(child)
+    assert (exit.signal, exit.reason, exit.why) == ("SIGSEGV", ExitReason.ABNORMAL, "")
+    said = ward.said()
+    assert "Segmentation fault" in said
+    assert re.search(line_of(targets.crashes, "ctypes.string_at"), said)
+
+
+async def test_what_a_child_prints_carries_its_name(ward: Ward) -> None:
+    child = await ward.start("prints")
+    name = f"{child.process} | "
+    assert ward.stdout.read_text() == f"{name}one line\n{name}begun\n"
+    lines = ward.said().splitlines()
+    assert lines[:2] == [f"{name}two", f"{name}lines"]
+    assert any(line.startswith(name) and "UserWarning: a warning" in line for line in lines)
+    [logged] = [line for line in lines if "a log line" in line]
+    assert logged.count(child.process) == 1
+    assert "written past Python" in lines
+
+
+async def test_an_error_of_the_monitor_is_logged_and_it_goes_on(
+    ward: Ward, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    quick = replace(QUICK, blocked_after=0.2)
+    well = await ward.start("obedient", quick)
+    blocked = await ward.start("blocked_in_python", quick, id="second")
+
+    def broken(below: Mapping[int, int]) -> None:
+        raise RuntimeError("no figures today")
+
+    monkeypatch.setattr(well, "measure", broken)
+    assert (await ended(blocked)).why.startswith("its event loop was blocked")
+    assert "the health of child-" in caplog.text
+    assert "no figures today" in caplog.text
