@@ -3,13 +3,14 @@
 `from factorial.utils import BaseModel` is a documented import (checklist A07).
 """
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from pydantic import BaseModel
 from pydantic_core import from_json, to_json
 
-__all__ = ["BaseModel", "dump_anything", "dump_json", "iso", "load_json", "printable_text", "shorten"]
+__all__ = ["BaseModel", "dump_anything", "dump_json", "iso", "listed", "load_json", "printable_text", "shorten"]
 
 _DEEPEST = 20
 
@@ -68,3 +69,9 @@ def shorten(text: str, limit: int) -> str:
     if len(text) <= limit:
         return text
     return f"{text[:limit]}… ({len(text) - limit} more characters)"
+
+
+def listed(names: Sequence[str], most: int = 20) -> str:
+    """Names in one line, for people: the first `most` of them, and how many more there are."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

@@ -12,6 +12,7 @@ from factorial.config import MaintenanceWorkerConfig
 from factorial.mailbox import lease, tend
 from factorial.mailbox.script import Scripts
 from factorial.task import TaskStatus
+from factorial.utils import listed
 
 __all__ = ["Maintenance"]
 
@@ -40,7 +41,7 @@ class Maintenance(Actor[None]):
         """One round."""
         most = self._config.max_cleanup_batch
         if reclaimed := await lease.reclaim(self._scripts, most=most):
-            logger.warning("reclaimed %d tasks of dead processes", reclaimed)
+            logger.warning("reclaimed %d tasks of dead processes: %s", len(reclaimed), listed(reclaimed))
         await tend.promote(self._scripts, agent=self._agent)
         for status, ttl in self._ttl.items():
             removed = await tend.expire(self._scripts, agent=self._agent, status=status, ttl=ttl, most=most)

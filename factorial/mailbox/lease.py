@@ -40,23 +40,23 @@ async def beat(scripts: Scripts, *, process: str, lease: float) -> bool:
     return bool(await scripts.commands.execute("PEXPIRE", scripts.keys.lease(process), _ms(lease)))
 
 
-async def bury(scripts: Scripts, *, process: str, cause: Cause) -> int:
-    """Take back at once all that `process` held: it has ended, by `cause`. Tells how many runs that were."""
+async def bury(scripts: Scripts, *, process: str, cause: Cause) -> list[str]:
+    """Take back at once all that `process` held: it has ended, by `cause`. Tells which runs that were."""
     return await _take_back(scripts, process=process, most=100, cause=cause)
 
 
-async def reclaim(scripts: Scripts, *, most: int) -> int:
-    """Take back what processes held whose lease is missing for longer than their patience. Tells how many runs."""
+async def reclaim(scripts: Scripts, *, most: int) -> list[str]:
+    """Take back what processes held whose lease is missing for longer than their patience. Tells which runs."""
     return await _take_back(scripts, process="", most=most, cause=Cause.KILLED)
 
 
-async def _take_back(scripts: Scripts, *, process: str, most: int, cause: Cause) -> int:
-    total: int = 0
+async def _take_back(scripts: Scripts, *, process: str, most: int, cause: Cause) -> list[str]:
+    all_taken: list[str] = []
     while True:
         taken, more = await scripts.run("reclaim", most, process, cause)
-        total += int(taken)
+        all_taken += [task_id.decode() for task_id in taken]
         if not more:
-            return total
+            return all_taken
 
 
 def _ms(seconds: float) -> int:

@@ -2,7 +2,7 @@
 -- Take back what dead processes held.
 --
 -- ARGV     most runs to take back, process that is known to be dead or '', cause (left | crashed | killed)
--- Answers  {runs taken back, 1 if there may be more}
+-- Answers  {{the runs taken back}, 1 if there may be more}
 -- Events   task_reclaimed | run_cancelled | run_failed (crash_loop)
 --
 -- A lease that is missing for the first time is only noted: after an outage of the server every lease is
@@ -11,7 +11,7 @@
 -- include: lib/run.lua
 local most, dead, cause = take_number(), take(), take()
 local now = now_ms()
-local taken = 0
+local taken = {}
 
 -- How often a run may be taken back without a finished step in between when nothing says whether it is to blame. With
 -- the pauses between them that takes minutes: longer than a storm of kills lasts, and in calmer times a step is finished.
@@ -81,14 +81,14 @@ end
 local function bury(process)
   local held = redis.call('SCARD', held_key(process))
   local alone = held == 1 and redis.call('HEXISTS', claims_key(process), 'in_parts') == 0
-  if held > most - taken then
+  if held > most - #taken then
     redis.call('HSET', claims_key(process), 'in_parts', 1) -- the last one of them was not alone
   end
-  for _, id in ipairs(redis.call('SRANDMEMBER', held_key(process), most - taken)) do
+  for _, id in ipairs(redis.call('SRANDMEMBER', held_key(process), most - #taken)) do
     local run = load_run(id)
     if run and run.status == 'processing' and run.holder == process then
       take_back(run, process, alone)
-      taken = taken + 1
+      taken[#taken + 1] = id
     end
     redis.call('SREM', held_key(process), id)
   end
@@ -107,7 +107,7 @@ if dead ~= '' then
   bury(dead)
 else
   for _, process in ipairs(redis.call('ZRANGE', processes_key(), 0, -1)) do
-    if taken >= most then
+    if #taken >= most then
       break
     end
     if redis.call('EXISTS', lease_key(process)) == 0 then
@@ -120,4 +120,4 @@ else
     end
   end
 end
-return {taken, taken >= most and 1 or 0}
+return {taken, #taken >= most and 1 or 0}

@@ -21,6 +21,7 @@ from factorial.supervisor.signals import StopRequests
 from factorial.supervisor.spec import ChildSpec
 from factorial.supervisor.strategy import ChildState
 from factorial.supervisor.tree import Tree
+from factorial.utils import listed
 from factorial.version import __version__
 
 __all__ = ["Operator"]
@@ -78,7 +79,7 @@ class Operator:
         async with self._changing:
             processes = list(self._processes(target))
             await asyncio.gather(*(tree.suspend(child_id) for tree, child_id in processes))
-            return f"drained {_listed(child_id for _, child_id in processes)}"
+            return f"drained {listed([child_id for _, child_id in processes]) or 'nothing'}"
 
     async def resume(self, target: str) -> str:
         """Start what was drained, and what has given up."""
@@ -89,22 +90,26 @@ class Operator:
                 if tree.state(child_id) in (ChildState.SUSPENDED, ChildState.ENDED)
             ]
             await asyncio.gather(*(tree.resume(child_id) for tree, child_id in resting))
-            names = _listed(child_id for _, child_id in resting)
-            return f"resumed {names}" if resting else "nothing was drained here, and nothing has ended"
+            if not resting:
+                return "nothing was drained here, and nothing has ended"
+            return f"resumed {listed([child_id for _, child_id in resting])}"
 
     async def restart(self, target: str) -> str:
-        """Replace the processes, one by one: each successor is ready before its predecessor is drained."""
+        """Replace the processes, one by one: each successor is ready before its predecessor is drained. What has given
+        up is started again."""
         async with self._changing:
             began = time.monotonic()
-            processes = [
-                (tree, child_id)
-                for tree, child_id in self._processes(target)
-                if tree.state(child_id) is not ChildState.SUSPENDED
-            ]
-            for tree, child_id in processes:
-                await tree.replace(child_id)
-            names = _listed(child_id for _, child_id in processes)
-            return f"replaced {names} in {time.monotonic() - began:.1f} s"
+            replaced, started = [], []
+            for tree, child_id in list(self._places(target)):
+                if tree.state(child_id) is ChildState.ENDED:
+                    await tree.resume(child_id)
+                    started.append(child_id)
+                elif tree.state(child_id) is not ChildState.SUSPENDED and tree.branch(child_id) is None:
+                    await tree.replace(child_id)
+                    replaced.append(child_id)
+            done = [f"replaced {listed(replaced)}"] if replaced else []
+            done += [f"started {listed(started)}"] if started else []
+            return f"{' and '.join(done) or 'nothing was running here'} in {time.monotonic() - began:.1f} s"
 
     async def scale(self, runner: str, processes: int) -> str:
         """Have so many processes of a runner, until the configuration is reloaded."""
@@ -216,7 +221,3 @@ async def _names_in_fresh_process(path: str) -> dict[str, str]:
         raise ConfigError(lines[-1].removeprefix("factorial: "))
     runners = json.loads(out)["runners"]
     return {about["agent"]: name for name, about in runners.items()}
-
-
-def _listed(child_ids: "Iterator[str]") -> str:
-    return ", ".join(child_ids) or "nothing"

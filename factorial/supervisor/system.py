@@ -37,6 +37,7 @@ from factorial.supervisor.spec import ChildExit
 from factorial.supervisor.stacks import of_tasks
 from factorial.supervisor.status import Subject, draw
 from factorial.supervisor.tree import Tree
+from factorial.utils import listed
 
 if TYPE_CHECKING:
     from factorial.mailbox import Mailbox
@@ -167,7 +168,7 @@ async def _release(mailbox: "Mailbox", exit: ChildExit) -> None:
         log.warning("the tasks of %s go on when its lease is over: %s", exit.process, unreachable)
         return
     if released:
-        log.info("released %d tasks that %s held (%s)", released, exit.process, cause)
+        log.info("%s held %d tasks (%s), which go on: %s", exit.process, len(released), cause, listed(released))
 
 
 def blame(exit: ChildExit) -> "Cause":

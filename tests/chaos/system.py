@@ -192,6 +192,41 @@ maintenance = {{ interval = 0.25 }}
             self.process.send_signal(number)
         return await asyncio.wait_for(self.process.wait(), timeout)
 
+    async def command(self, *arguments: str) -> tuple[int, str]:
+        """Run `python -m factorial.supervisor VERB ...` for this system: its exit code, and what it printed."""
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "factorial.supervisor", *arguments, "--config", str(self.config),
+            cwd=ROOT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
+        )  # fmt: skip
+        out, _ = await asyncio.wait_for(process.communicate(), 60)
+        return process.returncode or 0, out.decode()
+
+    async def order(self, *arguments: str) -> str:
+        """The one supervisor's answer to an order that it carries out."""
+        code, out = await self.command(*arguments)
+        assert code == 0, out
+        return out.strip().partition(": ")[2]
+
+    async def supervisors(self) -> list[dict[str, Any]]:
+        """What `status --json` tells."""
+        code, out = await self.command("status", "--json")
+        assert code == 0, out
+        return list(json.loads(out)["supervisors"])
+
+    async def nodes(self) -> dict[str, dict[str, Any]]:
+        """What it tells of each node of the one supervisor."""
+        found: dict[str, dict[str, Any]] = {}
+
+        def walk(node: dict[str, Any]) -> None:
+            found[node["id"]] = node
+            if node["type"] == "supervisor":
+                for child in node["children"]:
+                    walk(child)
+
+        [supervisor] = await self.supervisors()
+        walk(supervisor["tree"])
+        return found
+
     async def clean_up(self) -> None:
         """Leave nothing behind, whatever a test has done."""
         await self.orchestrator.close()

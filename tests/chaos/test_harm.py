@@ -145,5 +145,7 @@ async def test_a_transient_runner_that_gives_up_stays_ended_and_the_others_go_on
     await system.logs("supervisor 'doomed' has given up: 3 restarts within 30 s, where intensity allows 2")
     task = await system.enqueue(turns=2)
     assert (await system.finished(task))["status"] == "completed"
+    assert (await system.nodes())["doomed"]["state"] == "ended"
+    assert (await system.order("restart", "doomed")).startswith("started doomed in ")
     assert system.process.returncode is None
     assert await system.stop(signal.SIGTERM) == 0

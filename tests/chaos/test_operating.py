@@ -4,13 +4,11 @@ Real: supervisor, worker processes, Valkey, signals, the command. Scripted: the 
 """
 
 import asyncio
-import json
 import signal
-import sys
 import time
 from typing import Any
 
-from tests.chaos.system import ROOT, System, check_result, show
+from tests.chaos.system import System, check_result, show
 from tests.support import wait_until
 
 RUNNERS = """
@@ -29,82 +27,49 @@ processes = 2
 """
 
 
-async def command(system: System, *arguments: str) -> tuple[int, str]:
-    """Run `python -m factorial.supervisor VERB ...` for this system, and return its exit code and what it printed."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "factorial.supervisor", *arguments, "--config", str(system.config),
-        cwd=ROOT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-    )  # fmt: skip
-    out, _ = await asyncio.wait_for(process.communicate(), 60)
-    return process.returncode or 0, out.decode()
-
-
-async def order(system: System, *arguments: str) -> str:
-    """The answer of the one supervisor to an order that it carries out."""
-    code, out = await command(system, *arguments)
-    assert code == 0, out
-    return out.strip().partition(": ")[2]
-
-
-async def nodes(system: System) -> dict[str, dict[str, Any]]:
-    """What `status --json` tells of each node of the one supervisor."""
-    code, out = await command(system, "status", "--json")
-    assert code == 0, out
-    [supervisor] = json.loads(out)["supervisors"]
-    found: dict[str, dict[str, Any]] = {}
-
-    def walk(node: dict[str, Any]) -> None:
-        found[node["id"]] = node
-        for child in node.get("children") or []:
-            walk(child)
-
-    walk(supervisor["tree"])
-    return found
-
-
 async def test_every_verb_on_a_running_system(system: System) -> None:
     system.configure(more=RUNNERS)
     await system.start()
     task = await system.enqueue(turns=20, model_seconds=0.3, tool_seconds=0.3)
     await system.sees(task, edge="begin")
-    code, drawn = await command(system, "status")
+    code, drawn = await system.command("status")
     assert code == 0
     show("status of a tree with three runners", it="\n" + drawn)
     for name in ("pipeline", "work", "harm", "odd", "work.1", "work.2", "harm.1", "odd.1", "odd.2"):
         assert f" {name} " in drawn, name
 
-    before = await nodes(system)
+    before = await system.nodes()
     assert {before[name]["strategy"] for name in ("work", "harm")} == {"one_for_one"}
     assert (before["odd"]["strategy"], before["pipeline"]["strategy"]) == ("one_for_all", "rest_for_one")
     assert (before["odd"]["intensity"], before["work"]["intensity"]) == (3, 100)
     await wait_until(lambda: has_figures(system), message="the figures of each process")
 
-    assert await order(system, "scale", "work", "3") == "work has 3 processes now, 2 before"
-    assert (await nodes(system))["work.3"]["state"] == "running"
-    assert (await order(system, "restart", "work")).startswith("replaced work.1, work.2, work.3 in ")
-    restarted = await nodes(system)
+    assert await system.order("scale", "work", "3") == "work has 3 processes now, 2 before"
+    assert (await system.nodes())["work.3"]["state"] == "running"
+    assert (await system.order("restart", "work")).startswith("replaced work.1, work.2, work.3 in ")
+    restarted = await system.nodes()
     assert restarted["work.1"]["pid"] != before["work.1"]["pid"]
     assert restarted["harm.1"]["pid"] == before["harm.1"]["pid"]
     assert restarted["work"]["restarts"] == 0
-    assert await order(system, "scale", "work", "1") == "work has 1 processes now, 3 before"
-    assert (await nodes(system)).keys() & {"work.2", "work.3"} == set()
+    assert await system.order("scale", "work", "1") == "work has 1 processes now, 3 before"
+    assert (await system.nodes()).keys() & {"work.2", "work.3"} == set()
 
-    assert await order(system, "drain", "work") == "drained work.1"
-    assert (await nodes(system))["work.1"]["state"] == "suspended"
+    assert await system.order("drain", "work") == "drained work.1"
+    assert (await system.nodes())["work.1"]["state"] == "suspended"
     assert await system.status(task) == "queued"
-    assert await order(system, "resume") == "resumed work.1"
+    assert await system.order("resume") == "resumed work.1"
     await wait_until(lambda: is_processing(system, task), message="the task going on")
 
-    code, answer = await command(system, "restart", "nobody")
+    code, answer = await system.command("restart", "nobody")
     assert code == 1
     assert "there is no group, runner or process 'nobody' here; there are: work" in answer
-    code, answer = await command(system, "scale", "work", "0")
+    code, answer = await system.command("scale", "work", "0")
     assert code == 2
     check_result(await system.finished(task, 60), turns=20)
-    code, answer = await command(system, "stop")
+    code, answer = await system.command("stop")
     assert code == 0, answer
     assert await asyncio.wait_for(system.process.wait(), 10) == 0
-    code, answer = await command(system, "status")
+    code, answer = await system.command("status")
     assert code == 1
     data = await system.orchestrator.get_task_data(task.id)
     assert data is not None
@@ -114,7 +79,7 @@ async def test_every_verb_on_a_running_system(system: System) -> None:
 async def test_a_reload_does_what_has_changed_and_refuses_what_cannot_be(system: System) -> None:
     system.configure(processes=2)
     await system.start()
-    first = await nodes(system)
+    first = await system.nodes()
     good = system.config.read_text()
     for bad, named in (
         (good + "\nprocesess = 2", "unknown key 'procesess'"),
@@ -128,14 +93,14 @@ async def test_a_reload_does_what_has_changed_and_refuses_what_cannot_be(system:
         await system.logs("not reloaded", refused + 1)
         assert named in system.log.read_text().rsplit("not reloaded", 1)[1]
     system.config.write_text(good)
-    assert {name: node.get("pid") for name, node in (await nodes(system)).items()} == {
+    assert {name: node.get("pid") for name, node in (await system.nodes()).items()} == {
         name: node.get("pid") for name, node in first.items()
     }
 
     system.configure(processes=1, more=RUNNERS)
     system.process.send_signal(signal.SIGHUP)
     await system.logs("reloaded, and replaced all processes", timeout=30)
-    then = await nodes(system)
+    then = await system.nodes()
     assert {name for name, node in then.items() if node["type"] == "worker"} == {"work.1", "harm.1", "odd.1", "odd.2"}
     assert then["work.1"]["pid"] != first["work.1"]["pid"]
     assert then["work"]["restarts"] == 0
@@ -152,11 +117,11 @@ async def test_a_successor_that_cannot_start_leaves_the_old_process_at_work(syst
     system.configure()
     system.config.write_text(system.config.read_text().replace("tests.chaos.agents:work", "release:agent"))
     await system.start()
-    first = await nodes(system)
+    first = await system.nodes()
     module.write_text(good + "from factorial.supervisor.lifeline import inside_child\nassert not inside_child()\n")
     system.process.send_signal(signal.SIGHUP)
     await system.logs("not reloaded: child 'work.1' could not be started: agent 'release:agent'", timeout=30)
-    assert (await nodes(system))["work.1"]["pid"] == first["work.1"]["pid"]
+    assert (await system.nodes())["work.1"]["pid"] == first["work.1"]["pid"]
     task = await system.enqueue(turns=1)
     check_result(await system.finished(task), turns=1)
     assert await system.stop() == 0
@@ -181,9 +146,9 @@ async def test_sigusr1_writes_the_tree_and_all_stacks(system: System) -> None:
 
 
 async def has_figures(system: System) -> bool:
-    workers = [node for node in (await nodes(system)).values() if node["type"] == "worker"]
+    workers = [node for node in (await system.nodes()).values() if node["type"] == "worker"]
     return all(
-        node["rss"] > 20_000_000 and node["open_files"] > 5 and {"cpu", "children", "lag", "tasks"} <= node.keys()
+        node.get("rss", 0) > 20_000_000 and node["open_files"] > 5 and {"cpu", "children", "lag", "tasks"} <= node.keys()
         for node in workers
     )
 

@@ -5,33 +5,14 @@ in a session of its own, all processes of which are killed at once.
 """
 
 import asyncio
-import json
-import sys
 import time
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
-from tests.chaos.system import ROOT, System, check_result, show
+from tests.chaos.system import System, check_result, show
 from tests.support import wait_until
 
 COUNT = 12
-
-
-async def command(system: System, *arguments: str) -> tuple[int, str]:
-    """Run `python -m factorial.supervisor VERB ...` for this system, and return its exit code and what it printed."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "factorial.supervisor", *arguments, "--config", str(system.config),
-        cwd=ROOT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
-    )  # fmt: skip
-    out, _ = await asyncio.wait_for(process.communicate(), 60)
-    return process.returncode or 0, out.decode()
-
-
-async def supervisors(system: System) -> list[dict[str, Any]]:
-    code, out = await command(system, "status", "--json")
-    assert code == 0, out
-    return list(json.loads(out)["supervisors"])
 
 
 async def test_two_supervisors_share_the_work_and_survive_each_other(
@@ -52,7 +33,7 @@ async def test_two_supervisors_share_the_work_and_survive_each_other(
         mine = {name for name in held if f"{name} (pid" in system.log.read_text()}
         lost = sum(held[name] for name in held.keys() - mine)
         assert 0 < lost < COUNT
-        assert len(await supervisors(system)) == 2
+        assert len(await system.supervisors()) == 2
         for process in other.members():
             process.kill()
         lost_at = time.time()
@@ -66,7 +47,7 @@ async def test_two_supervisors_share_the_work_and_survive_each_other(
             ) - lost_at
             for task in orphaned
         }  # fmt: skip
-        _, status = await command(system, "status")
+        _, status = await system.command("status")
         executed = Counter(line["what"] for line in system.witness() if line["edge"] == "begin")
         show(
             "two supervisors, one is lost with all its processes (lease 1.0 s)",
@@ -85,7 +66,7 @@ async def test_two_supervisors_share_the_work_and_survive_each_other(
         assert min(went_on.values()) < 3.5
         assert 0 <= sum(executed.values()) - COUNT * 7 <= 2 * lost
         assert "LOST" in status
-        code, out = await command(system, "stop")
+        code, out = await system.command("stop")
         assert code == 0, out
         assert await asyncio.wait_for(system.process.wait(), 10) == 0
     finally:
