@@ -14,8 +14,10 @@ from factorial.agent.decorators import publish_progress, retry
 from factorial.config import (
     AgentWorkerConfig,
     EventsConfig,
+    HealthConfig,
     MaintenanceWorkerConfig,
     RedisConfig,
+    RunnerSupervisorConfig,
     SupervisorConfig,
     TaskTTLConfig,
 )
@@ -66,8 +68,8 @@ __all__ = [
     "gpt_41", "gpt_41_mini", "gpt_41_nano", "gpt_5", "gpt_54", "gpt_54_mini", "gpt_5_mini", "gpt_5_nano",
     "grok_3", "grok_3_mini", "o3", "o4_mini",
     # tasks, and the system that runs them
-    "AgentWorkerConfig", "EventsConfig", "MaintenanceWorkerConfig", "Orchestrator", "RedisConfig", "SupervisorConfig",
-    "Task", "TaskStatus", "TaskTTLConfig",
+    "AgentWorkerConfig", "EventsConfig", "HealthConfig", "MaintenanceWorkerConfig", "Orchestrator", "RedisConfig",
+    "RunnerSupervisorConfig", "SupervisorConfig", "Task", "TaskStatus", "TaskTTLConfig",
     # events
     "AgentEvent", "BaseEvent", "EventPublisher", "QueueEvent",
     # errors: all of them are in factorial.errors

@@ -16,8 +16,11 @@ from factorial.agent.agent import BaseAgent
 from factorial.config import (
     AgentWorkerConfig,
     EventsConfig,
+    HealthConfig,
     MaintenanceWorkerConfig,
     RedisConfig,
+    Restart,
+    RunnerSupervisorConfig,
     SupervisorConfig,
 )
 from factorial.config import redis_url as url_of
@@ -110,8 +113,16 @@ class Orchestrator:
         agent: BaseAgent[Any],
         agent_worker_config: AgentWorkerConfig | None = None,
         maintenance_worker_config: MaintenanceWorkerConfig | None = None,
+        *,
+        supervisor_config: RunnerSupervisorConfig | None = None,
+        health_config: HealthConfig | None = None,
+        restart: Restart = "permanent",
     ) -> None:
-        """Have `run` start processes for `agent` (checklist I04, O02). Raises `ConfigError` if its name is taken."""
+        """Have `run` start processes for `agent` (checklist I04, O02). Raises `ConfigError` if its name is taken.
+
+        `supervisor_config`: how its processes are supervised. `restart`: what becomes of the runner when it has had too
+        many restarts; a "transient" or "temporary" one stays ended, and the others go on.
+        """
         if not isinstance(agent, BaseAgent):
             raise ConfigError(f"register_runner(agent={agent!r}): give an Agent, or an object of your own agent class")
         if agent.name in self.runners:
@@ -119,7 +130,12 @@ class Orchestrator:
                 f"there is a runner for an agent named {agent.name!r} already: give one of them another name=..."
             )
         self.runners[agent.name] = Registered(
-            agent, agent_worker_config or AgentWorkerConfig(), maintenance_worker_config or MaintenanceWorkerConfig()
+            agent,
+            agent_worker_config or AgentWorkerConfig(),
+            maintenance_worker_config or MaintenanceWorkerConfig(),
+            supervisor_config or RunnerSupervisorConfig(),
+            health_config or HealthConfig(),
+            restart,
         )
 
     def run(self) -> None:

@@ -10,7 +10,17 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic_core import from_json, to_json
 
-__all__ = ["BaseModel", "dump_anything", "dump_json", "iso", "listed", "load_json", "printable_text", "shorten"]
+__all__ = [
+    "BaseModel",
+    "dump_anything",
+    "dump_json",
+    "iso",
+    "listed",
+    "load_json",
+    "one_line",
+    "printable_text",
+    "shorten",
+]
 
 _DEEPEST = 20
 
@@ -75,3 +85,8 @@ def listed(names: Sequence[str], most: int = 20) -> str:
     """Names in one line, for people: the first `most` of them, and how many more there are."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
+
+
+def one_line(text: str) -> str:
+    """`text` on one line, without the characters that would do something to a terminal or a log."""
+    return "".join(character if character.isprintable() else " " for character in text)

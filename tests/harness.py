@@ -101,7 +101,7 @@ class Process:
     async def kill(self) -> None:
         """Die as by SIGKILL: from this moment on nothing reaches the server."""
 
-        async def nothing(cause: Any) -> None:
+        async def nothing(*args: Any) -> None:
             pass
 
         self.mailbox.scripts.commands = Silence()

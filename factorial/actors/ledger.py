@@ -104,7 +104,7 @@ class Ledger:
     def _send_now(self) -> None:
         self._disarm()
         if self._sender is None and self._may_send.is_set() and (self._pending.entries or self._pending.events):
-            self._sender = asyncio.get_running_loop().create_task(self._send_all())
+            self._sender = asyncio.get_running_loop().create_task(self._send_all(), name=f"ledger of {self._task_id}")
 
     async def _send_all(self) -> None:
         """Send message after message until nothing waits, or the mailbox does not take it."""

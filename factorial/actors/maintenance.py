@@ -40,8 +40,11 @@ class Maintenance(Actor[None]):
     async def receive(self, message: Tick | None) -> None:
         """One round."""
         most = self._config.max_cleanup_batch
-        if reclaimed := await lease.reclaim(self._scripts, most=most):
-            logger.warning("reclaimed %d tasks of dead processes: %s", len(reclaimed), listed(reclaimed))
+        taken = await lease.reclaim(self._scripts, most=most)
+        if taken.go_on:
+            logger.warning("reclaimed %d tasks of dead processes: %s", len(taken.go_on), listed(taken.go_on))
+        if taken.given_up:
+            logger.warning("given up as crash_loop, and failed: %s", listed(taken.given_up))
         await tend.promote(self._scripts, agent=self._agent)
         for status, ttl in self._ttl.items():
             removed = await tend.expire(self._scripts, agent=self._agent, status=status, ttl=ttl, most=most)

@@ -42,7 +42,9 @@ logger = logging.getLogger(__name__)
 
 _OBJECTS_PER_COLLECTION = 20_000
 _LAST_COMMITS = 3.0
-"""Seconds for the last commits, once the runs were told to let go."""
+"""Seconds for the last commits, once the runs were told to let go; less if the grace is short."""
+_LAST_WORDS = 1.5
+"""Seconds to give the lease back; less if the grace is short."""
 
 
 class Lifeline(Protocol):
@@ -147,21 +149,21 @@ class Runner:
         finally:
             self._control.close()
             await blocking.close()
-            await self._leave(cause)
+            await self._leave(cause, min(_LAST_WORDS, grace / 10))
 
     async def _let_go(self, lifeline: Lifeline, grace: float) -> None:
         """Give every run back: at a step boundary if there is time, else at once."""
         logger.info("draining: %d tasks in flight", self._in_flight())
         for worker in self._workers:
             worker.drain()
-        in_time = asyncio.create_task(self._settled(grace))
-        leaving = asyncio.create_task(lifeline.leaving.wait())
+        in_time = asyncio.create_task(self._settled(grace), name="drain in time")
+        leaving = asyncio.create_task(lifeline.leaving.wait(), name="wait to be told to leave")
         await asyncio.wait({in_time, leaving}, return_when=asyncio.FIRST_COMPLETED)
         in_time.cancel()
         leaving.cancel()
         for worker in self._workers:
             worker.release_all()
-        await self._settled(_LAST_COMMITS)
+        await self._settled(min(_LAST_COMMITS, grace / 6))
 
     def _in_flight(self) -> int:
         return sum(len(worker.executions) for worker in self._workers)
@@ -169,11 +171,12 @@ class Runner:
     async def _settled(self, seconds: float) -> bool:
         return all(await asyncio.gather(*(worker.settle(seconds) for worker in self._workers)))
 
-    async def _leave(self, cause: Cause) -> None:
+    async def _leave(self, cause: Cause, seconds: float) -> None:
         """Give the lease back, so that whatever is still held goes on elsewhere at once."""
         try:
-            await self._mailbox.release_process(self._process, cause)
-        except MailboxError as unreachable:
+            async with asyncio.timeout(seconds):
+                await self._mailbox.release_process(self._process, cause)
+        except (MailboxError, TimeoutError) as unreachable:
             logger.warning("the lease of %s was not given back, and will run out: %s", self._process, unreachable)
 
     # -- what the actors ask of their process

@@ -239,7 +239,7 @@ class Connection:
 
     def _start_reconnecting(self) -> None:
         if self._reconnecting is None and not self._closed:
-            self._reconnecting = self._loop.create_task(self._reconnect())
+            self._reconnecting = self._loop.create_task(self._reconnect(), name="reconnect commands")
 
     async def _reconnect(self) -> None:
         """Connect again, for as long as anybody waits; then send what is queued."""

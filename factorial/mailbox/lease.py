@@ -4,13 +4,14 @@ Called by the heartbeat and the maintenance actors, and by the supervisor when a
 """
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
 from factorial.mailbox.script import Scripts
 from factorial.utils import dump_json
 
-__all__ = ["Cause", "beat", "bury", "reclaim", "register"]
+__all__ = ["Cause", "TakenBack", "beat", "bury", "reclaim", "register"]
 
 
 class Cause(StrEnum):
@@ -22,6 +23,15 @@ class Cause(StrEnum):
     """It ended by itself (exit code, SIGSEGV, ...), or was killed for its health: one of its runs may be at fault."""
     KILLED = "killed"
     """By a signal from outside, or its lease is over: nothing says that a run is at fault, unless it was alone."""
+
+
+@dataclass(frozen=True, slots=True)
+class TakenBack:
+    """What dead processes held, by task id. Those that were to be cancelled are not in it: they are."""
+
+    go_on: list[str] = field(default_factory=list)
+    given_up: list[str] = field(default_factory=list)
+    """They ended as failed, with `crash_loop`."""
 
 
 async def register(
@@ -40,23 +50,24 @@ async def beat(scripts: Scripts, *, process: str, lease: float) -> bool:
     return bool(await scripts.commands.execute("PEXPIRE", scripts.keys.lease(process), _ms(lease)))
 
 
-async def bury(scripts: Scripts, *, process: str, cause: Cause) -> list[str]:
+async def bury(scripts: Scripts, *, process: str, cause: Cause) -> TakenBack:
     """Take back at once all that `process` held: it has ended, by `cause`. Tells which runs that were."""
     return await _take_back(scripts, process=process, most=100, cause=cause)
 
 
-async def reclaim(scripts: Scripts, *, most: int) -> list[str]:
+async def reclaim(scripts: Scripts, *, most: int) -> TakenBack:
     """Take back what processes held whose lease is missing for longer than their patience. Tells which runs."""
     return await _take_back(scripts, process="", most=most, cause=Cause.KILLED)
 
 
-async def _take_back(scripts: Scripts, *, process: str, most: int, cause: Cause) -> list[str]:
-    all_taken: list[str] = []
+async def _take_back(scripts: Scripts, *, process: str, most: int, cause: Cause) -> TakenBack:
+    taken = TakenBack()
     while True:
-        taken, more = await scripts.run("reclaim", most, process, cause)
-        all_taken += [task_id.decode() for task_id in taken]
+        go_on, given_up, more = await scripts.run("reclaim", most, process, cause)
+        taken.go_on.extend(task_id.decode() for task_id in go_on)
+        taken.given_up.extend(task_id.decode() for task_id in given_up)
         if not more:
-            return all_taken
+            return taken
 
 
 def _ms(seconds: float) -> int:

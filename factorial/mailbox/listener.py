@@ -165,7 +165,7 @@ class Listener:
                 entry.confirmed = self._loop.create_future()
                 entry.interrupted = True
         if self._reconnecting is None and not self._closed:
-            self._reconnecting = self._loop.create_task(self._reconnect())
+            self._reconnecting = self._loop.create_task(self._reconnect(), name="reconnect listener")
 
     async def _reconnect(self) -> None:
         """Connect and subscribe again, for as long as it takes; the confirmations tell of the gap."""

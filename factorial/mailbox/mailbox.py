@@ -66,7 +66,7 @@ class Mailbox:
         if self._server is not None:
             await asyncio.to_thread(self._server.release)
 
-    async def release_process(self, process: str, cause: Cause = Cause.LEFT) -> list[str]:
+    async def release_process(self, process: str, cause: Cause = Cause.LEFT) -> lease.TakenBack:
         """Have others take over, at once, what the ended `process` held. Tells which runs that were.
 
         `cause` says how it ended, and so whether one of them may be at fault.

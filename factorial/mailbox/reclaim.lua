@@ -2,7 +2,7 @@
 -- Take back what dead processes held.
 --
 -- ARGV     most runs to take back, process that is known to be dead or '', cause (left | crashed | killed)
--- Answers  {{the runs taken back}, 1 if there may be more}
+-- Answers  {{the runs that go on}, {the runs that are given up}, 1 if there may be more}
 -- Events   task_reclaimed | run_cancelled | run_failed (crash_loop)
 --
 -- A lease that is missing for the first time is only noted: after an outage of the server every lease is
@@ -11,7 +11,7 @@
 -- include: lib/run.lua
 local most, dead, cause = take_number(), take(), take()
 local now = now_ms()
-local taken = {}
+local taken, go_on, given_up = 0, {}, {}
 
 -- How often a run may be taken back without a finished step in between when nothing says whether it is to blame. With
 -- the pauses between them that takes minutes: longer than a storm of kills lasts, and in calmer times a step is finished.
@@ -65,8 +65,10 @@ local function take_back(run, process, alone)
   elseif error_text then
     tell(run, 'run_failed', now, ',"metadata":null,"error":"' .. error_text .. '"')
     finish(run, 'failed', now, error_text)
+    given_up[#given_up + 1] = run.id
     return
   end
+  go_on[#go_on + 1] = run.id
   tell(run, 'task_reclaimed', now, ',"metadata":null,"data":{"process":' .. cjson.encode(process)
     .. ',"cause":"' .. cause .. '","recoveries":' .. run.recoveries .. '}')
   if cause == 'left' or run.recoveries <= AT_ONCE then
@@ -81,14 +83,14 @@ end
 local function bury(process)
   local held = redis.call('SCARD', held_key(process))
   local alone = held == 1 and redis.call('HEXISTS', claims_key(process), 'in_parts') == 0
-  if held > most - #taken then
+  if held > most - taken then
     redis.call('HSET', claims_key(process), 'in_parts', 1) -- the last one of them was not alone
   end
-  for _, id in ipairs(redis.call('SRANDMEMBER', held_key(process), most - #taken)) do
+  for _, id in ipairs(redis.call('SRANDMEMBER', held_key(process), most - taken)) do
     local run = load_run(id)
     if run and run.status == 'processing' and run.holder == process then
       take_back(run, process, alone)
-      taken[#taken + 1] = id
+      taken = taken + 1
     end
     redis.call('SREM', held_key(process), id)
   end
@@ -107,7 +109,7 @@ if dead ~= '' then
   bury(dead)
 else
   for _, process in ipairs(redis.call('ZRANGE', processes_key(), 0, -1)) do
-    if #taken >= most then
+    if taken >= most then
       break
     end
     if redis.call('EXISTS', lease_key(process)) == 0 then
@@ -120,4 +122,4 @@ else
     end
   end
 end
-return {taken, #taken >= most and 1 or 0}
+return {go_on, given_up, taken >= most and 1 or 0}

@@ -31,7 +31,7 @@ REPORT_INTERVAL = 2.0
 LOST_AFTER = 3 * REPORT_INTERVAL
 """Seconds of silence after which a supervisor is taken for lost."""
 
-_FORGOTTEN_AFTER = 86400.0
+_FORGOTTEN_AFTER = 3600.0
 _ANSWER_TTL = 600.0
 _MAX_REPORT = 4_000_000
 _MAX_ORDER = 10_000
@@ -72,13 +72,13 @@ async def withdraw(scripts: Scripts, *, supervisor: str) -> None:
 
 
 async def read_all(scripts: Scripts) -> list[Heard]:
-    """All supervisors that are known, by name: also lost ones, for a day."""
+    """All supervisors that are known, by name: also lost ones, for an hour."""
     told = await scripts.run("reports")
     heard = []
     for name, age, written in zip(told[::3], told[1::3], told[2::3], strict=True):
-        report = _mapping(written)
-        if report is not None:
-            heard.append(Heard(name.decode(), max(0.0, int(age) / 1000), report))
+        report, readable = _mapping(written), name.decode(errors="replace")
+        if report is not None and _NAME.fullmatch(readable):
+            heard.append(Heard(readable, max(0.0, int(age) / 1000), report))
     return sorted(heard, key=lambda one: one.name)
 
 
@@ -189,11 +189,13 @@ class Inbox:
             self._done_with = None
 
 
-async def answer(scripts: Scripts, *, order_id: str, text: str = "", error: str = "") -> None:
-    """Say that the order was carried out, and what was done; or, with an `error`, why it was not."""
-    said = {"ok": not error} | (
-        {"error": shorten(error, _MAX_ANSWER)} if error else {"text": shorten(text, _MAX_ANSWER)}
-    )
+async def answer(scripts: Scripts, *, order_id: str, text: str = "", error: str = "", kind: str = "") -> None:
+    """Say that the order was carried out, and what was done; or, with an `error`, why it was not, and of what kind that
+    is."""
+    said: dict[str, Any] = {"ok": not error}
+    said |= {"error": shorten(error, _MAX_ANSWER)} if error else {"text": shorten(text, _MAX_ANSWER)}
+    if kind:
+        said["kind"] = kind
     await scripts.run("answer", order_id, dump_json(said), _ms(_ANSWER_TTL))
 
 

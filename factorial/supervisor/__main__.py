@@ -2,13 +2,16 @@
 verbs operate one that runs, from anywhere.
 
 Exit code of a run: 0 after a graceful stop, 2 for a mistake in the configuration or an agent, 1 for anything else. Of a
-verb: 0 if it was done, 2 for a mistake in how it was asked for, 1 if it was not done. A mistake is told in one line on
-standard error, and nothing is left running.
+verb: 0 if it was done; 2 if it cannot be done as it was asked for: wrong words, a wrong count, an unknown target; 1 if
+it could not be done; 130 if Ctrl-C ended the waiting. A mistake is told in one line on standard error, and nothing is
+left running.
 """
 
 import argparse
 import asyncio
 import logging
+import os
+import signal
 import sys
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -40,12 +43,22 @@ examples:
 A file that is named like a verb: write ./status"""
 
 VERB_HELP = """\
-exit code: 0 it was done, 1 it was not done, 2 it was asked for in a wrong way
+exit code: {codes}
 
 examples:
 {examples}
 
 Without --config and --redis, the server is that of REDIS_URL or REDIS_HOST, else localhost:6379."""
+
+CODES = """\
+0 it was done
+           1 it could not be done, or was not done in time
+           2 it was asked for in a wrong way: wrong words, a wrong count, an unknown target
+           130 Ctrl-C: it is not waited for any more, and goes on"""
+STATUS_CODES = """\
+0 a supervisor is alive
+           1 none is, or the server cannot be asked
+           2 it was asked for in a wrong way"""
 
 TARGET = "the id of a group, a runner (planner) or a process (planner.2); without it, everything"
 
@@ -56,11 +69,11 @@ VERBS: dict[str, tuple[str, Sequence[str]]] = {
     ),
     "drain": (
         "Have processes give their tasks back and end. They stay away until `resume`.",
-        ["drain --config system.toml", "drain planner --supervisor db1-4711", "drain planner.2 --all"],
+        ["drain --config system.toml", "drain planner --supervisor db1-3fa9c2", "drain planner.2 --all"],
     ),
     "resume": (
         "Start again what was drained, or has given up.",
-        ["resume --config system.toml", "resume planner --supervisor db1-4711"],
+        ["resume --config system.toml", "resume planner --supervisor db1-3fa9c2"],
     ),
     "restart": (
         "Replace processes one by one: each successor is ready before its predecessor is drained.",
@@ -90,6 +103,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2 if isinstance(error, ConfigError) else 1
     except KeyboardInterrupt:  # once a system runs, it is a request to stop
         return 130
+    except BrokenPipeError:  # whoever reads our output has seen enough, as in `status | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its end
+        return 128 + signal.SIGPIPE
 
 
 class _Parser(argparse.ArgumentParser):
@@ -122,7 +138,10 @@ def _verb_parser(verb: str) -> argparse.ArgumentParser:
     parser = _Parser(
         prog=f"{PROGRAM} {verb}",
         description=about,
-        epilog=VERB_HELP.format(examples="\n".join(f"  {PROGRAM} {example}" for example in examples)),
+        epilog=VERB_HELP.format(
+            examples="\n".join(f"  {PROGRAM} {example}" for example in examples),
+            codes=STATUS_CODES if verb == "status" else CODES,
+        ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -130,7 +149,7 @@ def _verb_parser(verb: str) -> argparse.ArgumentParser:
         parser.add_argument("target", nargs="?", default="", metavar="TARGET", help=TARGET)
     if verb == "scale":
         parser.add_argument("runner", metavar="RUNNER", help="the name of its agent")
-        parser.add_argument("processes", metavar="N", type=_count, help="how many processes it is to have, from 1")
+        parser.add_argument("processes", metavar="N", type=_count, help="how many processes it is to have, 1 to 1000")
     if verb == "stop":
         parser.add_argument("--now", action="store_true", help="do not wait for the next step of each task")
     where = parser.add_argument_group("where the system is")
@@ -145,15 +164,17 @@ def _verb_parser(verb: str) -> argparse.ArgumentParser:
         which.add_argument("--all", action="store_true", help="all supervisors")
         parser.add_argument(
             "--timeout", metavar="SECONDS", type=_seconds, default=120.0,
-            help="how long to wait until it is done (default: 120)",
+            help="how long to wait until it is done (default: 120); what is not begun by then never is",
         )  # fmt: skip
     return parser
 
 
 def _count(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or int(text) < 1:
+    from factorial.supervisor.plan import MOST_PROCESSES
+
+    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= MOST_PROCESSES:
         raise argparse.ArgumentTypeError(
-            f"{text!r} is no number of processes: use 1 or more; to rest a runner, drain it"
+            f"{text!r} is no number of processes: use 1 to {MOST_PROCESSES}; to have none, drain the runner"
         )
     return int(text)
 
@@ -197,7 +218,9 @@ def _operate(options: argparse.Namespace, verb: str) -> int:
 
     redis = _redis(options)
     if verb == "status":
-        return asyncio.run(show_status(redis, Selection(options.supervisor), as_json=options.json))
+        code = asyncio.run(show_status(redis, Selection(options.supervisor), as_json=options.json))
+        sys.stdout.flush()  # here, where it is known what to do if nobody reads it any more
+        return code
     order: dict[str, Any] = {"verb": verb}
     for name in ("target", "runner", "processes", "now"):
         if hasattr(options, name):

@@ -6,11 +6,12 @@ notebook) cannot be imported by anybody else: it runs in this process, and the l
 
 import asyncio
 import logging
+import os
 import secrets
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -18,9 +19,12 @@ from typing import TYPE_CHECKING, Any
 from factorial.config import (
     AgentWorkerConfig,
     EventsConfig,
+    HealthConfig,
     MaintenanceWorkerConfig,
     RedisConfig,
+    Restart,
     RunnerConfig,
+    RunnerSupervisorConfig,
     SupervisorConfig,
     SystemConfig,
 )
@@ -47,6 +51,9 @@ class Registered:
     agent: "BaseAgent[Any]"
     worker: AgentWorkerConfig
     maintenance: MaintenanceWorkerConfig
+    supervisor: RunnerSupervisorConfig
+    health: HealthConfig
+    restart: Restart
 
 
 def run_registered(
@@ -59,20 +66,29 @@ def run_registered(
         raise ConfigError("orchestrator.run(): no runner is registered: call register_runner(agent=...) first")
     if not logging.getLogger().hasHandlers():
         log_to_stderr("supervisor")
-    runners, companions = [], []
+    runners, guests = [], []
     for one in registered:
         one.agent.check_ready()
         if reference := _reference(one.agent):
-            runners.append(RunnerConfig(agent=reference, worker=one.worker, maintenance=one.maintenance))
+            runners.append(
+                RunnerConfig(
+                    agent=reference,
+                    worker=one.worker,
+                    maintenance=one.maintenance,
+                    supervisor=one.supervisor,
+                    health=one.health,
+                    restart=one.restart,
+                )
+            )
         else:
             log.warning(
                 "agent %r is no attribute of a module that could be imported: it runs in this process, "
                 "without the protection of one of its own",
                 one.agent.name,
             )
-            companions.append(partial(_run_here, one, supervisor.childrens_grace))
+            guests.append(_Guest(one, supervisor.childrens_grace))
     config = SystemConfig(redis=redis, events=events, supervisor=supervisor, runner=tuple(runners))
-    asyncio.run(run_system(config, load_runners(config), companions))
+    asyncio.run(run_system(config, load_runners(config), guests))
 
 
 def _reference(agent: "BaseAgent[Any]") -> str | None:
@@ -103,22 +119,41 @@ def _resolved(directory: str) -> str:
     return str(Path(directory or ".").resolve())
 
 
-@dataclass(frozen=True, slots=True)
-class _Lifeline:
-    process: str
-    draining: asyncio.Event
-    leaving: asyncio.Event
+class _Guest:
+    """An agent that runs here: its own lifeline, and what the supervisor is told of it."""
+
+    def __init__(self, registered: Registered, grace: float) -> None:
+        self.process = f"{registered.agent.name}.here-{secrets.token_hex(3)}"
+        self.draining = asyncio.Event()
+        self.leaving = asyncio.Event()
+        self._registered = registered
+        self._grace = grace
+        self._gauges: dict[str, Callable[[], float]] = {}
+        self._ready_at: float | None = None
 
     def ready(self) -> None:
+        self._ready_at = time.monotonic()
         log.info("%s is ready", self.process)
 
     def gauge(self, name: str, read: Callable[[], float]) -> None:
-        """Nobody asks: there is no process of its own."""
+        self._gauges[name] = read
 
+    async def run(self, mailbox: "Mailbox", requests: StopRequests) -> None:
+        """Work until the supervisor is asked to stop."""
+        from factorial.actors.runner import Runner
 
-async def _run_here(one: Registered, grace: float, mailbox: "Mailbox", requests: StopRequests) -> None:
-    from factorial.actors.runner import Runner
+        self.draining, self.leaving = requests.graceful, requests.now
+        one = self._registered
+        worker = replace(one.worker, processes=1)
+        await Runner(one.agent, mailbox, self.process, worker, one.maintenance).run(self, self._grace)
 
-    lifeline = _Lifeline(f"{one.agent.name}.here-{secrets.token_hex(3)}", requests.graceful, requests.now)
-    worker = replace(one.worker, processes=1)
-    await Runner(one.agent, mailbox, lifeline.process, worker, one.maintenance).run(lifeline, grace)
+    def node(self) -> dict[str, Any]:
+        """How it is, as a process of the tree would be told of."""
+        about = {
+            "id": f"{self._registered.agent.name}.here", "type": "worker", "process": self.process, "pid": os.getpid(),
+            "state": "starting", "restarts": 0, "last_exit": None, "predecessors": [],
+        }  # fmt: skip
+        if self._ready_at is not None:
+            about["state"] = "draining" if self.draining.is_set() else "running"
+            about["uptime"] = round(time.monotonic() - self._ready_at, 1)
+        return about | {name: read() for name, read in self._gauges.items()}

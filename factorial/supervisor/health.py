@@ -33,12 +33,12 @@ class Figures:
     """Percent of one processor since the figures before."""
     open_files: int | None = None
     """Open descriptors of any kind."""
-    children: int | None = None
+    descendants: int | None = None
     """Processes below it, at whatever depth."""
 
     def report(self) -> dict[str, float]:
         """What is known, by its name."""
-        usage = {"rss": self.rss, "cpu": self.cpu, "open_files": self.open_files, "children": self.children}
+        usage = {"rss": self.rss, "cpu": self.cpu, "open_files": self.open_files, "descendants": self.descendants}
         return {**self.gauges, **{name: value for name, value in usage.items() if value is not None}}
 
 
@@ -76,13 +76,14 @@ def judge(limits: HealthLimits, figures: Figures, silence: float, age: float) ->
     `age`: seconds since it became ready."""
     rss = figures.rss or 0
     if limits.hard_memory is not None and rss > limits.hard_memory:
-        return Kill(_too_much(rss, "hard_memory", limits.hard_memory))
+        return Kill(_too_much(rss, "hard_memory_mb", limits.hard_memory))
     if silence >= limits.blocked_after:
         return Kill(f"its event loop was blocked for {silence:.1f} s", stacks=True)
     if limits.soft_memory is not None and rss > limits.soft_memory and age >= SETTLED_SECONDS:
-        return Replace(_too_much(rss, "soft_memory", limits.soft_memory))
+        return Replace(_too_much(rss, "soft_memory_mb", limits.soft_memory))
     return Well()
 
 
 def _too_much(rss: int, name: str, limit: int) -> str:
-    return f"its memory was {rss / _MB:.0f} MB, and {name} is {limit / _MB:.0f} MB"
+    """`name`: as the configuration file calls the limit."""
+    return f"its memory was {rss / _MB:.0f} MB, and {name} is {limit / _MB:.0f}"

@@ -160,6 +160,8 @@ async def serve(orders: Orders) -> int:
     lifeline = Lifeline(orders.process, orders.reports, orders.beat_every)
     log_to_stderr(orders.process, orders.log_level)
     name_standard_streams(orders.process)
+    if task := asyncio.current_task():
+        task.set_name(orders.target)
     _listen(lifeline)
     threading.Thread(
         target=_watch_parent, args=(asyncio.get_running_loop(), lifeline, orders.seconds_to_stop), daemon=True

@@ -1,7 +1,9 @@
 """What may be asked of a running system, by an order through Redis or by a signal: the verbs, carried out on the tree.
 
-A target is the id of a group, a runner or a process; empty, it is everything. Whatever changes the tree is done one
-after the other, so that a scaling never meets a rolling restart in the middle. `stop` does not wait for its turn.
+A target is the id of a group, a runner or a process; empty, or the root's, it is everything. What changes the tree is
+done one after the other, so that a scaling never meets a rolling restart in the middle: whoever calls `drain`,
+`resume`, `restart` or `scale` holds `turn`. An order that has nothing to do raises `SupervisionError`, one that names
+what is not there `ConfigError`.
 """
 
 import asyncio
@@ -11,16 +13,19 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from factorial.config import SystemConfig
 from factorial.errors import ConfigError, SupervisionError
-from factorial.supervisor.plan import Runners, tree_spec
+from factorial.supervisor.changes import Changes, apply, replace_child, resume_child, suspend_child
+from factorial.supervisor.plan import MOST_PROCESSES, Runners, tree_spec
+from factorial.supervisor.report import describe
 from factorial.supervisor.signals import StopRequests
-from factorial.supervisor.spec import ChildSpec
+from factorial.supervisor.spec import ChildSpec, SupervisorSpec
 from factorial.supervisor.strategy import ChildState
-from factorial.supervisor.tree import Tree
+from factorial.supervisor.tree import Place, Tree
 from factorial.utils import listed
 from factorial.version import __version__
 
@@ -28,13 +33,13 @@ __all__ = ["Operator"]
 
 log = logging.getLogger(__name__)
 
-MOST_PROCESSES = 1000
-"""Of one runner, on one machine."""
 _CHECK_SECONDS = 60.0
+
+_RESTING = (ChildState.SUSPENDED, ChildState.ENDED)
 
 
 class Operator:
-    """Carries out orders on the tree of one supervisor."""
+    """Carries out orders on the tree of one supervisor. `guests`: nodes of agents that run in its own process."""
 
     def __init__(
         self,
@@ -45,23 +50,28 @@ class Operator:
         requests: StopRequests,
         path: str | None,
         changed: asyncio.Event,
+        guests: Callable[[], Sequence[Mapping[str, Any]]] = tuple,
     ) -> None:
         self.name = name
         self.changed = changed
         """The tree is not as it was when this was last cleared."""
+        self.turn = asyncio.Lock()
+        """Who holds it may change the tree."""
         self._config = config
         self._runners = runners
+        self._sizes: dict[str, int] = {}
         self._tree = tree
         self._requests = requests
         self._path = path
-        self._sizes: dict[str, int] = {}
-        self._changing = asyncio.Lock()
+        self._guests = guests
         self._is_reloading = False
         self._started_at = time.time()
 
     def report(self) -> dict[str, Any]:
         """The whole supervisor, as plain data."""
         stopping = self._requests.graceful.is_set()
+        tree = describe(self._tree)
+        tree["children"] += self._guests()
         return {
             "supervisor": self.name,
             "host": socket.gethostname(),
@@ -71,59 +81,60 @@ class Operator:
             "started_at": self._started_at,
             "uptime": round(time.time() - self._started_at, 1),
             "state": "stopping" if stopping else "reloading" if self._is_reloading else "running",
-            "tree": self._tree.report(),
+            "tree": tree,
         }
 
     async def drain(self, target: str) -> str:
         """Have the processes give their tasks back and end; they stay away until `resume`."""
-        async with self._changing:
-            processes = list(self._processes(target))
-            await asyncio.gather(*(tree.suspend(child_id) for tree, child_id in processes))
-            return f"drained {listed([child_id for _, child_id in processes]) or 'nothing'}"
+        if all(place.state is ChildState.ENDED for place in self._places(target)):
+            raise SupervisionError(f"{target or 'everything'} has given up: there is nothing to drain")
+        # Again, if a runner has come back with new processes meanwhile.
+        while active := [place for place in self._places(target) if _is_active(place)]:
+            await asyncio.gather(*(suspend_child(place.tree, place.child_id) for place in active))
+        return f"drained {listed(sorted(self._tree.resting.intersection(self._ids(target))))}"
 
     async def resume(self, target: str) -> str:
         """Start what was drained, and what has given up."""
-        async with self._changing:
-            resting = [
-                (tree, child_id)
-                for tree, child_id in self._places(target)
-                if tree.state(child_id) in (ChildState.SUSPENDED, ChildState.ENDED)
-            ]
-            await asyncio.gather(*(tree.resume(child_id) for tree, child_id in resting))
-            if not resting:
-                return "nothing was drained here, and nothing has ended"
-            return f"resumed {listed([child_id for _, child_id in resting])}"
+        resting = [place for place in self._places(target) if place.state in _RESTING]
+        await asyncio.gather(*(resume_child(place.tree, place.child_id) for place in resting))
+        return f"resumed {_names(resting)}" if resting else "nothing was drained here, and nothing has given up"
 
     async def restart(self, target: str) -> str:
         """Replace the processes, one by one: each successor is ready before its predecessor is drained. What has given
         up is started again."""
-        async with self._changing:
-            began = time.monotonic()
-            replaced, started = [], []
-            for tree, child_id in list(self._places(target)):
-                if tree.state(child_id) is ChildState.ENDED:
-                    await tree.resume(child_id)
-                    started.append(child_id)
-                elif tree.state(child_id) is not ChildState.SUSPENDED and tree.branch(child_id) is None:
-                    await tree.replace(child_id)
-                    replaced.append(child_id)
-            done = [f"replaced {listed(replaced)}"] if replaced else []
-            done += [f"started {listed(started)}"] if started else []
-            return f"{' and '.join(done) or 'nothing was running here'} in {time.monotonic() - began:.1f} s"
+        began = time.monotonic()
+        changes = Changes()
+        for place in self._places(target):
+            if place.state is ChildState.ENDED:
+                await resume_child(place.tree, place.child_id)
+                changes.started.append(place.child_id)
+            elif place.state is ChildState.SUSPENDED:
+                changes.resting.append(place.child_id)
+            elif place.tree.branch(place.child_id) is None:
+                await replace_child(place.tree, place.child_id)
+                changes.replaced.append(place.child_id)
+        if not (changes.started or changes.replaced):
+            raise SupervisionError(f"{listed(changes.resting)}: drained, so there is nothing to restart; resume it")
+        return _told(changes, began)
 
     async def scale(self, runner: str, processes: int) -> str:
         """Have so many processes of a runner, until the configuration is reloaded."""
         if runner not in self._runners:
-            raise SupervisionError(f"there is no runner {runner!r} here; there are: {', '.join(self._runners)}")
+            raise ConfigError(f"there is no runner {runner!r} here; there are: {', '.join(self._runners)}")
         if not 1 <= processes <= MOST_PROCESSES:
-            raise SupervisionError(
-                f"{processes} processes of {runner}: use 1 to {MOST_PROCESSES}; to rest it, drain it"
-            )
-        async with self._changing:
-            before = self._sizes.get(runner, self._runners[runner].process_count)
-            self._sizes[runner] = processes
-            await self._tree.apply(tree_spec(self._config, self._runners, self._sizes), roll=False)
-            return f"{runner} has {processes} processes now, {before} before"
+            raise ConfigError(f"{processes} processes of {runner}: use 1 to {MOST_PROCESSES}; to have none, drain it")
+        [place, *below] = self._places(runner)
+        tree = place.tree.branch(runner)
+        if tree is None or any(each.state in _RESTING for each in below):
+            raise SupervisionError(f"{runner} is drained, or has given up: resume it before it is scaled")
+        assert isinstance(place.spec, SupervisorSpec)  # runners are supervisors
+        template = place.spec.children[0]
+        children = tuple(replace(template, id=f"{runner}.{number}") for number in range(1, processes + 1))
+        spec = replace(place.spec, children=children)
+        place.tree.rules.revise(spec)
+        await apply(tree, spec, roll=False)
+        self._sizes[runner] = processes
+        return f"{runner} has {processes} processes now, {len(below)} before"
 
     async def stop(self, now: bool) -> str:
         """End the whole system: gracefully, or as fast as can be without losing anything."""
@@ -133,80 +144,83 @@ class Operator:
         return "stopping now" if now else "stopping: tasks are given back at their next step"
 
     async def reload(self) -> str:
-        """Read the configuration again, do what has changed, and replace all processes one by one.
+        """Read the configuration again, do what has changed, and replace all processes one by one. What is drained or
+        has given up is left so.
 
         Raises `ConfigError` and changes nothing if the file or an agent is not usable, and `SupervisionError` if a new
         process cannot be started: those that have not been replaced go on as they were.
         """
-        async with self._changing:
+        async with self.turn:
             began = time.monotonic()
             self._is_reloading = True
+            changes = Changes()
             try:
-                config, runners = await self._reread()
-                await self._tree.apply(tree_spec(config, runners, self._sizes), roll=True)
+                config, runners, sizes = await self._reread()
+                await apply(self._tree, tree_spec(config, runners, sizes), roll=True, changes=changes)
+            except SupervisionError as failed:
+                done = listed([*changes.started, *changes.replaced])
+                raise SupervisionError(f"{failed}" + (f"; new already: {done}" if done else "")) from failed
             finally:
                 self._is_reloading = False
-            return f"reloaded, and replaced all processes in {time.monotonic() - began:.1f} s"
+            self._config, self._runners, self._sizes = config, runners, sizes
+            return f"reloaded: {_told(changes, began)}"
 
-    async def replace(self, child_id: str, why: str) -> None:
-        """Replace one process, for its health."""
-        async with self._changing:
-            if found := self._tree.find(child_id):
-                log.warning("%s is replaced: %s", child_id, why)
-                try:
-                    await found[0].replace(child_id)
-                except SupervisionError as error:
-                    log.error("%s", error)
+    async def replace(self, child_id: str, process: str) -> None:
+        """Replace a process, for its health, if it is still there and at work when its turn comes.
 
-    async def _reread(self) -> tuple[SystemConfig, Runners]:
+        Raises `SupervisionError` if the successor does not get ready.
+        """
+        async with self.turn:
+            for place in self._tree.places():
+                member = place.tree.current.get(child_id) if place.child_id == child_id else None
+                if member and member.is_running and member.child.process == process:
+                    await replace_child(place.tree, child_id)
+                    return
+
+    async def _reread(self) -> tuple[SystemConfig, Runners, dict[str, int]]:
         if self._path is None:
-            return self._config, self._runners
+            return self._config, self._runners, self._sizes
         config = SystemConfig.from_toml(self._path)
         for table in ("redis", "events"):
             if getattr(config, table) != getattr(self._config, table):
                 raise ConfigError(f"{self._path}: a change in [{table}] needs a restart of the supervisor")
         names = await _names_in_fresh_process(self._path)
-        runners = {names[runner.agent]: runner for runner in config.runner}
-        self._config, self._runners = config, runners
-        self._sizes.clear()
-        return config, runners
+        if missing := [runner.agent for runner in config.runner if runner.agent not in names]:
+            raise ConfigError(f"{self._path}: it was changed while it was read ({missing[0]}): reload it again")
+        return config, {names[runner.agent]: runner for runner in config.runner}, {}
 
-    def _places(self, target: str) -> Iterator[tuple[Tree, str]]:
-        """The children that the target names, and all below them, each with its supervisor."""
-        for child_id in self._named(target):
-            found = self._tree.find(child_id)
-            assert found is not None  # it was named by the tree
-            tree, _ = found
-            yield tree, child_id
-            if below := tree.branch(child_id):
-                for each in below.child_ids():
-                    if place := below.find(each):
-                        yield place[0], each
+    def _ids(self, target: str) -> list[str]:
+        """The ids of the processes that the target names, also of those whose supervisor is away."""
+        ids = []
+        for place in self._places(target):
+            children = place.spec.children if isinstance(place.spec, SupervisorSpec) else (place.spec,)
+            ids += [child.id for child in children]
+        return ids
 
-    def _processes(self, target: str) -> Iterator[tuple[Tree, str]]:
-        for tree, child_id in self._places(target):
-            found = tree.find(child_id)
-            if found and isinstance(found[1], ChildSpec):
-                yield tree, child_id
-
-    def _named(self, target: str) -> tuple[str, ...]:
-        if not target:
-            return self._tree.order
-        if self._tree.find(target) is None:
-            raise SupervisionError(
-                f"there is no group, runner or process {target!r} here; there are: {', '.join(self._tree.child_ids())}"
-            )
-        return (target,)
+    def _places(self, target: str) -> list[Place]:
+        """The child that the target names, and all below it. Raises `ConfigError` if there is no such child."""
+        places = list(self._tree.places())
+        if target in ("", self._tree.id):
+            return places
+        for place in places:
+            if place.child_id == target:
+                below = place.tree.branch(target)
+                return [place, *(below.places() if below else ())]
+        known = ", ".join(place.child_id for place in places)
+        raise ConfigError(f"there is no group, runner or process {target!r} here; there are: {known}")
 
 
 async def _names_in_fresh_process(path: str) -> dict[str, str]:
     """The names of the agents by their references, as a process sees them that imports them now: this one may have
     imported an older state of the code. Raises `ConfigError` with what that process says."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-m", "factorial.supervisor", path, "--check", "--json",
-        stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)},
-    )  # fmt: skip
+    try:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "factorial.supervisor", path, "--check", "--json",
+            stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)},
+        )  # fmt: skip
+    except OSError as refused:
+        raise ConfigError(f"{path}: it could not be checked: {refused}") from refused
     try:
         async with asyncio.timeout(_CHECK_SECONDS):
             out, err = await process.communicate()
@@ -219,5 +233,30 @@ async def _names_in_fresh_process(path: str) -> dict[str, str]:
     if process.returncode:
         lines = err.decode(errors="replace").splitlines() or ["it could not be checked"]
         raise ConfigError(lines[-1].removeprefix("factorial: "))
-    runners = json.loads(out)["runners"]
+    # The last line: modules may print when they are imported.
+    runners = json.loads(out.splitlines()[-1])["runners"]
     return {about["agent"]: name for name, about in runners.items()}
+
+
+def _is_active(place: Place) -> bool:
+    """Whether there is something to drain: a process, or a supervisor that is about to come back with some."""
+    if isinstance(place.spec, ChildSpec):
+        return place.state is not ChildState.SUSPENDED
+    processes = {child.id for child in place.spec.children if isinstance(child, ChildSpec)}
+    is_away = place.tree.branch(place.child_id) is None and place.state is not ChildState.ENDED
+    return is_away and not processes <= place.tree.resting
+
+
+def _names(places: Sequence[Place]) -> str:
+    return listed([place.child_id for place in places])
+
+
+def _told(changes: Changes, began: float) -> str:
+    parts = {
+        "stopped": changes.stopped,
+        "started": changes.started,
+        "replaced": changes.replaced,
+        "left alone, being drained or having given up,": changes.resting,
+    }
+    done = "; ".join(f"{what} {listed(names)}" for what, names in parts.items() if names)
+    return f"{done or 'nothing to do'}; in {time.monotonic() - began:.1f} s"

@@ -1,25 +1,30 @@
 """The supervisor's ear: takes orders from its control mailbox, and tells how its tree is.
 
-`obey` runs beside the tree for as long as that does. Each order is carried out in a task of its own, so that a stop
-need not wait for a drain, and is answered when it is done, in one line. Nothing that arrives, and no outage of the
-server, ends it.
+`obey` runs beside the tree for as long as that does. Each order is carried out in a task of its own, one after the
+other; only a stop need not wait for its turn. It is answered when it is done, in one line, or when its sender has
+waited for long enough and it has not been begun: then it never is. Nothing that arrives, and no outage of the server,
+ends it.
 """
 
 import asyncio
 import logging
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any, Protocol
 
-from factorial.errors import FactorialError, MailboxError, SupervisionError
+from factorial.errors import ConfigError, FactorialError, MailboxError, SupervisionError
 from factorial.mailbox import Mailbox, supervisors
 from factorial.mailbox.connect import BlockingConnection
 from factorial.mailbox.supervisors import REPORT_INTERVAL, Inbox, MalformedOrder, Order
-from factorial.utils import shorten
+from factorial.utils import one_line, shorten
 
-__all__ = ["Operations", "obey"]
+__all__ = ["USAGE", "Operations", "obey", "shown"]
 
 log = logging.getLogger(__name__)
+
+USAGE = "usage"
+"""The `kind` of an answer to an order that was asked for in a wrong way: repeating it is of no use."""
 
 _BREATH_SECONDS = 0.2
 """Between two reports, however much happens."""
@@ -31,9 +36,14 @@ class Operations(Protocol):
     """What can be done with a running system.
 
     A target is the id of a group, a runner or a process; "" is everything. Each operation returns one line that says
-    what was done, and raises `SupervisionError` for a target that is not there or for what cannot be done now. They
-    may be called while others are under way.
+    what was done, and raises `ConfigError` for a target that is not there, and `SupervisionError` for what cannot be
+    done now. Who calls one of them holds `turn`, except for `stop`, which may be called at any time.
     """
+
+    @property
+    def turn(self) -> asyncio.Lock:
+        """Held by whoever changes the tree."""
+        ...
 
     @property
     def changed(self) -> asyncio.Event:
@@ -118,7 +128,8 @@ class _Ear:
                     await asyncio.sleep(REPORT_INTERVAL)
                 else:
                     self._is_deaf = False
-                    task = asyncio.create_task(self._carry_out(order))
+                    taken_at = asyncio.get_running_loop().time()
+                    task = asyncio.create_task(self._carry_out(order, taken_at))
                     self._under_way[task] = order
                     task.add_done_callback(self._under_way.pop)
         finally:
@@ -142,44 +153,75 @@ class _Ear:
         unexpected = None if isinstance(failure, MailboxError) else failure
         log.warning("%s cannot be operated, its tree goes on: %s", self._name, failure, exc_info=unexpected)
 
-    async def _carry_out(self, order: Order) -> None:
+    async def _carry_out(self, order: Order, taken_at: float) -> None:
+        text, error, is_usage = "", "", False
         try:
-            text, error = await self._outcome(order), ""
+            text = await self._outcome(order, taken_at)
         except FactorialError as refused:
-            text, error = "", str(refused)
+            error, is_usage = str(refused), isinstance(refused, ConfigError)
         except Exception as failure:  # a bug in one operation is no reason to let all others down
-            log.exception("an order could not be carried out: %s", _shown(order.content))
-            text, error = "", f"it failed unexpectedly, see the supervisor's log: {failure!r}"
-        log.info("%s: %s", _shown(order.content), error or text)
+            log.exception("an order could not be carried out: %s", shown(order.content))
+            error = f"it failed unexpectedly, see the supervisor's log: {failure!r}"
+        log.info("%s: %s", shown(order.content), error or text)
         await self._publish()  # before the answer: who has it and asks for the status sees what was done
-        await self._answer(order, text, error)
+        await self._answer(order, text, error, is_usage=is_usage)
 
-    async def _outcome(self, order: Order) -> str:
+    async def _outcome(self, order: Order, taken_at: float) -> str:
         if order.is_stale:
             raise SupervisionError(
                 f"the order was given {order.age:.0f} s ago, and its sender has waited for {order.patience:g} s: "
                 "it is not obeyed any more"
             )
-        log.info("ordered: %s", _shown(order.content))
-        operations = self._operations
-        match order.content:
-            case {"verb": "drain", "target": str(target)}:
-                return await operations.drain(target)
-            case {"verb": "resume", "target": str(target)}:
-                return await operations.resume(target)
-            case {"verb": "restart", "target": str(target)}:
-                return await operations.restart(target)
-            case {"verb": "scale", "runner": str(runner), "processes": int(processes)} if processes is not True:
-                return await operations.scale(runner, processes)
-            case {"verb": "stop", "now": bool(now)}:
-                return await operations.stop(now)
-        raise SupervisionError(f"this supervisor knows no such order: {_shown(order.content)}")
+        operation = self._operation(order.content)
+        async with self._turn(order, taken_at):
+            log.info("ordered: %s", shown(order.content))
+            return await operation()
 
-    async def _answer(self, order: Order, text: str, error: str) -> None:
+    def _operation(self, order: Mapping[str, Any]) -> Callable[[], Awaitable[str]]:
+        """What the order asks for. Raises `SupervisionError` if that is not known here."""
+        operations = self._operations
+        match order:
+            case {"verb": "drain", "target": str(target)}:
+                return partial(operations.drain, target)
+            case {"verb": "resume", "target": str(target)}:
+                return partial(operations.resume, target)
+            case {"verb": "restart", "target": str(target)}:
+                return partial(operations.restart, target)
+            case {"verb": "scale", "runner": str(runner), "processes": int(processes)} if processes is not True:
+                return partial(operations.scale, runner, processes)
+            case {"verb": "stop", "now": bool(now)}:
+                return partial(operations.stop, now)
+        raise SupervisionError(f"this supervisor knows no such order: {shown(order)}")
+
+    @asynccontextmanager
+    async def _turn(self, order: Order, taken_at: float) -> AsyncIterator[None]:
+        """Have the tree to oneself, as soon as that can be. Raises `SupervisionError` when nobody waits any more: what
+        its sender takes for not done must not be done later."""
+        if order.content["verb"] == "stop":
+            yield
+            return
+        turn = self._operations.turn
+        if turn.locked():
+            log.info("waits for its turn: %s", shown(order.content))
         try:
-            await supervisors.answer(self._scripts, order_id=order.id, text=text, error=error)
+            async with asyncio.timeout_at(taken_at + order.patience - order.age):
+                await turn.acquire()
+        except TimeoutError:
+            raise SupervisionError(
+                f"not begun within {order.patience:g} s, since another order or a reload was under way: "
+                "it is not obeyed any more"
+            ) from None
+        try:
+            yield
+        finally:
+            turn.release()
+
+    async def _answer(self, order: Order, text: str, error: str, *, is_usage: bool = False) -> None:
+        try:
+            kind = USAGE if is_usage else ""
+            await supervisors.answer(self._scripts, order_id=order.id, text=text, error=error, kind=kind)
         except MailboxError as failure:
-            log.warning("the answer to an order (%s) is lost: %s", _shown(order.content), failure)
+            log.warning("the answer to an order (%s) is lost: %s", shown(order.content), failure)
 
     async def _say_farewell(self) -> None:
         if self._under_way:
@@ -196,7 +238,7 @@ class _Ear:
             log.info("%s could not say that it has ended: %s", self._name, str(failure) or "no answer")
 
 
-def _shown(order: Mapping[str, Any]) -> str:
+def shown(order: Mapping[str, Any]) -> str:
     """An order in a few words."""
     words = (str(value) if key != "now" else "--now" * bool(value) for key, value in order.items())
-    return shorten(" ".join(word for word in words if word), 200)
+    return one_line(shorten(" ".join(word for word in words if word), 200))

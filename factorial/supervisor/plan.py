@@ -25,13 +25,16 @@ from factorial.supervisor.spec import (
     SupervisorSpec,
 )
 
-__all__ = ["ROOT", "Runners", "load_runners", "tree_spec"]
+__all__ = ["MOST_PROCESSES", "ROOT", "Runners", "load_runners", "tree_spec"]
 
 ROOT = "system"
 """The id of the root."""
 RUNNER_TARGET = "factorial.actors.runner:run_process"
 START_TIMEOUT = 60.0
 """Seconds for a process to import its agent, connect, and get ready."""
+
+MOST_PROCESSES = 1000
+"""Of one runner, on one machine."""
 
 Runners = dict[str, RunnerConfig]
 """The runners by the names of their agents."""
@@ -56,6 +59,8 @@ def load_runners(config: SystemConfig) -> Runners:
                 f"the agent of {runner.agent} is named {name!r}, like {'the root' if name == ROOT else 'a group'} of "
                 "the tree: give one of them another name"
             )
+        if runner.process_count > MOST_PROCESSES:
+            raise ConfigError(f"{runner.agent}: processes={runner.process_count}: use 1 to {MOST_PROCESSES}")
         runners[name] = runner
     return runners
 
@@ -91,13 +96,15 @@ def tree_spec(config: SystemConfig, runners: Runners, sizes: Mapping[str, int] |
 
 
 def _flags(config: SystemConfig, strategy: str, intensity: int | None, period: float | None) -> SupervisorFlags:
-    """Children that are restarted one for one do not need each other: they start together, and stop together."""
+    """Children that are restarted one for one do not need each other: they start together. All stop together, because
+    `grace` is the time for the whole system, and a process needs no other one to give its tasks back."""
     supervisor = config.supervisor
     return SupervisorFlags(
         strategy=Strategy(strategy),
         intensity=supervisor.intensity if intensity is None else intensity,
         period=period or supervisor.period,
-        together=strategy == Strategy.ONE_FOR_ONE,
+        start_together=strategy == Strategy.ONE_FOR_ONE,
+        stop_together=True,
         backoff=supervisor.backoff,
         max_backoff=supervisor.max_backoff,
     )

@@ -15,6 +15,7 @@
 import asyncio
 import json
 import logging
+import math
 import os
 import secrets
 import signal
@@ -33,12 +34,17 @@ import psutil
 
 from factorial.errors import SupervisionError
 from factorial.supervisor.health import Figures, pace
-from factorial.supervisor.lifeline import BEAT, FAILURE, READY, SIGNALS, Orders, run_child, serve
+from factorial.supervisor.lifeline import BEAT, FAILURE, LEAVE_SECONDS, READY, SIGNALS, Orders, run_child, serve
 from factorial.supervisor.spec import ChildExit, ChildSpec, ExitReason
 from factorial.supervisor.strategy import classify, signal_name
 from factorial.supervisor.usage import kills_for_memory, usage
 
 __all__ = ["ChildProcess"]
+
+log = logging.getLogger(__name__)
+
+_CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)
+"""Before such an end a child writes its stacks (`stacks.py`)."""
 
 
 class _LocalManager:
@@ -68,8 +74,10 @@ class ChildProcess:
         """Seconds since the latest beat, as `monitor` counts them."""
         self.asked_with: signal.Signals | None = None
         """With what it was asked to end: SIGTERM, SIGQUIT, or SIGKILL if it was not asked before it was killed."""
+        self._asked_at = -math.inf
         self._is_killed = False
         self._killed_for = ""
+        self._beaten_at = -math.inf
         self._ready_at: float | None = None
         self._kills_for_memory = kills_for_memory()
         self._loop = asyncio.get_running_loop()
@@ -98,28 +106,32 @@ class ChildProcess:
 
     def drain(self) -> None:
         """Ask the child to stop gracefully."""
-        self.asked_with = signal.SIGTERM
-        self._send(signal.SIGTERM)
+        self._ask(signal.SIGTERM)
 
     def leave(self) -> None:
         """Ask the child to stop now."""
-        self.asked_with = signal.SIGQUIT
-        self._send(signal.SIGQUIT)
+        self._ask(signal.SIGQUIT)
 
     def dump(self) -> None:
-        """Have the child write its stacks to standard error, whatever it is doing."""
+        """Have the child write its stacks to standard error, whatever it is doing.
+
+        They come without its name, those of its threads at least: it is told here.
+        """
+        log.warning("the stacks of %s (pid %d) follow", self.process, self.pid)
         self._send(signal.SIGUSR1)
 
     def kill(self, why: str = "") -> None:
         """End the child and all its descendants with SIGKILL.
 
         `why`: what is wrong with it; its end counts as abnormal. Without, it is how the child is asked to end, unless
-        it was asked before: that it had to be killed then is abnormal, too.
+        it was asked before: that it had to be killed then is abnormal, too. Only the first kill counts.
         """
-        self._is_killed = True
-        self._killed_for = self._killed_for or why
-        if not self._killed_for and self.asked_with is None:
-            self.asked_with = signal.SIGKILL
+        if not self._is_killed:
+            if not why and self.asked_with is None:
+                self.asked_with = signal.SIGKILL
+            elif not why:
+                why = f"it did not stop within {round(self._seconds_given(), 1):g} s"
+            self._is_killed, self._killed_for = True, why
         with suppress(psutil.NoSuchProcess):
             for process in [self._identity, *self._identity.children(recursive=True)]:
                 with suppress(psutil.NoSuchProcess):
@@ -134,14 +146,18 @@ class ChildProcess:
         """Read what the child uses at the moment. `below`: how many processes are below each, by pid."""
         used = usage(self._identity)
         self.figures = replace(
-            self.figures, rss=used.rss, cpu=used.cpu, open_files=used.open_files, children=below.get(self.pid)
+            self.figures, rss=used.rss, cpu=used.cpu, open_files=used.open_files, descendants=below.get(self.pid)
         )
         self._kills_for_memory = kills_for_memory()
 
     def report(self) -> dict[str, float]:
-        """What is known about it: `rss` in bytes, `cpu` in percent, `open_files`, `children`, the `lag` of its event
-        loop in seconds, `tasks`, and whatever else it measures."""
-        return self.figures.report()
+        """What is known about it: `rss` in bytes, `cpu` in percent, `open_files`, `descendants`, the `lag` of its event
+        loop in seconds, `tasks`, and whatever else it measures. While a beat is overdue, that is the lag."""
+        report = self.figures.report()
+        if "lag" in report:
+            silence = min(self.silence, self._loop.time() - self._beaten_at)  # the monitor's counts in whole rounds
+            report["lag"] = max(report["lag"], round(silence - pace(self.spec.health), 4))
+        return report
 
     def _start(self, spec: ChildSpec) -> Connection:
         reports: Connection
@@ -168,6 +184,16 @@ class ChildProcess:
         except (AttributeError, OSError):
             return int(self._aio.aio_process.sentinel), False
 
+    def _ask(self, number: signal.Signals) -> None:
+        if not self._is_killed:  # its end is on its way, and no answer to this
+            self.asked_with, self._asked_at = number, self._loop.time()
+        self._send(number)
+
+    def _seconds_given(self) -> float:
+        """How long it has had to do what it was asked last: the limit, unless it was not given all that time."""
+        limit = LEAVE_SECONDS if self.asked_with is signal.SIGQUIT else self.spec.seconds_to_stop
+        return min(limit, self._loop.time() - self._asked_at)
+
     def _send(self, number: signal.Signals) -> None:
         with suppress(psutil.NoSuchProcess):
             self._identity.send_signal(number)
@@ -179,7 +205,7 @@ class ChildProcess:
             self._close_reports()
             return
         if kind == BEAT:
-            self.silence = 0.0
+            self.silence, self._beaten_at = 0.0, self._loop.time()
             self.figures = replace(self.figures, gauges=json.loads(content))
         elif kind == FAILURE:
             self.failure = content
@@ -205,7 +231,12 @@ class ChildProcess:
             return
         with suppress(ValueError):  # multiprocessing knows no exit code if somebody else took it
             self._aio.close()
-        self._exit.set_result(self._classify(exitcode))
+        exit = self._classify(exitcode)
+        if exitcode is not None and -exitcode in _CRASHES:
+            log.warning(
+                "the stacks above are of %s (pid %d), which has crashed: %s", self.process, self.pid, exit.signal
+            )
+        self._exit.set_result(exit)
 
     def _classify(self, exitcode: int | None) -> ChildExit:
         reason, why = classify(exitcode, self.asked_with), ""

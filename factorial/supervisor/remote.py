@@ -21,12 +21,16 @@ from factorial.mailbox.keys import Keys
 from factorial.mailbox.queues import Queue, read_queues
 from factorial.mailbox.script import Scripts
 from factorial.mailbox.supervisors import LOST_AFTER, Heard
+from factorial.supervisor.nodes import checked_report
+from factorial.supervisor.orders import USAGE, shown
 from factorial.supervisor.status import Subject, draw, span
-from factorial.utils import dump_json
+from factorial.utils import dump_json, one_line
 
 __all__ = ["Selection", "give_order", "show_status"]
 
 _POLL = 0.2
+_GRACE_SECONDS = 1.0
+"""How long after the end of our patience we still listen: the supervisor then tells whether it has begun."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +49,8 @@ class _Door:
     """Where we are looking, for messages."""
 
     async def known(self) -> list[Heard]:
-        return await supervisors.read_all(self.scripts)
+        heard = await supervisors.read_all(self.scripts)
+        return [replace(one, report=checked_report(one.report)) for one in heard]
 
 
 @asynccontextmanager
@@ -88,14 +93,15 @@ async def show_status(redis: RedisConfig, selection: Selection, *, as_json: bool
 
 
 async def give_order(redis: RedisConfig, selection: Selection, order: Mapping[str, Any], *, patience: float) -> int:
-    """Give `order` to the supervisors that are meant, and print each one's answer. 0 if all have carried it out.
+    """Give `order` to the supervisors that are meant, and print each one's answer.
 
-    `patience`: seconds to wait for each. A stop is waited for until the supervisor has ended.
+    0 if all have carried it out, 2 if one of them says that it is asked for in a wrong way, else 1. `patience`: seconds
+    to wait for each. A stop is waited for until the supervisor has ended.
     """
     async with _opened(redis) as door:
         chosen = _choose(await door.known(), selection, door.place)
         outcomes = await asyncio.gather(*(_order(door, one.name, order, patience) for one in chosen))
-    return 0 if all(outcomes) else 1
+    return max(outcomes)
 
 
 def _choose(known: Sequence[Heard], selection: Selection, place: str) -> list[Heard]:
@@ -124,41 +130,54 @@ def _listed(known: Sequence[Heard]) -> str:
     return f"known there: {', '.join(shown)}"
 
 
-async def _order(door: _Door, name: str, order: Mapping[str, Any], patience: float) -> bool:
-    """Give the order to one supervisor, and print its answer. Whether it was carried out."""
+async def _order(door: _Door, name: str, order: Mapping[str, Any], patience: float) -> int:
+    """Give the order to one supervisor, and print its answer. The exit code, if it were for this one alone."""
     try:
-        print(f"{name}: {await _obeyed(door, name, order, patience)}")
+        print(f"{name}: {await _obeyed(door, name, order, patience)}", flush=True)
     except FactorialError as failure:
         print(f"factorial: {name}: {failure}", file=sys.stderr)
-        return False
-    return True
+        return 2 if isinstance(failure, ConfigError) else 1
+    return 0
 
 
 async def _obeyed(door: _Door, name: str, order: Mapping[str, Any], patience: float) -> str:
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + patience
-    order_id = uuid.uuid4().hex
     blocking = await BlockingConnection.open(door.redis)
     try:
-        await supervisors.send(door.scripts, supervisor=name, order_id=order_id, order=order, patience=patience)
-        answer = await supervisors.wait_for_answer(door.scripts, blocking, order_id=order_id, seconds=patience)
+        return await _asked(door, blocking, name, order, patience)
+    except asyncio.CancelledError:
+        print(f"factorial: not waited for any more; {name} goes on with: {shown(order)}", file=sys.stderr)
+        raise
     finally:
         await blocking.close()
+
+
+async def _asked(
+    door: _Door, blocking: BlockingConnection, name: str, order: Mapping[str, Any], patience: float
+) -> str:
+    """What was done, in one line."""
+    deadline = asyncio.get_running_loop().time() + patience
+    order_id = uuid.uuid4().hex
+    await supervisors.send(door.scripts, supervisor=name, order_id=order_id, order=order, patience=patience)
+    answer = await supervisors.wait_for_answer(
+        door.scripts, blocking, order_id=order_id, seconds=patience + _GRACE_SECONDS
+    )
     match answer:
         case None:
             raise SupervisionError(
-                f"no answer within {patience:g} s; it may still be at it, and the order is not begun any more: "
-                "look at its status and its log"
+                f"not done within {patience:g} s. If it was begun, it goes on to its end; if not (the supervisor takes "
+                "no orders), it is not begun any more: its log and `status` tell"
             )
         case {"ok": True, "text": str(text)}:
             if order["verb"] == "stop":
                 await _has_ended(door, name, deadline, patience)
                 return "stopped"
-            return text
+            return one_line(text)
+        case {"ok": False, "error": str(error), "kind": kind} if kind == USAGE:
+            raise ConfigError(one_line(error))
         case {"ok": False, "error": str(error)}:
-            raise SupervisionError(error)
+            raise SupervisionError(one_line(error))
         case other:
-            raise SupervisionError(f"it gave an answer that is none: {other}")
+            raise SupervisionError(f"it gave an answer that is none: {one_line(str(other))[:200]}")
 
 
 async def _has_ended(door: _Door, name: str, deadline: float, patience: float) -> None:

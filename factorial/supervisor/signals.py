@@ -30,11 +30,11 @@ class StopRequests:
     """Read the configuration again."""
     dump: asyncio.Event = field(default_factory=asyncio.Event)
     """Write all stacks and the tree to standard error."""
-    _first_at: float = 0.0
+    _first_at: float | None = None
 
     def request(self) -> None:
-        """Note a request to stop."""
-        if not self.graceful.is_set():
+        """Note a signal to stop. The second one means now; that somebody had ordered a stop before does not count."""
+        if self._first_at is None:
             self._first_at = time.monotonic()
             self.graceful.set()
         elif time.monotonic() - self._first_at > _SAME_REQUEST_SECONDS:

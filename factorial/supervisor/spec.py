@@ -34,7 +34,8 @@ class Strategy(StrEnum):
     REST_FOR_ONE = "rest_for_one"
     """The siblings that were started after it."""
     SIMPLE_ONE_FOR_ONE = "simple_one_for_one"
-    """Nobody else; the children are instances of one kind, come and go, and have no order."""
+    """Nobody else; the children are instances of the one child that is specified. There are none at first; they come
+    and go, and have no order."""
 
 
 class Restart(StrEnum):
@@ -101,7 +102,9 @@ class ChildExit:
     @property
     def how(self) -> str:
         """The end in a few words: `SIGKILL`, `exit code 1`, and why."""
-        how = self.signal or (f"exit code {self.exitcode}" if self.exitcode is not None else str(self.reason))
+        if self.signal is None and self.exitcode is None:
+            return self.why or str(self.reason)
+        how = self.signal or f"exit code {self.exitcode}"
         return f"{how}: {self.why}" if self.why else how
 
     def __str__(self) -> str:
@@ -118,9 +121,11 @@ class SupervisorFlags:
     period: float = 5.0
     """Seconds of the sliding window in which restarts are counted."""
     auto_shutdown: AutoShutdown = AutoShutdown.NEVER
-    together: bool = False
-    """Extension: start all children at once, and on shutdown ask all at once, so that either takes as long as the
-    slowest and not as long as all in turn. For children that do not need each other."""
+    start_together: bool = False
+    """Extension: start all children at once. For children that do not need each other."""
+    stop_together: bool = False
+    """Extension: on shutdown ask all children at once, so that it takes as long as the slowest of them and not as long
+    as all in turn."""
     backoff: float = 0.2
     """Extension: seconds before the second restart of the same child within `period`; each further one doubles
     it. The first restart is immediate."""
@@ -243,6 +248,8 @@ Spec = ChildSpec | SupervisorSpec
 
 def check_specs(flags: SupervisorFlags, specs: Sequence[Spec]) -> None:
     """Raise `ConfigError` unless the children fit together and fit the supervisor."""
+    if flags.strategy is Strategy.SIMPLE_ONE_FOR_ONE and len(specs) != 1:
+        raise ConfigError(f"simple_one_for_one: give one child, of which all instances are made, and not {len(specs)}")
     seen: set[str] = set()
     for spec in specs:
         if spec.id in seen:

@@ -3,6 +3,7 @@
 Two hands write. faulthandler writes the stacks of all threads from within the signal handler itself, in C: it needs
 neither the event loop nor the interpreter's lock, so it says where a blocked process is stuck. Python's own handler
 then writes where each asyncio task is suspended, as soon as Python code runs at all; the loop may be blocked.
+The first hand knows no names: the supervisor logs whose stacks follow (`process.py`), or which were those of a crash.
 """
 
 import asyncio
@@ -35,7 +36,7 @@ def write_stacks_on_sigusr1(process: str) -> None:
             text = of_tasks(process, loop)
         except Exception as failed:  # this may run between any two instructions of the program: it must not break it
             text = f"the asyncio tasks of {process} cannot be shown: {failed!r}\n"
-        _write(text)
+        _write(f"{text}--- end of the stacks of {process} (pid {os.getpid()}) ---\n")
 
     signal.signal(signal.SIGUSR1, write_tasks)
     signal.siginterrupt(signal.SIGUSR1, False)

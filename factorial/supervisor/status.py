@@ -1,9 +1,11 @@
 """The status of supervisors as text, for an engineer who was woken at night. Pure.
 
 For each supervisor one line that says who and where it is, one that says whether all is well, or which nodes are not,
-and its tree. In the end the queues. No line is longer than WIDTH; `status --json` has everything at full length.
+and its tree. In the end the queues. No line is longer than WIDTH: what is wrong is wrapped, all else is cut;
+`status --json` has everything at full length.
 """
 
+import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +19,14 @@ _QUEUE_COLUMNS = ("  QUEUE", "READY", "SUSPECTS", "BACKOFF", "HELD")
 _TO_THE_RIGHT = {"PID", "UPTIME", "TASKS", "RSS", "CPU", "FILES", "LAG", *_QUEUE_COLUMNS[1:]}
 _LONGEST_NAME = 40
 _MOST_NAMED = 5
+_MOST_LINES = 6
+"""For one thing that is wrong."""
+_SILENT_AFTER = 3.0
+"""Seconds without a beat of the event loop after which that is told."""
 _WELL = "running"
+_DEGRADED = "degraded"
+_DRAINED = "drained"
+_GAVE_UP = "gave up"
 
 Node = Mapping[str, Any]
 
@@ -52,36 +61,97 @@ def _supervisor(subject: Subject) -> list[str]:
     if subject.is_lost:
         heard = f"! {name}  LOST, last heard of {span(subject.age)} ago  ({place})"
         return [
-            heard,
-            f"  it had {_counted(list(_workers(tree)))}; their tasks go on elsewhere when their leases are over",
+            *_wrapped(heard),
+            f"  it had {_counted(tree)}; their tasks go on elsewhere when their leases are over",
         ]
     about = [place, f"factorial {_text(report.get('version'))}"]
     if report.get("config"):
         about.append(_text(report["config"]))
-    head = f"{name}  {_text(report.get('state'))} for {span(report.get('uptime'))}  ({', '.join(about)})"
-    return [f"  {head}", *_health(tree), "", *_table(_COLUMNS, list(_rows(tree)))]
+    return [f"  {name}  {_stage(report, tree)}  ({', '.join(about)})", *_health(tree), "", *_drawn(tree)]
+
+
+def _stage(report: Mapping[str, Any], tree: Node) -> str:
+    """What the supervisor as a whole is doing, and how long it has been there."""
+    state = _text(report.get("state"))
+    if state == _WELL and tree.get("state") == "starting":
+        state = "starting"
+    up = span(report.get("uptime"))
+    return f"{state} for {up}" if state == _WELL else f"{state} (up {up})"
 
 
 def _health(tree: Node) -> list[str]:
-    """Whether all is well; else a line for each of the first nodes that are not."""
-    counted = _counted(list(_workers(tree)))
-    troubled = [node for node in _walk(tree) if node.get("state") != _WELL]
-    if not troubled:
+    """Whether all is well; else a line for each of the first things that are not."""
+    counted = _counted(tree)
+    troubles = list(_troubles(tree))
+    if not troubles and any(_workers(tree)):
         return [f"  all is well: {counted}"]
-    lines = [f"! {counted}"]
-    for node in troubled[:_MOST_NAMED]:
-        last_exit = f"; its last exit: {_last_exit(node)}" if node.get("last_exit") else ""
-        lines.append(f"! {_text(node.get('id'))} is {_text(node.get('state'))}{last_exit}")
-    if more := len(troubled) - _MOST_NAMED:
-        lines += [f"! and {more} more"] if more > 0 else []
-    return lines
+    lines = [counted, *troubles[:_MOST_NAMED]]
+    if more := len(troubles[_MOST_NAMED:]):
+        lines.append(f"and {more} more")
+    return [part for line in lines for part in _wrapped(f"! {line}")]
 
 
-def _counted(workers: Sequence[Node]) -> str:
+def _troubles(node: Node) -> Iterable[str]:
+    """What is wrong with the node and those below it. Of a supervisor that is at rest as a whole, or comes or goes as a
+    whole, the children are not told."""
+    if not node:
+        return
+    state = _state(node)
+    if _is_group(node):
+        if restarts := node.get("restarts"):
+            yield _used_up(node, restarts)
+        if state in (_WELL, _DEGRADED):
+            for child in _children(node):
+                yield from _troubles(child)
+            return
+    if state != _WELL:
+        yield _told(node, state)
+    for process in (node, *_predecessors(node)):
+        if _is_silent(process):
+            yield f"{_name(process)}: its event loop is silent for {process['lag']:.0f} s"
+
+
+def _used_up(node: Node, restarts: int) -> str:
+    allowed = f"{_dash(restarts)} of {_plural(node.get('intensity'), 'restart')} used in {_seconds(node.get('period'))}"
+    ended = [child for child in _children(node) if child.get("last_exit") not in (None, "shutdown")]
+    last = min(ended, key=lambda child: child.get("last_exit_ago") or 0.0, default=None)
+    return f"{_name(node)}: {allowed}" + (f", the last: {_text(last['last_exit'])}" if last else "")
+
+
+def _told(node: Node, state: str) -> str:
+    name, how = _name(node), node.get("last_exit")
+    if state == _GAVE_UP:
+        ago = node.get("last_exit_ago")
+        when = "" if ago is None else f" {span(ago)} ago"
+        return f"{name} {_GAVE_UP}{when}" + (f": {_text(how).removeprefix('gave up: ')}" if how else "")
+    told = f"{name} has ended" if state == "ended" else f"{name} is {state}"
+    return f"{told}; its last exit: {_last_exit(node)}" if how and state != _DRAINED else told
+
+
+def _counted(tree: Node) -> str:
+    """How many of its processes run, and what they work on. A supervisor that gave up may not tell how many it had."""
+    workers = list(_workers(tree))
     running = sum(node.get("state") == _WELL for node in workers)
-    tasks = sum(node.get("tasks") or 0 for node in workers)
-    processes = "1 process" if len(workers) == 1 else f"{len(workers)} processes"
-    return f"{running} of {processes} running, {int(tasks)} tasks in flight"
+    tasks = sum(int(each.get("tasks") or 0) for node in workers for each in (node, *_predecessors(node)))
+    counted = f"{running} of {_plural(len(workers), 'process', 'es')} running, {_plural(tasks, 'task')} in flight"
+    gone = [_name(node) for node in _walk(tree) if _state(node) == _GAVE_UP and not _children(node)]
+    return f"{counted}; {', '.join(gone)} {_GAVE_UP}" if gone else counted
+
+
+def _state(node: Node) -> str:
+    """The state of a node, in one or two words. That of a supervisor which runs is what it comes to for its processes:
+    all running, all drained, or degraded."""
+    state = _text(node.get("state"))
+    if not _is_group(node) or state != _WELL:
+        return state
+    below = [each.get("state") for each in _walk(node) if each is not node and not _children(each)]
+    if below and all(each == _DRAINED for each in below):
+        return _DRAINED
+    return _WELL if all(each == _WELL for each in below) else _DEGRADED
+
+
+def _is_silent(process: Node) -> bool:
+    return (process.get("lag") or 0.0) >= _SILENT_AFTER
 
 
 def _walk(node: Node) -> Iterable[Node]:
@@ -96,7 +166,16 @@ def _workers(node: Node) -> Iterable[Node]:
 
 
 def _children(node: Node) -> Sequence[Node]:
-    return [child for child in node.get("children") or () if isinstance(child, Mapping)] if _is_group(node) else []
+    return _nodes(node.get("children")) if _is_group(node) else []
+
+
+def _predecessors(node: Node) -> Sequence[Node]:
+    """The processes that drain, while their successor has taken the place of `node`."""
+    return [{"id": each.get("process"), **each, "state": "draining"} for each in _nodes(node.get("predecessors"))]
+
+
+def _nodes(value: Any) -> list[Node]:
+    return [each for each in value or () if isinstance(each, Mapping)]
 
 
 def _is_group(node: Node) -> bool:
@@ -104,27 +183,36 @@ def _is_group(node: Node) -> bool:
     return node.get("type") == "supervisor"
 
 
-def _rows(node: Node, stem: str = "", branch: str = "") -> Iterable[Sequence[str]]:
-    mark = "  " if node.get("state") == _WELL else "! "
-    name = mark + stem + branch + shortened(_text(node.get("id")), _LONGEST_NAME)
+def _drawn(tree: Node) -> list[str]:
+    return _table(_COLUMNS, list(_rows(tree)))
+
+
+def _rows(node: Node, stem: str = "", branch: str = "", *, is_expected: bool = False) -> Iterable[Sequence[str]]:
+    """The rows of a node and of all below it. `is_expected`: that it does not run is part of the plan."""
+    is_well = (is_expected or _state(node) == _WELL) and not _is_silent(node)
+    is_well = is_well and not (_is_group(node) and node.get("restarts"))
+    name = ("  " if is_well else "! ") + stem + branch + shortened(_name(node), _LONGEST_NAME)
     yield (name, *(_group_cells(node) if _is_group(node) else _worker_cells(node)), _last_exit(node))
     stem += {"": "", "├─ ": "│  ", "└─ ": "   "}[branch]
-    children = _children(node)
-    for child in children:
-        yield from _rows(child, stem, "└─ " if child is children[-1] else "├─ ")
+    predecessors = _predecessors(node)
+    below = [*predecessors, *_children(node)]
+    for number, each in enumerate(below, 1):
+        is_leaving = number <= len(predecessors)
+        yield from _rows(each, stem, "└─ " if number == len(below) else "├─ ", is_expected=is_leaving)
 
 
 def _group_cells(node: Node) -> Sequence[str]:
-    children = _children(node)
-    running = sum(child.get("state") == _WELL for child in children)
+    workers = list(_workers(node))
+    running = sum(worker.get("state") == _WELL for worker in workers)
+    state = f"{_state(node)} {running}/{len(workers)}" if workers else _state(node)
     restarts = f"{_dash(node.get('restarts'))}/{_dash(node.get('intensity'))} in {_seconds(node.get('period'))}"
-    return (f"{_text(node.get('state'))} {running}/{len(children)}", "", "", restarts, "", "", "", "", "")
+    return (state, "", "", restarts, "", "", "", "", "")
 
 
 def _worker_cells(node: Node) -> Sequence[str]:
     cpu, lag = node.get("cpu"), node.get("lag")
     return (
-        _text(node.get("state")),
+        _state(node),
         _dash(node.get("pid")),
         span(node.get("uptime")),
         _dash(node.get("restarts")),
@@ -132,7 +220,7 @@ def _worker_cells(node: Node) -> Sequence[str]:
         size(node.get("rss")),
         "-" if cpu is None else f"{cpu:.0f}%",
         _dash(node.get("open_files")),
-        "-" if lag is None else f"{lag * 1000:.0f} ms" if lag < 10 else f"{lag:.0f} s",
+        "-" if lag is None else f"{lag * 1000:.0f} ms" if lag < _SILENT_AFTER else f"{lag:.0f} s",
     )
 
 
@@ -155,6 +243,13 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     ]
 
 
+def _wrapped(line: str) -> list[str]:
+    """`line` on as many lines as it needs: what is wrong is read to its end."""
+    return textwrap.wrap(
+        line, WIDTH, subsequent_indent="    ", break_on_hyphens=False, max_lines=_MOST_LINES, placeholder=" …"
+    )
+
+
 def _fitted(line: str) -> str:
     return shortened(line, WIDTH)
 
@@ -162,6 +257,14 @@ def _fitted(line: str) -> str:
 def shortened(text: str, limit: int) -> str:
     """`text`, with a mark at its end if it had to be cut to `limit` characters."""
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _plural(count: object, noun: str, ending: str = "s") -> str:
+    return f"{_dash(count)} {noun}" if count == 1 else f"{_dash(count)} {noun}{ending}"
+
+
+def _name(node: Node) -> str:
+    return _text(node.get("id"))
 
 
 def _text(value: object) -> str:

@@ -7,9 +7,10 @@
 import random
 import signal
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum, auto
 
+from factorial.errors import ConfigError
 from factorial.supervisor.intensity import RestartWindow, restart_delay
 from factorial.supervisor.spec import AutoShutdown, ExitReason, Restart, Spec, Strategy, SupervisorFlags, check_specs
 
@@ -73,8 +74,15 @@ class Supervision:
         self._states: dict[str, ChildState] = {}
         self._restarts = RestartWindow(flags.period)
         self._restarts_of: dict[str, RestartWindow] = {}
-        for spec in specs:
-            self.add(spec)
+        self._template: Spec | None = None
+        self._instances = 0
+        specs = tuple(specs)
+        check_specs(flags, specs)
+        if flags.strategy is Strategy.SIMPLE_ONE_FOR_ONE:
+            [self._template] = specs
+        else:
+            for spec in specs:
+                self.add(spec)
 
     @property
     def flags(self) -> SupervisorFlags:
@@ -89,10 +97,19 @@ class Supervision:
             self._restarts_of.clear()
 
     def add(self, spec: Spec) -> None:
-        """A further child, which comes last in the order. Raises `ConfigError` if it does not fit the others."""
-        check_specs(self.flags, [*self._specs.values(), spec])
+        """A further child, which comes last in the order. Raises `ConfigError` if there is one of its id already."""
+        if spec.id in self._specs:
+            raise ConfigError(f"there are two children with the id {spec.id!r}: ids must be unique")
         self._specs[spec.id] = spec
         self._states[spec.id] = ChildState.NOT_STARTED
+
+    def instance(self) -> Spec:
+        """The specification of a further instance (OTP's `start_child` of a simple_one_for_one supervisor), to be
+        added. Raises `ConfigError` for any other supervisor."""
+        if self._template is None:
+            raise ConfigError(f"a {self.flags.strategy} supervisor has no instances: specify its children")
+        self._instances += 1
+        return replace(self._template, id=f"{self._template.id}.{self._instances}")
 
     def remove(self, child_id: str) -> None:
         """Forget a child."""
@@ -108,7 +125,6 @@ class Supervision:
 
     def revise(self, spec: Spec) -> None:
         """Extension: from now on the child of this id is as `spec` says."""
-        check_specs(self.flags, [spec if spec.id == other.id else other for other in self._specs.values()])
         self._specs[spec.id] = spec
 
     def reorder(self, child_ids: Iterable[str]) -> None:
@@ -140,7 +156,7 @@ class Supervision:
         In reverse order, one by one; children without an order, at once.
         """
         ids = tuple(reversed(self._specs))
-        if self.flags.together or self.flags.strategy is Strategy.SIMPLE_ONE_FOR_ONE:
+        if self.flags.stop_together or self.flags.strategy is Strategy.SIMPLE_ONE_FOR_ONE:
             return (ids,)
         return tuple((child_id,) for child_id in ids)
 

@@ -19,10 +19,10 @@ import re
 import secrets
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from factorial.config import SystemConfig
 from factorial.errors import FactorialError, MailboxError
@@ -38,27 +38,36 @@ from factorial.supervisor.stacks import of_tasks
 from factorial.supervisor.status import Subject, draw
 from factorial.supervisor.tree import Tree
 from factorial.utils import listed
+from factorial.version import __version__
 
 if TYPE_CHECKING:
     from factorial.mailbox import Mailbox
     from factorial.mailbox.lease import Cause
 
-__all__ = ["Companion", "blame", "run_system"]
+__all__ = ["Guest", "blame", "run_system"]
 
 log = logging.getLogger(__name__)
 
-Companion = Callable[["Mailbox", StopRequests], Coroutine[None, None, None]]
+
+class Guest(Protocol):
+    """An agent that runs in the supervisor's own process, beside the tree."""
+
+    async def run(self, mailbox: "Mailbox", requests: StopRequests) -> None: ...
+
+    def node(self) -> dict[str, Any]:
+        """How it is, as `report.describe` tells of a process."""
+
 
 _FROM_OUTSIDE = ("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT")
 
 
 async def run_system(
-    config: SystemConfig, runners: Runners, companions: Sequence[Companion] = (), *, path: str | None = None
+    config: SystemConfig, runners: Runners, guests: Sequence[Guest] = (), *, path: str | None = None
 ) -> None:
     """Run the whole system until it is asked to stop. Raises a `FactorialError` that says why it could not go on.
 
-    `runners`: those of `config`, loaded. `companions` run in this process, beside the tree; when one of them ends, all
-    of it does. `path` is the file that `config` comes from: it is read again on SIGHUP.
+    `runners`: those of `config`, loaded. When one of the guests ends, all of it does. `path` is the file that `config`
+    comes from: it is read again on SIGHUP.
     """
     spec = tree_spec(config, runners)
     manager = ServiceManager()
@@ -70,24 +79,42 @@ async def run_system(
             changed = asyncio.Event()
             tree = Tree(spec, launch=ChildProcess, on_exit=partial(_release, mailbox), on_change=changed.set)
             name = f"{re.sub('[^A-Za-z0-9_.-]', '-', socket.gethostname())[:100]}-{secrets.token_hex(3)}"
-            operator = Operator(name, config, runners, tree, requests, path, changed)
+            operator = Operator(
+                name, config, runners, tree, requests, path, changed, lambda: [guest.node() for guest in guests]
+            )
             monitor = Monitor(partial(_processes, tree), operator.replace)
-            with _beside(
+            log.info(
+                "this is supervisor %s of factorial %s, in namespace %s", name, __version__, config.redis.namespace
+            )
+            _warn(runners)
+            async with _beside(
                 monitor.run(),
                 obey(operator, mailbox, name),
                 manager.reassure(),
-                _announce(tree, requests, manager),
+                _announce(tree, requests, manager, config.supervisor.grace),
                 _on_each(requests.reload, partial(_reload, operator, manager)),
                 _on_each(requests.dump, partial(_dump, operator, tree)),
-            ) as beside:
-                await _run(tree, requests, [companion(mailbox, requests) for companion in companions])
-            await asyncio.wait(beside)
+            ):
+                await _run(tree, requests, [guest.run(mailbox, requests) for guest in guests])
+                log.info("%s has stopped", name)
         finally:
             await mailbox.close()
 
 
-async def _run(tree: Tree, requests: StopRequests, companions: Sequence[Coroutine[None, None, None]]) -> None:
-    tasks = [asyncio.create_task(companion) for companion in companions]
+def _warn(runners: Runners) -> None:
+    for name, runner in runners.items():
+        lost_after = runner.worker.lease + 2 * runner.worker.heartbeat_interval
+        if runner.health.blocked_after > lost_after:
+            log.warning(
+                "%s: a process whose event loop is blocked loses its tasks to others after %g s, and is killed after "
+                "%g s: a task that blocks may block several. Make blocked_after shorter than heartbeat_interval times "
+                "(missed_heartbeats + 2)",
+                name, lost_after, runner.health.blocked_after,
+            )  # fmt: skip
+
+
+async def _run(tree: Tree, requests: StopRequests, guests: Sequence[Coroutine[None, None, None]]) -> None:
+    tasks = [asyncio.create_task(guest) for guest in guests]
     for task in tasks:
         task.add_done_callback(lambda _: requests.graceful.set())
     try:
@@ -97,17 +124,18 @@ async def _run(tree: Tree, requests: StopRequests, companions: Sequence[Coroutin
         await asyncio.gather(*tasks)
 
 
-@contextmanager
-def _beside(*coroutines: Coroutine[None, None, Any]) -> Iterator[list[asyncio.Task[Any]]]:
+@asynccontextmanager
+async def _beside(*coroutines: Coroutine[None, None, Any]) -> AsyncIterator[None]:
     """Run these as long as the block does. None of them may end supervision: what one of them raises is logged."""
     tasks = [asyncio.create_task(coroutine) for coroutine in coroutines]
     for task in tasks:
         task.add_done_callback(_tell_failure)
     try:
-        yield tasks
+        yield
     finally:
         for task in tasks:
             task.cancel()
+        await asyncio.wait(tasks)
 
 
 def _tell_failure(task: "asyncio.Task[Any]") -> None:
@@ -119,40 +147,54 @@ async def _on_each(event: asyncio.Event, react: Callable[[], Awaitable[None]]) -
     while True:
         await event.wait()
         event.clear()
-        await react()
+        try:
+            await react()
+        except Exception:  # a mistake of ours in one reaction must not make the supervisor deaf to the next signal
+            log.exception("a signal could not be answered")
 
 
-async def _announce(tree: Tree, requests: StopRequests, manager: ServiceManager) -> None:
-    await tree.started.wait()
-    count = sum(1 for _ in tree.workers())
-    log.info("all %d children are ready", count)
-    manager.ready(f"{count} processes")
-    await requests.graceful.wait()
-    manager.stopping()
+async def _announce(tree: Tree, requests: StopRequests, manager: ServiceManager, grace: float) -> None:
+    started = asyncio.create_task(tree.started.wait())
+    stopping = asyncio.create_task(requests.graceful.wait())
+    try:
+        await asyncio.wait({started, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if started.done():
+            count = sum(1 for _ in tree.workers())
+            log.info("all %d children are ready", count)
+            manager.ready(f"{count} processes")
+        await stopping
+        log.info("stopping: tasks are given back at their next step, within %g s; a second signal: now", grace)
+        manager.stopping()
+        await requests.now.wait()
+        log.info("stopping now: tasks are given back as they are")
+    finally:
+        started.cancel()
+        stopping.cancel()
 
 
 async def _reload(operator: Operator, manager: ServiceManager) -> None:
     log.info("reloading, as asked for by SIGHUP")
     manager.reloading()
+    outcome = "not reloaded: see the log"
     try:
         outcome = await operator.reload()
+        log.info("%s", outcome)
     except FactorialError as refused:
         outcome = f"not reloaded: {' '.join(str(refused).split())}"
         log.error("%s", outcome)
-    else:
-        log.info("%s", outcome)
-    manager.ready(outcome)
+    finally:
+        manager.ready(outcome)
 
 
 async def _dump(operator: Operator, tree: Tree) -> None:
     """Write the tree and all stacks to standard error: ours, and those of every process, one after the other."""
+    log.info("the tree and all stacks follow, as asked for by SIGUSR1")
     tasks = of_tasks("supervisor", asyncio.get_running_loop())
     print(draw([Subject(operator.report(), 0.0, False)], {}), tasks, sep="\n", file=sys.stderr, flush=True)
     faulthandler.dump_traceback(sys.stderr, all_threads=True)
-    for member in tree.workers():
-        if isinstance(member.child, ChildProcess):
-            member.child.dump()
-            await asyncio.sleep(0.1)  # so that they do not write into each other's lines
+    for process in _processes(tree):
+        process.dump()
+        await asyncio.sleep(0.1)  # so that they do not write into each other's lines
 
 
 def _processes(tree: Tree) -> list[ChildProcess]:
@@ -163,19 +205,22 @@ async def _release(mailbox: "Mailbox", exit: ChildExit) -> None:
     """Have others go on at once with what the process held."""
     cause = blame(exit)
     try:
-        released = await mailbox.release_process(exit.process, cause)
+        taken = await mailbox.release_process(exit.process, cause)
     except MailboxError as unreachable:
         log.warning("the tasks of %s go on when its lease is over: %s", exit.process, unreachable)
         return
-    if released:
-        log.info("%s held %d tasks (%s), which go on: %s", exit.process, len(released), cause, listed(released))
+    if taken.go_on:
+        log.info("%s held %d tasks (%s), which go on: %s", exit.process, len(taken.go_on), cause, listed(taken.go_on))
+    if taken.given_up:
+        log.warning("%s held %s, given up as crash_loop: failed", exit.process, listed(taken.given_up))
 
 
 def blame(exit: ChildExit) -> "Cause":
     """What the end of a process says about the tasks that it held.
 
-    Who was asked to end proves nothing, whatever became of it. A signal that others send says little. An exit by
-    itself, a crash, and a kill for its health are the doing of something that was executed there.
+    Who was asked to end proves nothing, whatever became of it. A signal that others send says little. A crash, a kill
+    for its health, and an exit that nobody asked for are the doing of something that was executed there: a process that
+    ends in order has given its tasks back before.
     """
     from factorial.mailbox.lease import Cause
 

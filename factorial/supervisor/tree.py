@@ -4,9 +4,9 @@ The end of a child is told to `on_exit` at once, whatever else is going on. Rest
 each other run side by side; a group restart is carried out before the next exit is looked at, as in OTP. A request to
 stop interrupts both.
 
-A child that is a supervisor itself is a `Branch`: a tree in the same process. What an operator may want beyond OTP
-(`replace`, `suspend`, `resume`, `apply`) is done under the lock of the child that it concerns, so that it never crosses
-a restart.
+A child that is a supervisor itself is a `Branch`: a tree in the same process. Whoever starts or terminates a child
+holds its lock, so that a restart and an operator's wish (`changes.py`) never cross; children that are restarted as a
+group have one lock.
 """
 
 import asyncio
@@ -14,8 +14,8 @@ import logging
 import math
 import os
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, assert_never
 
@@ -28,11 +28,11 @@ from factorial.supervisor.spec import (
     Shutdown,
     Spec,
     Strategy,
+    SupervisorFlags,
     SupervisorSpec,
 )
 from factorial.supervisor.strategy import (
     ChildState,
-    Decision,
     Finish,
     GiveUp,
     LeaveEnded,
@@ -40,11 +40,11 @@ from factorial.supervisor.strategy import (
     Supervision,
 )
 
-__all__ = ["Branch", "Child", "Member", "Tree"]
+__all__ = ["Branch", "Child", "Member", "Place", "Tree"]
 
 log = logging.getLogger(__name__)
 
-_ON_EXIT_SECONDS = 5.0
+_ON_EXIT_SECONDS = 2.0
 """How long the tree waits at its end for what `on_exit` is still doing."""
 
 Launch = Callable[[ChildSpec], "Child"]
@@ -76,6 +76,8 @@ class Member:
     is_up: bool = False
     is_asked: bool = False
     exit: ChildExit | None = None
+    failure: str = ""
+    """Why it could not be started."""
     gone: asyncio.Task[None] = field(init=False)
 
     @property
@@ -85,17 +87,29 @@ class Member:
 
 
 @dataclass(frozen=True, slots=True)
-class _StartFailed:
+class Place:
+    """A child, and the supervisor that it belongs to."""
+
+    tree: "Tree"
     child_id: str
-    error: SupervisionError
+
+    @property
+    def spec(self) -> Spec:
+        """The child's specification."""
+        return self.tree.rules.spec(self.child_id)
+
+    @property
+    def state(self) -> ChildState:
+        """Where the child stands by the rules."""
+        return self.tree.rules.state(self.child_id)
 
 
 class Tree:
     """A supervisor and its children.
 
     `launch` starts the process of a child and returns without waiting for it; `on_exit` is called for every
-    incarnation of a process that has ended, also for those that were told to; `on_change`, when `report` has become
-    another.
+    incarnation of a process that has ended, also for those that were told to; `on_change`, when something is not as it
+    was.
     """
 
     def __init__(
@@ -105,24 +119,34 @@ class Tree:
         launch: Launch,
         on_exit: OnExit,
         on_change: Callable[[], None] = lambda: None,
+        resting: set[str] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.id = spec.id
         self.started = asyncio.Event()
         """All children are ready for the first time."""
-        self._rules = Supervision(spec.flags, spec.children)
+        self.closing = asyncio.Event()
+        """It has begun to end."""
+        self.resting = set() if resting is None else resting
+        """The ids of all children that an operator has suspended, at whatever depth: they stay so when the supervisor
+        that they belong to is started anew."""
+        self.rules = Supervision(spec.flags, spec.children)
+        for child_id in self.resting.intersection(self.rules.start_order):
+            self.rules.suspend(child_id)
+        self.current: dict[str, Member] = {}
+        """The present incarnation of each child that has one, by the child's id."""
+        self.alive: set[Member] = set()
+        """All incarnations: also successors that are not up yet, and predecessors that drain."""
+        self.last_exits: dict[str, tuple[ChildExit, float]] = {}
+        """How the latest incarnation of a child ended, and when."""
+        self.now = clock
         self._launch = launch
         self._on_exit = on_exit
         self._on_change = on_change
-        self._clock = clock
-        self._current: dict[str, Member] = {}
-        self._alive: set[Member] = set()  # also successors that are not up yet, and predecessors that drain
-        self._last_exits: dict[str, tuple[ChildExit, float]] = {}
         self._locks: dict[str, asyncio.Lock] = {}
-        self._events: asyncio.Queue[Member | _StartFailed | BaseException] = asyncio.Queue()
-        self._restarts: set[asyncio.Task[None]] = set()
+        self._events: asyncio.Queue[Member | Finish | BaseException] = asyncio.Queue()
+        self._reactions: set[asyncio.Task[None]] = set()
         self._tellings: set[asyncio.Task[None]] = set()
-        self._is_closing = False
 
     # -- the life of a supervisor
 
@@ -138,14 +162,13 @@ class Tree:
         try:
             await asyncio.wait({work, stopping, self._leave_now}, return_when=asyncio.FIRST_COMPLETED)
         finally:
-            self._is_closing = True
+            self.closing.set()
             try:
-                await self._abandon(work, stopping, *self._restarts)
+                await self._abandon(work, stopping, *self._reactions)
                 await self._shut_down()
             finally:
                 self._leave_now.cancel()
-                for member in self._alive:
-                    member.child.kill()
+                self.kill()
         if not work.cancelled():
             work.result()
 
@@ -153,99 +176,119 @@ class Tree:
         await self._start_all()
         self.started.set()
         self._on_change()
-        log.info("%s is up, with %d children", self.id, len(self._current))
+        log.info("%s is up, with %d children", self.id, len(self.current))
         while True:
-            event = await self._events.get()
-            if isinstance(event, BaseException):
-                raise event
-            decision = self._decide(event)
-            match decision:
-                case LeaveEnded():
-                    pass
-                case RestartChildren():
-                    await self._begin(decision)
+            match await self._events.get():
+                case BaseException() as error:
+                    raise error
                 case Finish():
                     log.info("%s: the significant children have ended: shutting down", self.id)
                     return
-                case GiveUp():
-                    raise SupervisionError(
-                        f"supervisor {self.id!r} has given up: {decision.restarts} restarts within "
-                        f"{self._rules.flags.period:g} s, where intensity allows {self._rules.flags.intensity}; "
-                        f"the last: {_story(event)}"
-                    )
-                case _:
-                    assert_never(decision)
+                case Member() as event if self._is_group:
+                    await self._react(event)
+                case Member() as event:
+                    reaction = asyncio.create_task(self._react(event))
+                    self._reactions.add(reaction)
+                    reaction.add_done_callback(self._on_reacted)
+                case other:
+                    assert_never(other)
+
+    def _on_reacted(self, reaction: asyncio.Task[None]) -> None:
+        self._reactions.discard(reaction)
+        if not reaction.cancelled() and (error := reaction.exception()):
+            self._events.put_nowait(error)
 
     async def _start_all(self) -> None:
-        if not self._rules.flags.together:
-            for child_id in self._rules.start_order:
-                await self._start(child_id)
+        if not self.rules.flags.start_together:
+            for child_id in self.rules.start_order:
+                await self._start_first(child_id)
             return
         try:
             async with asyncio.TaskGroup() as starting:
-                for child_id in self._rules.start_order:
-                    starting.create_task(self._start(child_id))
+                for child_id in self.rules.start_order:
+                    starting.create_task(self._start_first(child_id))
         except ExceptionGroup as failed:
             raise failed.exceptions[0] from None
 
-    def _decide(self, event: Member | _StartFailed) -> Decision:
-        child_id = event.child_id if isinstance(event, _StartFailed) else event.spec.id
-        if isinstance(event, _StartFailed):
-            log.error("%s", event.error)
-        if child_id not in self._rules or self._rules.state(child_id) is ChildState.SUSPENDED:
-            return LeaveEnded()  # somebody has taken it out of service meanwhile
-        if isinstance(event, _StartFailed):
-            return self._rules.start_failed(child_id, self._clock())
-        if self._current.get(child_id) is not event or event.exit is None:
-            return LeaveEnded()  # another incarnation has taken its place meanwhile
-        return self._rules.ended(child_id, event.exit.reason, self._clock())
+    async def _start_first(self, child_id: str) -> None:
+        async with self.locked(child_id):
+            if child_id in self.rules and self.rules.state(child_id) is ChildState.NOT_STARTED:
+                await self.start(child_id)
 
-    async def _begin(self, plan: RestartChildren) -> None:
-        if self._rules.flags.strategy in (Strategy.ONE_FOR_ALL, Strategy.REST_FOR_ONE):
-            await self._restart(plan)
-            return
-        task = asyncio.create_task(self._restart(plan))
-        self._restarts.add(task)
-        task.add_done_callback(self._on_restarted)
+    async def _react(self, ended: Member) -> None:
+        """Do what the rules say about the end of a child that nobody had asked to end, or about its failed start.
 
-    def _on_restarted(self, task: asyncio.Task[None]) -> None:
-        self._restarts.discard(task)
-        if not task.cancelled() and (error := task.exception()):
-            self._events.put_nowait(error)
+        The rules are asked when the child is ours alone: meanwhile another incarnation may have taken its place, or
+        somebody has taken the child out of service.
+        """
+        child_id, now = ended.spec.id, self.now
+        async with self.locked(child_id):
+            if child_id not in self.rules or self.current.get(child_id) is not ended:
+                return
+            if ended.is_up and ended.exit:
+                decision = self.rules.ended(child_id, ended.exit.reason, now())
+            else:
+                decision = self.rules.start_failed(child_id, now())
+            match decision:
+                case LeaveEnded():
+                    self._on_change()
+                case Finish():
+                    self._events.put_nowait(decision)
+                case GiveUp():
+                    raise _GaveUp(self.id, self.rules.flags, decision.restarts, ended)
+                case RestartChildren():
+                    await self._restart(decision)
+                case _:
+                    assert_never(decision)
 
     async def _restart(self, plan: RestartChildren) -> None:
-        async with self._locked(*plan.start):
-            for child_id in plan.terminate:
-                if member := self._current.pop(child_id, None):
-                    await self._terminate(member)
-            if plan.delay:
-                log.info("%s: waiting %.1f s before the next start", plan.start[0], plan.delay)
-                await asyncio.sleep(plan.delay)
-            for child_id in plan.start:
-                if self._is_restarting(child_id):
-                    try:
-                        await self._start(child_id)
-                    except SupervisionError as error:
-                        self._events.put_nowait(_StartFailed(child_id, error))
-                        return
+        for child_id in plan.terminate:
+            await self.terminate(self.current.pop(child_id))
+        if plan.delay:
+            log.info("%s: waiting %.1f s before the next start", plan.start[0], plan.delay)
+            await asyncio.sleep(plan.delay)
+        for child_id in plan.start:
+            if child_id in self.resting:  # somebody waits to take it out of service
+                self.rules.suspend(child_id)
+                continue
+            try:
+                await self.start(child_id)
+            except SupervisionError as error:
+                log.error("%s", error)
+                self._events.put_nowait(self.current[child_id])
+                return
 
-    def _is_restarting(self, child_id: str) -> bool:
-        """Whether that is still so: while the lock was waited for, it may have been replaced, suspended or removed."""
-        return child_id in self._rules and self._rules.state(child_id) is ChildState.RESTARTING
+    async def _shut_down(self) -> None:
+        spare = [member for member in self.alive if self.current.get(member.spec.id) is not member]
+        leaving = [asyncio.create_task(self.terminate(member)) for member in spare]
+        for child_ids in self.rules.shutdown_order:
+            members = [self.current[child_id] for child_id in child_ids if child_id in self.current]
+            await asyncio.gather(*(self.terminate(member) for member in members))
+        await asyncio.gather(*leaving)
+        while self.alive:  # what an operator has begun meanwhile
+            await asyncio.gather(*(self.terminate(member) for member in self.alive))
+        if self._tellings:
+            await asyncio.wait(self._tellings, timeout=_ON_EXIT_SECONDS)
+
+    def kill(self) -> None:
+        """End all processes of this tree at once."""
+        for member in list(self.alive):
+            member.child.kill()
 
     # -- one incarnation
 
-    async def _start(self, child_id: str) -> None:
+    async def start(self, child_id: str) -> None:
         """Start a child and wait until it is ready. Raises `SupervisionError` if it does not get there."""
-        member = self._current[child_id] = self._bear(self._rules.spec(child_id))
-        await self._until_up(member)
-        self._rules.started(child_id)
+        member = self.current[child_id] = self.bear(self.rules.spec(child_id))
+        await self.until_up(member)
+        self.rules.started(child_id)
 
-    def _bear(self, spec: Spec) -> Member:
-        if self._is_closing:
+    def bear(self, spec: Spec) -> Member:
+        """Begin a new incarnation of a child. Raises `SupervisionError` if that is impossible."""
+        if self.closing.is_set():
             raise SupervisionError(f"child {spec.id!r} is not started: the supervisor is shutting down")
-        member = Member(spec, self._launch_any(spec), self._clock())
-        self._alive.add(member)
+        member = Member(spec, self._launch_any(spec), self.now())
+        self.alive.add(member)
         member.gone = asyncio.create_task(self._watch(member))
         self._on_change()
         return member
@@ -253,25 +296,32 @@ class Tree:
     def _launch_any(self, spec: Spec) -> Child:
         if isinstance(spec, ChildSpec):
             return self._launch(spec)
-        below = Tree(spec, launch=self._launch, on_exit=self._on_exit, on_change=self._on_change, clock=self._clock)
+        below = Tree(
+            spec,
+            launch=self._launch,
+            on_exit=self._on_exit,
+            on_change=self._on_change,
+            resting=self.resting,
+            clock=self.now,
+        )
         return Branch(below)
 
-    async def _until_up(self, member: Member) -> None:
+    async def until_up(self, member: Member) -> None:
+        """Wait until the new incarnation is ready. Raises `SupervisionError` if it does not get there."""
         spec, child = member.spec, member.child
         patience = spec.start_timeout if isinstance(spec, ChildSpec) else None
         try:
             async with asyncio.timeout(patience):
                 is_ready = await child.ready()
         except TimeoutError:
+            member.failure = f"child {spec.id!r} could not be started: it was not ready within {patience:g} s"
             await self._kill(member)
-            raise SupervisionError(
-                f"child {spec.id!r} could not be started: it was not ready within {patience:g} s"
-            ) from None
-        if not is_ready or member.exit:
-            await member.gone
-            if isinstance(child, Branch) and child.failure:
-                raise SupervisionError(child.failure)
-            raise SupervisionError(f"child {spec.id!r} could not be started: {child.failure or member.exit}")
+            raise SupervisionError(member.failure) from None
+        if not is_ready or member.exit or member.is_asked:
+            await asyncio.shield(member.gone)
+            why = "" if isinstance(child, Branch) and child.failure else f"child {spec.id!r} could not be started: "
+            member.failure = f"{why}{child.failure or member.exit}"
+            raise SupervisionError(member.failure)
         member.is_up = True
         self._on_change()
         if isinstance(spec, ChildSpec):
@@ -279,18 +329,17 @@ class Tree:
 
     async def _watch(self, member: Member) -> None:
         exit = member.exit = await member.child.exited()
-        self._alive.discard(member)
+        self.alive.discard(member)
         self._on_change()
-        self._last_exits[member.spec.id] = (exit, self._clock())
+        self.last_exits[member.spec.id] = (exit, self.now())
         if isinstance(member.spec, ChildSpec):
-            log.log(
-                logging.WARNING if exit.reason is ExitReason.ABNORMAL else logging.INFO, "%s: %s", exit, exit.reason
-            )
+            level = logging.WARNING if exit.reason is ExitReason.ABNORMAL else logging.INFO
+            log.log(level, "%s: %s", exit, exit.reason)
             telling = asyncio.create_task(self._tell(exit))
             self._tellings.add(telling)
             telling.add_done_callback(self._tellings.discard)
-        elif exit.why:
-            log.error("%s", exit.why)
+        elif member.child.failure:
+            log.error("%s", member.child.failure)
         if member.is_up and not member.is_asked:
             self._events.put_nowait(member)
 
@@ -300,7 +349,7 @@ class Tree:
         except Exception:  # whatever happens to the one who is told, supervision goes on
             log.exception("what had to be done about the end of %s has failed", exit.process)
 
-    async def _terminate(self, member: Member) -> None:
+    async def terminate(self, member: Member) -> None:
         """Terminate a child as its spec says, and wait for its end."""
         if member.gone.done():
             return
@@ -326,202 +375,47 @@ class Tree:
         member.child.kill()
         await asyncio.shield(member.gone)
 
-    async def _shut_down(self) -> None:
-        spare = [member for member in self._alive if self._current.get(member.spec.id) is not member]
-        await asyncio.gather(*(self._terminate(member) for member in spare))
-        for child_ids in self._rules.shutdown_order:
-            members = [self._current[child_id] for child_id in child_ids if child_id in self._current]
-            await asyncio.gather(*(self._terminate(member) for member in members))
-        if self._tellings:
-            await asyncio.wait(self._tellings, timeout=_ON_EXIT_SECONDS)
-
-    def kill(self) -> None:
-        """End all processes of this tree at once."""
-        for member in self._alive:
-            member.child.kill()
-
-    # -- what an operator may ask for
-
-    async def replace(self, child_id: str, spec: Spec | None = None) -> None:
-        """Extension: start a successor, from `spec` if it is given, and when it is ready, drain the predecessor.
-
-        It counts as no restart. Raises `SupervisionError` if the successor does not get ready: then the predecessor
-        stays.
-        """
-        async with self._locked(child_id):
-            predecessor = self._current.get(child_id)
-            successor = self._bear(spec or self._rules.spec(child_id))
-            await self._until_up(successor)
-            self._rules.revise(successor.spec)
-            self._rules.started(child_id)
-            self._current[child_id] = successor
-            if predecessor is not None:
-                await self._terminate(predecessor)
-
-    async def suspend(self, child_id: str) -> None:
-        """Terminate a child, and keep it for `resume` (OTP's `terminate_child`)."""
-        async with self._locked(child_id):
-            self._rules.suspend(child_id)
-            if member := self._current.pop(child_id, None):
-                await self._terminate(member)
-
-    async def resume(self, child_id: str) -> None:
-        """Start a child that was suspended or has ended (OTP's `restart_child`). Raises `SupervisionError`."""
-        async with self._locked(child_id):
-            if self._rules.state(child_id) not in (ChildState.SUSPENDED, ChildState.ENDED):
-                return
-            try:
-                await self._start(child_id)
-            except SupervisionError:
-                self._rules.suspend(child_id)
-                raise
-
-    async def apply(self, spec: SupervisorSpec, *, roll: bool) -> None:
-        """Become what `spec` says, one child after the other: stop what is gone, start what is new, replace what has
-        changed; with `roll`, replace all that runs.
-
-        Raises `SupervisionError` where something cannot be started; what was done before stays, and nothing that ran
-        has been lost.
-        """
-        wanted = {child.id: child for child in spec.children}
-        for child_id in reversed(self._rules.start_order):
-            if child_id not in wanted:
-                await self._remove(child_id)
-        self._rules.flags = spec.flags
-        for child in wanted.values():
-            if child.id not in self._rules:
-                await self._add(child)
-            elif isinstance(branch := self._branch(child.id), Branch) and isinstance(child, SupervisorSpec):
-                self._rules.revise(child)
-                await branch.tree.apply(child, roll=roll)
-            elif self._rules.state(child.id) in (ChildState.SUSPENDED, ChildState.ENDED):
-                self._rules.revise(child)
-            elif roll or child != self._rules.spec(child.id):
-                await self.replace(child.id, child)
-        self._rules.reorder(wanted)
-
-    async def _add(self, spec: Spec) -> None:
-        async with self._locked(spec.id):
-            self._rules.add(spec)
-            try:
-                await self._start(spec.id)
-            except SupervisionError:
-                self._rules.remove(spec.id)
-                self._current.pop(spec.id, None)
-                raise
-
-    async def _remove(self, child_id: str) -> None:
-        async with self._locked(child_id):
-            self._rules.suspend(child_id)
-            if member := self._current.pop(child_id, None):
-                await self._terminate(member)
-            self._rules.remove(child_id)
-            self._last_exits.pop(child_id, None)
-
     # -- what there is
-
-    def find(self, child_id: str) -> "tuple[Tree, Spec] | None":
-        """The supervisor that has the child of this id, at whatever depth, and the child's spec."""
-        if child_id in self._rules:
-            return self, self._rules.spec(child_id)
-        return next((found for branch in self._branches() if (found := branch.tree.find(child_id))), None)
-
-    def child_ids(self) -> Iterator[str]:
-        """The ids of all children, at whatever depth."""
-        for child_id in self._rules.start_order:
-            yield child_id
-            if branch := self._branch(child_id):
-                yield from branch.tree.child_ids()
-
-    def branch(self, child_id: str) -> "Tree | None":
-        """The tree of a child that is a supervisor and runs."""
-        found = self._branch(child_id)
-        return found.tree if found else None
-
-    def state(self, child_id: str) -> ChildState:
-        """Where the child stands by the rules."""
-        return self._rules.state(child_id)
 
     @property
     def order(self) -> tuple[str, ...]:
         """The ids of the direct children, in the order in which they start."""
-        return self._rules.start_order
+        return self.rules.start_order
+
+    def branch(self, child_id: str) -> "Tree | None":
+        """The tree of a child that is a supervisor and runs."""
+        member = self.current.get(child_id)
+        return member.child.tree if member and isinstance(member.child, Branch) and not member.exit else None
+
+    def places(self) -> "Iterator[Place]":
+        """All children, at whatever depth, each after the supervisor that it belongs to."""
+        for child_id in self.order:
+            yield Place(self, child_id)
+            if below := self.branch(child_id):
+                yield from below.places()
 
     def workers(self) -> Iterator[Member]:
         """All processes that are ready, and that nobody has asked to end, at whatever depth."""
-        for child_id in self._rules.start_order:
-            if branch := self._branch(child_id):
-                yield from branch.tree.workers()
-            elif (member := self._current.get(child_id)) and member.is_running:
+        for place in self.places():
+            member = place.tree.current.get(place.child_id)
+            if member and member.is_running and isinstance(member.spec, ChildSpec):
                 yield member
-
-    def report(self) -> dict[str, Any]:
-        """The supervisor and all below it, as plain data."""
-        flags, now = self._rules.flags, self._clock()
-        return {
-            "id": self.id,
-            "type": "supervisor",
-            "state": "draining" if self._is_closing else "running" if self.started.is_set() else "starting",
-            "strategy": str(flags.strategy),
-            "restarts": self._rules.restarts(now),
-            "intensity": flags.intensity,
-            "period": flags.period,
-            "last_exit": None,
-            "children": [self._report_of(child_id, now) for child_id in self._rules.start_order],
-        }
-
-    def _report_of(self, child_id: str, now: float) -> dict[str, Any]:
-        spec, member = self._rules.spec(child_id), self._current.get(child_id)
-        exit, exit_at = self._last_exits.get(child_id, (None, now))
-        # Of one that ended as it was told to, how it did is of no interest.
-        how = exit and (str(exit.reason) if exit.reason is ExitReason.SHUTDOWN and not exit.why else exit.how)
-        last = {"last_exit": how, "last_exit_ago": round(now - exit_at, 1) if exit else None}
-        if branch := self._branch(child_id):
-            return branch.tree.report() | last
-        restarts = self._rules.restarts_of(child_id, now)
-        about = {"id": child_id, "type": str(spec.type), "state": self._shown_state(child_id), "restarts": restarts}
-        if isinstance(spec, SupervisorSpec):
-            flags = spec.flags
-            return about | last | {
-                "strategy": str(flags.strategy), "intensity": flags.intensity, "period": flags.period, "children": [],
-            }  # fmt: skip
-        if member is None or member.exit:
-            return about | last
-        return about | last | {
-            "process": member.child.process, "pid": member.child.pid, "uptime": round(now - member.started_at, 1),
-        } | member.child.report()  # fmt: skip
-
-    def _shown_state(self, child_id: str) -> str:
-        member = self._current.get(child_id)
-        match self._rules.state(child_id):
-            case ChildState.SUSPENDED:
-                return "suspended"
-            case ChildState.ENDED:
-                return "ended"
-            case ChildState.RESTARTING:
-                return "restarting"
-            case _:
-                if member is None or not member.is_up:
-                    return "starting"
-                return "draining" if member.is_asked else "running" if member.exit is None else "restarting"
 
     # -- parts
 
-    def _branch(self, child_id: str) -> "Branch | None":
-        member = self._current.get(child_id)
-        return member.child if member and isinstance(member.child, Branch) and not member.exit else None
-
-    def _branches(self) -> "Iterable[Branch]":
-        return [branch for child_id in self._rules.start_order if (branch := self._branch(child_id))]
+    @property
+    def _is_group(self) -> bool:
+        return self.rules.flags.strategy in (Strategy.ONE_FOR_ALL, Strategy.REST_FOR_ONE)
 
     @asynccontextmanager
-    async def _locked(self, *child_ids: str) -> AsyncIterator[None]:
-        """Have these children to oneself. Several are taken in the order of their start, so that nobody waits in a
-        circle."""
-        async with AsyncExitStack() as locks:
-            for child_id in child_ids:
-                await locks.enter_async_context(self._locks.setdefault(child_id, asyncio.Lock()))
+    async def locked(self, child_id: str) -> AsyncIterator[None]:
+        """Have the child to oneself: nothing else starts or terminates it. Children of a group are had together."""
+        async with self._locks.setdefault("" if self._is_group else child_id, asyncio.Lock()):
             yield
+
+    def changed(self) -> None:
+        """Something is not as it was."""
+        self._on_change()
 
     @staticmethod
     async def _first_of(*tasks: asyncio.Task[Any], timeout: float | None) -> None:
@@ -562,14 +456,15 @@ class Branch:
     async def exited(self) -> ChildExit:
         """Wait for its end."""
         await asyncio.wait({self._life})
-        reason = ExitReason.SHUTDOWN
+        reason, why = ExitReason.SHUTDOWN, ""
         asked = self._stop.is_set()
         if not self._life.cancelled() and (error := self._life.exception()):
             self.failure = str(error)
+            why = error.summary if isinstance(error, _GaveUp) else self.failure
             if not isinstance(error, SupervisionError):
                 reason = ExitReason.ABNORMAL
                 log.error("the supervisor %s has failed", self.process, exc_info=error)
-        return ChildExit(self.process, self.process, self.pid, None, None, reason, asked, self.failure)
+        return ChildExit(self.process, self.process, self.pid, None, None, reason, asked, why)
 
     def drain(self) -> None:
         """Stop the children gracefully."""
@@ -586,11 +481,19 @@ class Branch:
         self.tree.kill()
 
     def report(self) -> dict[str, Any]:
-        """It is told of by its tree."""
-        return self.tree.report()
+        """A branch is no process: it has no figures."""
+        return {}
 
 
-def _story(event: Member | _StartFailed) -> str:
-    if isinstance(event, _StartFailed):
-        return str(event.error)
-    return event.child.failure if isinstance(event.child, Branch) else str(event.exit)
+class _GaveUp(SupervisionError):
+    """There were too many restarts. `summary` says the same in a few words, the latest cause first."""
+
+    def __init__(self, supervisor: str, flags: SupervisorFlags, restarts: int, last: Member) -> None:
+        is_branch = isinstance(last.child, Branch)
+        story = last.failure or (last.child.failure if is_branch else str(last.exit))
+        cause = last.failure or (last.exit.how if last.exit else "")
+        self.summary = f"gave up: {cause.removeprefix('gave up: ')}; {restarts} restarts within {flags.period:g} s"
+        super().__init__(
+            f"supervisor {supervisor!r} has given up: {restarts} restarts within {flags.period:g} s, where intensity "
+            f"allows {flags.intensity}; the last: {story}"
+        )

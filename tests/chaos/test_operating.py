@@ -30,7 +30,7 @@ processes = 2
 async def test_every_verb_on_a_running_system(system: System) -> None:
     system.configure(more=RUNNERS)
     await system.start()
-    task = await system.enqueue(turns=20, model_seconds=0.3, tool_seconds=0.3)
+    task = await system.enqueue(turns=500, model_seconds=0.3, tool_seconds=0.3)
     await system.sees(task, edge="begin")
     code, drawn = await system.command("status")
     assert code == 0
@@ -46,7 +46,7 @@ async def test_every_verb_on_a_running_system(system: System) -> None:
 
     assert await system.order("scale", "work", "3") == "work has 3 processes now, 2 before"
     assert (await system.nodes())["work.3"]["state"] == "running"
-    assert (await system.order("restart", "work")).startswith("replaced work.1, work.2, work.3 in ")
+    assert (await system.order("restart", "work")).startswith("replaced work.1, work.2, work.3; in ")
     restarted = await system.nodes()
     assert restarted["work.1"]["pid"] != before["work.1"]["pid"]
     assert restarted["harm.1"]["pid"] == before["harm.1"]["pid"]
@@ -55,25 +55,25 @@ async def test_every_verb_on_a_running_system(system: System) -> None:
     assert (await system.nodes()).keys() & {"work.2", "work.3"} == set()
 
     assert await system.order("drain", "work") == "drained work.1"
-    assert (await system.nodes())["work.1"]["state"] == "suspended"
+    assert (await system.nodes())["work.1"]["state"] == "drained"
     assert await system.status(task) == "queued"
     assert await system.order("resume") == "resumed work.1"
     await wait_until(lambda: is_processing(system, task), message="the task going on")
 
     code, answer = await system.command("restart", "nobody")
-    assert code == 1
+    assert code == 2
     assert "there is no group, runner or process 'nobody' here; there are: work" in answer
     code, answer = await system.command("scale", "work", "0")
     assert code == 2
-    check_result(await system.finished(task, 60), turns=20)
+    data = await system.orchestrator.get_task_data(task.id)
+    assert data is not None
+    assert (data["status"], data["retries"]) == ("processing", 0)
+    assert data["pickups"] >= 3  # it was handed over again and again
     code, answer = await system.command("stop")
     assert code == 0, answer
     assert await asyncio.wait_for(system.process.wait(), 10) == 0
     code, answer = await system.command("status")
     assert code == 1
-    data = await system.orchestrator.get_task_data(task.id)
-    assert data is not None
-    assert data["retries"] == 0
 
 
 async def test_a_reload_does_what_has_changed_and_refuses_what_cannot_be(system: System) -> None:
@@ -99,7 +99,7 @@ async def test_a_reload_does_what_has_changed_and_refuses_what_cannot_be(system:
 
     system.configure(processes=1, more=RUNNERS)
     system.process.send_signal(signal.SIGHUP)
-    await system.logs("reloaded, and replaced all processes", timeout=30)
+    await system.logs("system: reloaded: ", timeout=30)
     then = await system.nodes()
     assert {name for name, node in then.items() if node["type"] == "worker"} == {"work.1", "harm.1", "odd.1", "odd.2"}
     assert then["work.1"]["pid"] != first["work.1"]["pid"]
@@ -112,7 +112,7 @@ async def test_a_reload_does_what_has_changed_and_refuses_what_cannot_be(system:
 async def test_a_successor_that_cannot_start_leaves_the_old_process_at_work(system: System) -> None:
     """As when a release is broken: it is good enough for --check, and its processes do not get ready."""
     module = system.directory / "release.py"
-    good = "from tests.chaos.agents import work as agent\n"
+    good = "from tests.chaos.agents import work as agent\nprint('a module may print')\n"
     module.write_text(good)
     system.configure()
     system.config.write_text(system.config.read_text().replace("tests.chaos.agents:work", "release:agent"))
@@ -148,7 +148,9 @@ async def test_sigusr1_writes_the_tree_and_all_stacks(system: System) -> None:
 async def has_figures(system: System) -> bool:
     workers = [node for node in (await system.nodes()).values() if node["type"] == "worker"]
     return all(
-        node.get("rss", 0) > 20_000_000 and node["open_files"] > 5 and {"cpu", "children", "lag", "tasks"} <= node.keys()
+        node.get("rss", 0) > 20_000_000
+        and node["open_files"] > 5
+        and {"cpu", "descendants", "lag", "tasks"} <= node.keys()
         for node in workers
     )
 

@@ -185,17 +185,24 @@ async def test_everything_is_killed_at_once_and_nothing_is_lost(tmp_path: Path, 
 async def test_a_script_without_a_guard_runs_the_system_until_ctrl_c(system: System) -> None:
     """`orchestrator.run()` at the top level: the processes that import the script start no systems of their own."""
     script = system.directory / "my_script.py"
+    system.configure()  # for the orders
     script.write_text(f"""
-from factorial import AgentWorkerConfig, Orchestrator
+from factorial import AgentWorkerConfig, HealthConfig, Orchestrator, RunnerSupervisorConfig
 from tests.chaos.agents import Worker
 
 agent = Worker()
 orchestrator = Orchestrator(redis_url="{system.url}", namespace="{system.namespace}")
-orchestrator.register_runner(agent=agent, agent_worker_config=AgentWorkerConfig(processes=2))
+orchestrator.register_runner(
+    agent=agent, agent_worker_config=AgentWorkerConfig(processes=2), restart="transient",
+    supervisor_config=RunnerSupervisorConfig(intensity=9), health_config=HealthConfig(blocked_after=5.0),
+)
 orchestrator.run()
 print("run() has returned")
 """)
     await system.start(str(script))
+    assert (await system.nodes())["work"]["intensity"] == 9
+    system.process.send_signal(signal.SIGHUP)
+    await system.logs("system: reloaded: replaced work.1, work.2")
     task = await system.enqueue()
     await system.sees(task, what="model", turn=1, edge="begin")
     os.killpg(system.process.pid, signal.SIGINT)  # as a terminal does: to every process of the job
@@ -211,7 +218,7 @@ print("run() has returned")
         task=status,
     )
     assert exitcode == 0
-    assert len(processes) == 2
+    assert len(processes) == 4
     assert status == "queued"
     assert "Traceback" not in system.log.read_text()
     await wait_until(lambda: not system.members(), message="no process left")

@@ -66,7 +66,7 @@ class Scene:
         self.held.pop(process, None)
         await assert_invariants(self.mailbox.connection, self.mailbox.redis.namespace, quiet=True)
         await self.start(process)
-        return len(taken)
+        return len(taken.go_on) + len(taken.given_up)
 
     async def finish_step(self, name: str, told: int = 1, entries: Iterable[str] = ("completion",)) -> None:
         """The run's holder has a step journaled."""

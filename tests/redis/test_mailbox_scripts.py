@@ -199,10 +199,10 @@ async def test_cancel_of_a_held_run_twice_tells_its_holder(mailbox: Mailbox) -> 
 
 async def test_what_is_reclaimed_is_reclaimed_once(mailbox: Mailbox) -> None:
     await taken(mailbox)
-    assert len(await lease.bury(mailbox.scripts, process="p", cause=Cause.KILLED)) == 1
+    assert len((await lease.bury(mailbox.scripts, process="p", cause=Cause.KILLED)).go_on) == 1
     stored = await state(mailbox)
-    assert len(await lease.bury(mailbox.scripts, process="p", cause=Cause.KILLED)) == 0
-    assert len(await lease.reclaim(mailbox.scripts, most=10)) == 0
+    assert len((await lease.bury(mailbox.scripts, process="p", cause=Cause.KILLED)).go_on) == 0
+    assert len((await lease.reclaim(mailbox.scripts, most=10)).go_on) == 0
     assert await state(mailbox) == stored
     assert stored["q"] == {"a": ["t1"]} and not stored["P"] and not stored["h"]
     assert stored["r"]["t1"]["epoch"] == "2"  # whatever comes from the dead is out of date
@@ -478,13 +478,13 @@ async def test_a_missing_lease_is_noted_first_and_reclaimed_after_the_patience(m
     await take(mailbox)
     await mailbox.connection.execute("DEL", mailbox.keys.lease("p"))
     for _ in range(3):
-        assert len(await lease.reclaim(mailbox.scripts, most=10)) == 0
+        assert len((await lease.reclaim(mailbox.scripts, most=10)).go_on) == 0
     await register(mailbox, patience=30.0)  # it lives: the note is taken back
     assert (await state(mailbox))["P"][""] == {"p": "0"}
     await mailbox.connection.execute("DEL", mailbox.keys.lease("p"))
-    assert len(await lease.reclaim(mailbox.scripts, most=10)) == 0
+    assert len((await lease.reclaim(mailbox.scripts, most=10)).go_on) == 0
     await mailbox.connection.execute("ZADD", mailbox.keys.prefix + "P", 1, "p")  # as if it had been long ago
-    assert len(await lease.reclaim(mailbox.scripts, most=10)) == 1
+    assert len((await lease.reclaim(mailbox.scripts, most=10)).go_on) == 1
 
 
 async def test_reclaiming_goes_on_in_parts_until_nothing_is_left(mailbox: Mailbox) -> None:
@@ -494,7 +494,7 @@ async def test_reclaiming_goes_on_in_parts_until_nothing_is_left(mailbox: Mailbo
     await take(mailbox, count=23)
     await mailbox.connection.execute("DEL", mailbox.keys.lease("p"))
     await mailbox.connection.execute("ZADD", mailbox.keys.prefix + "P", 1, "p")
-    assert len(await lease.reclaim(mailbox.scripts, most=5)) == 23
+    assert len((await lease.reclaim(mailbox.scripts, most=5)).go_on) == 23
     assert not (await state(mailbox))["h"]
 
 
@@ -544,7 +544,7 @@ async def test_other_processes_keep_what_they_hold(mailbox: Mailbox) -> None:
     await put(mailbox, "t2")
     await take(mailbox, "p1", count=1)
     await take(mailbox, "p2", count=1)
-    assert len(await lease.bury(mailbox.scripts, process="p1", cause=Cause.KILLED)) == 1
+    assert len((await lease.bury(mailbox.scripts, process="p1", cause=Cause.KILLED)).go_on) == 1
     stored = await state(mailbox)
     assert stored["h"] == {"p2": {"t2"}} and stored["p"].keys() == {"p2"}
 

@@ -90,10 +90,10 @@ async def test_one_that_is_silent_for_three_intervals_is_lost_until_it_speaks_ag
     assert not any(one.is_lost for one in await supervisors.read_all(mailbox.scripts))
 
 
-async def test_one_that_is_silent_for_a_day_is_forgotten_by_the_way(mailbox: Mailbox) -> None:
+async def test_one_that_is_silent_for_an_hour_is_forgotten_by_the_way(mailbox: Mailbox) -> None:
     await publish(mailbox, "a", "b", "c")
-    await silence(mailbox, "a", 86_500)
-    await silence(mailbox, "b", 86_300)
+    await silence(mailbox, "a", 3_700)
+    await silence(mailbox, "b", 3_500)
     await publish(mailbox, "c")
     assert [one.name for one in await supervisors.read_all(mailbox.scripts)] == ["b", "c"]
     found = await contents(mailbox.connection, mailbox.redis.namespace)

@@ -5,7 +5,7 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Any
 
-from factorial.errors import SupervisionError
+from factorial.errors import ConfigError, SupervisionError
 from factorial.mailbox import Mailbox
 from factorial.supervisor.orders import obey
 
@@ -15,7 +15,8 @@ __all__ = ["FakeOperations", "serve"]
 class FakeOperations:
     """A system of one runner, `weather`, with one process. Fake: nothing runs.
 
-    The target `slow` takes until `finish` is set; `bug` is an operation that fails as it should not.
+    The target `slow` takes until `finish` is set; `resting` is one with nothing to do; `bug` is an operation that fails
+    as it should not.
     """
 
     def __init__(self, name: str = "a") -> None:
@@ -26,6 +27,7 @@ class FakeOperations:
         self.stopped = asyncio.Event()
         self.fails_to_report = False
         self.changed = asyncio.Event()
+        self.turn = asyncio.Lock()
 
     def report(self) -> dict[str, Any]:
         if self.fails_to_report:
@@ -45,7 +47,7 @@ class FakeOperations:
         }  # fmt: skip
 
     async def drain(self, target: str) -> str:
-        return await self._done("drain", target, "suspended")
+        return await self._done("drain", target, "drained")
 
     async def resume(self, target: str) -> str:
         return await self._done("resume", target, "running")
@@ -68,7 +70,9 @@ class FakeOperations:
         if target == "bug":
             raise ZeroDivisionError("one of ours")
         if target == "nowhere":
-            raise SupervisionError("there is no 'nowhere' here; there are: weather, weather.1")
+            raise ConfigError("there is no 'nowhere' here; there are: weather, weather.1")
+        if target == "resting":
+            raise SupervisionError("resting: drained, so there is nothing to restart; resume it")
         self.state = state
         return f"done: {words}"
 

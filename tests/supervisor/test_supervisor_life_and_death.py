@@ -91,7 +91,7 @@ async def test_one_signal_drains_whomever_it_reaches(host: Host, number: signal.
 
 async def test_independent_children_drain_together_and_within_the_grace(host: Host) -> None:
     slow = ("slow", {"kwargs": {"seconds": 1.0}, **LONG})
-    await host.start({"together": True}, slow, slow, slow)
+    await host.start({"stop_together": True}, slow, slow, slow)
     await host.is_ready()
     began = time.monotonic()
     host.process.send_signal(signal.SIGTERM)
@@ -238,3 +238,36 @@ async def test_log_lines_name_their_process(host: Host) -> None:
     assert f"ERROR   {exit['process']} factorial.supervisor.lifeline" in host.stderr.read_text()
     host.process.send_signal(signal.SIGTERM)
     await host.process.wait()
+
+
+@pytest.mark.parametrize(("strategy", "again"), [("one_for_all", 3), ("rest_for_one", 2)])
+async def test_a_group_is_restarted_together(host: Host, strategy: str, again: int) -> None:
+    """The siblings are terminated in reverse order, by SIGTERM, and all start anew in order."""
+    await host.start({"strategy": strategy}, ("obedient", {}), ("obedient", {}), ("obedient", {}))
+    await host.is_ready()
+    os.kill(host.noted("started")[1]["pid"], signal.SIGKILL)
+    started = await host.has("started", 3 + again)
+    names = [entry["process"].rsplit("-", 1)[0] for entry in started]
+    assert names[3:] == ["child.1", "child.2", "child.3"][3 - again :]
+    drained = [entry["process"].rsplit("-", 1)[0] for entry in host.noted("drained")]
+    assert drained == (["child.3", "child.1"] if strategy == "one_for_all" else ["child.3"])
+    host.process.send_signal(signal.SIGTERM)
+    assert await host.process.wait() == 0
+
+
+async def test_the_end_of_a_significant_child_ends_the_supervisor(host: Host) -> None:
+    significant = ("exits", {"restart": "transient", "significant": True})
+    await host.start({"auto_shutdown": "any_significant"}, ("obedient", {}), significant)
+    assert await asyncio.wait_for(host.process.wait(), 10) == 0
+    assert len(host.noted("drained")) == 1
+    assert "the significant children have ended" in host.stderr.read_text()
+
+
+async def test_a_brutal_kill_does_not_ask(host: Host) -> None:
+    await host.start({}, ("obedient", {"shutdown": "brutal_kill"}))
+    await host.is_ready()
+    host.process.send_signal(signal.SIGTERM)
+    assert await host.process.wait() == 0
+    [exit] = host.noted("exited")
+    assert (exit["signal"], exit["reason"]) == ("SIGKILL", "shutdown")
+    assert not host.noted("drained")

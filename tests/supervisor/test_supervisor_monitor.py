@@ -56,9 +56,9 @@ class Ward:
     def watched(self) -> list[ChildProcess]:
         return [child for child in self.children if child.asked_with is None and child.age and not child._exit.done()]
 
-    async def replace(self, child_id: str, why: str) -> None:
+    async def replace(self, child_id: str, process: str) -> None:
         [child] = [child for child in self.children if child.spec.id == child_id]
-        self.replaced.append((child_id, why, child.age))
+        self.replaced.append((child_id, process, child.age))
         child.drain()
 
     async def start(
@@ -164,20 +164,23 @@ async def test_too_much_memory_is_the_end_at_once(ward: Ward) -> None:
     child = await ward.start("hungry", HealthLimits(hard_memory=200 * MB), megabytes=250)
     exit = await ended(child)
     assert (exit.signal, exit.reason, exit.asked) == ("SIGKILL", ExitReason.ABNORMAL, False)
-    assert re.fullmatch(r"its memory was \d{3} MB, and hard_memory is 200 MB", exit.why)
+    assert re.fullmatch(r"its memory was \d{3} MB, and hard_memory_mb is 200", exit.why)
 
 
-async def test_rather_much_memory_is_a_reason_for_a_successor(ward: Ward, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_rather_much_memory_is_a_reason_for_a_successor(
+    ward: Ward, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr(health, "SETTLED_SECONDS", 1.5)
     limits = replace(QUICK, soft_memory=100 * MB, hard_memory=4096 * MB)
     modest = await ward.start("hungry", limits, id="modest", megabytes=1)
     hungry = await ward.start("hungry", limits, megabytes=150)
     exit = await ended(hungry)
     assert (exit.exitcode, exit.reason) == (0, ExitReason.SHUTDOWN)
-    [(child_id, why, age)] = ward.replaced
+    [(child_id, process, age)] = ward.replaced
     assert child_id == "child"
     assert age >= 1.5
-    assert re.fullmatch(r"its memory was \d{3} MB, and soft_memory is 100 MB", why)
+    assert process == hungry.process
+    assert re.search(rf"{process} is to be replaced: its memory was \d{{3}} MB, and soft_memory_mb is 100", caplog.text)
     assert not modest._exit.done()
 
 
@@ -193,7 +196,23 @@ async def test_beats_carry_the_lag_and_what_the_child_measures(ward: Ward) -> No
     assert 5 * MB < report["rss"] < 500 * MB
     assert 0 <= report["cpu"] < 250
     assert 3 <= report["open_files"] < 100
-    assert report["children"] == 0
+    assert report["descendants"] == 0
+
+
+async def test_the_lag_grows_while_a_child_is_silent(ward: Ward) -> None:
+    child = await ward.start("blocked_in_python", HealthLimits(blocked_after=30))
+    await ward.noted("blocked")
+    await wait_until(lambda: child.report()["lag"] > 0.5)
+    await wait_until(lambda: child.report()["lag"] > 1.5)
+    assert child.figures.report()["lag"] < 0.5  # the last beat knew nothing of it
+
+
+async def test_between_two_beats_nothing_lags(ward: Ward) -> None:
+    """Though the monitor may have counted two whole rounds since the last beat."""
+    child = await ward.start("obedient", HealthLimits())
+    await wait_until(lambda: "lag" in child.report())
+    child.silence = 2.0
+    assert child.report()["lag"] < 0.5
 
 
 async def test_the_processes_below_a_child_are_counted(ward: Ward) -> None:
@@ -202,7 +221,7 @@ async def test_the_processes_below_a_child_are_counted(ward: Ward) -> None:
     assert below[child.pid] == 1
     assert os.getpid() not in below  # only what is below us
     child.measure(below)
-    assert child.report()["children"] == 1
+    assert child.report()["descendants"] == 1
 
 
 async def test_nobody_reads_the_reports_and_the_child_goes_on(ward: Ward) -> None:
@@ -229,10 +248,14 @@ async def test_the_figures_of_a_process_that_is_gone(ward: Ward) -> None:
     assert child.report().keys() <= {"lag", "tasks"}
 
 
-async def test_sigusr1_has_a_child_write_its_stacks_and_it_lives_on(ward: Ward) -> None:
+async def test_sigusr1_has_a_child_write_its_stacks_and_it_lives_on(
+    ward: Ward, caplog: pytest.LogCaptureFixture
+) -> None:
     child = await ward.start("obedient", HealthLimits())
     child.dump()
-    said = await ward.has_said("in obedient")  # a task, which comes last
+    assert f"the stacks of {child.process} (pid {child.pid}) follow" in caplog.text
+    said = await ward.has_said(f"--- end of the stacks of {child.process} (pid {child.pid}) ---\n")
+    assert "Task tests.supervisor.targets:obedient:\n" in said
     assert "Thread 0x" in said
     assert said.index("most recent call first") < said.index(f"asyncio tasks of {child.process}")
     child.dump()
@@ -262,11 +285,12 @@ async def test_signals_wait_until_the_child_can_listen(ward: Ward) -> None:
     assert await child.ready()
 
 
-async def test_a_crash_in_c_says_where(ward: Ward) -> None:
+async def test_a_crash_in_c_says_where(ward: Ward, caplog: pytest.LogCaptureFixture) -> None:
     child = await ward.start("crashes")
     exit = await ended(child)
     assert (exit.signal, exit.reason, exit.why) == ("SIGSEGV", ExitReason.ABNORMAL, "")
     said = ward.said()
+    assert f"the stacks above are of {child.process} (pid {child.pid}), which has crashed: SIGSEGV" in caplog.text
     assert "Segmentation fault" in said
     assert re.search(line_of(targets.crashes, "ctypes.string_at"), said)
 

@@ -124,6 +124,45 @@ async def test_a_long_order_does_not_keep_a_stop_waiting(mailbox: Mailbox, opera
     assert (await answer(mailbox, slow)) == {"ok": True, "text": "done: restart slow"}
 
 
+async def test_orders_are_carried_out_one_after_the_other(
+    mailbox: Mailbox, operations: FakeOperations, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    slow = await send(mailbox, verb="restart", target="slow")
+    await wait_until(lambda: operations.asked == ["restart slow"])
+    drain = await send(mailbox, verb="drain", target="weather")
+    await wait_until(lambda: "waits for its turn: drain weather" in caplog.text)
+    assert operations.asked == ["restart slow"]
+    operations.finish.set()
+    assert (await answer(mailbox, drain))["ok"]
+    assert (await answer(mailbox, slow))["ok"]
+    assert operations.asked == ["restart slow", "drain weather"]
+    assert "waits for its turn: restart" not in caplog.text
+
+
+async def test_an_order_whose_turn_does_not_come_in_time_is_refused_then_and_never_carried_out(
+    mailbox: Mailbox, operations: FakeOperations
+) -> None:
+    async with operations.turn:  # a reload, say
+        drain = await send(mailbox, verb="drain", target="weather", patience=0.3)
+        refused = await answer(mailbox, drain)
+        assert refused["error"].startswith("not begun within 0.3 s, since another order or a reload was under way")
+    assert (await asked(mailbox, verb="resume", target="weather"))["ok"]
+    assert operations.asked == ["resume weather"]
+
+
+async def test_a_stop_needs_no_turn(mailbox: Mailbox, operations: FakeOperations) -> None:
+    async with operations.turn:
+        assert (await asked(mailbox, verb="stop", now=False))["ok"]
+
+
+async def test_the_answer_tells_a_mistake_in_the_asking_from_what_cannot_be_done(
+    mailbox: Mailbox, operations: FakeOperations
+) -> None:
+    assert (await asked(mailbox, verb="drain", target="nowhere"))["kind"] == "usage"
+    assert "kind" not in await asked(mailbox, verb="drain", target="resting")
+
+
 async def test_an_order_under_way_when_the_supervisor_ends_is_answered(mailbox: Mailbox) -> None:
     operations = FakeOperations()
     async with serve(mailbox, operations) as ear:
@@ -163,7 +202,7 @@ async def test_two_supervisors_each_obey_their_own_orders(mailbox: Mailbox, oper
 async def test_who_has_the_answer_sees_what_was_done(mailbox: Mailbox, operations: FakeOperations) -> None:
     await asked(mailbox, verb="drain", target="weather")
     [heard] = await supervisors.read_all(mailbox.scripts)
-    assert heard.report["tree"]["children"][0]["children"][0]["state"] == "suspended"
+    assert heard.report["tree"]["children"][0]["children"][0]["state"] == "drained"
 
 
 async def test_reports_are_told_again_and_again(mailbox: Mailbox, operations: FakeOperations) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import re
 import select
 import signal
 import sys
@@ -14,8 +15,10 @@ import psutil
 import pytest
 
 from factorial.errors import SupervisionError
+from factorial.mailbox.lease import Cause
 from factorial.supervisor.process import ChildProcess
 from factorial.supervisor.spec import ChildExit, ChildSpec, ExitReason
+from factorial.supervisor.system import blame
 
 
 @pytest.fixture
@@ -163,20 +166,53 @@ async def test_who_leaves_when_told_to_was_shut_down(spec: ChildSpec) -> None:
 
 
 async def test_who_does_not_drain_and_is_killed_ends_abnormally_but_was_asked(spec: ChildSpec) -> None:
-    child = await started(spec, "stubborn")
+    child = await started(replace(spec, shutdown=0.3), "stubborn")
     child.drain()
+    await asyncio.sleep(0.5)
     child.kill()
+    child.kill("it was of no use")  # it is too late for another reason
     exit = await ended(child)
     assert (exit.signal, exit.reason, exit.asked) == ("SIGKILL", ExitReason.ABNORMAL, True)
+    assert exit.why == "it did not stop within 0.3 s"
+
+
+async def test_who_was_not_given_all_its_time_is_not_said_to_have_had_it(spec: ChildSpec) -> None:
+    """As when the supervision itself is cancelled."""
+    child = await started(replace(spec, shutdown=600), "stubborn")
+    child.leave()
+    await asyncio.sleep(0.5)
+    child.kill()
+    assert re.fullmatch(r"it did not stop within 0\.[5-9] s", (await ended(child)).why)
+
+
+async def test_who_was_asked_stays_so_when_it_is_killed_for_its_health(spec: ChildSpec) -> None:
+    """Its tasks are not blamed."""
+    child = await started(spec, "stubborn")
+    child.drain()
+    child.kill("its event loop was blocked for 15.0 s")  # the monitor had begun this before
+    exit = await ended(child)
+    assert (exit.signal, exit.reason, exit.asked) == ("SIGKILL", ExitReason.ABNORMAL, True)
+    assert exit.why == "its event loop was blocked for 15.0 s"
+    assert blame(exit) is Cause.LEFT
+
+
+async def test_a_brutal_kill_stays_one_when_the_child_is_killed_for_its_health(spec: ChildSpec) -> None:
+    child = await started(spec, "stubborn")
+    child.kill()
+    child.kill("its event loop was blocked for 15.0 s")
+    exit = await ended(child)
+    assert (exit.reason, exit.asked, exit.why) == (ExitReason.SHUTDOWN, True, "")
 
 
 async def test_who_is_killed_for_its_health_ends_abnormally_and_was_not_asked(spec: ChildSpec) -> None:
     child = await started(spec)
     child.kill("it was of no use")
-    child.kill()  # the tree shuts down meanwhile
+    child.drain()  # the tree shuts down meanwhile
+    child.kill()
     exit = await ended(child)
     assert (exit.signal, exit.reason, exit.asked) == ("SIGKILL", ExitReason.ABNORMAL, False)
     assert exit.why == "it was of no use"
+    assert blame(exit) is Cause.CRASHED
 
 
 async def test_who_ends_by_itself_before_the_kill_is_not_said_to_be_killed(spec: ChildSpec) -> None:

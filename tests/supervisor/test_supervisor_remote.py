@@ -124,17 +124,36 @@ async def test_a_stop_that_takes_too_long(
     assert err == "factorial: a: it was asked to stop, and is still stopping after 0.5 s\n"
 
 
-async def test_what_the_supervisor_refuses(operator: Operator, one: FakeOperations) -> None:
+async def test_an_unknown_target_is_a_mistake_in_the_asking(operator: Operator, one: FakeOperations) -> None:
     code, out, err = await operator.says("drain", "nowhere")
-    assert (code, out) == (1, "")
+    assert (code, out) == (2, "")
     assert err == "factorial: a: there is no 'nowhere' here; there are: weather, weather.1\n"
 
 
-async def test_no_answer_in_time(operator: Operator, one: FakeOperations) -> None:
+async def test_what_cannot_be_done_now_is_not_done(operator: Operator, one: FakeOperations) -> None:
+    code, out, err = await operator.says("restart", "resting")
+    assert (code, out) == (1, "")
+    assert err == "factorial: a: resting: drained, so there is nothing to restart; resume it\n"
+
+
+async def test_what_is_begun_and_not_done_in_time_goes_on(operator: Operator, one: FakeOperations) -> None:
     code, out, err = await operator.says("restart", "slow", "--timeout", "0.3")
     assert (code, out) == (1, "")
-    assert err.startswith("factorial: a: no answer within 0.3 s; ")
+    assert err.startswith("factorial: a: not done within 0.3 s. If it was begun, it goes on to its end; ")
+    assert one.asked == ["restart slow"]
     one.finish.set()
+
+
+async def test_what_is_not_begun_in_time_never_is(operator: Operator, one: FakeOperations) -> None:
+    async with one.turn:
+        code, out, err = await operator.says("drain", "weather", "--timeout", "0.3")
+    assert (code, out) == (1, "")
+    assert err == (
+        "factorial: a: not begun within 0.3 s, since another order or a reload was under way: it is not obeyed any "
+        "more\n"
+    )
+    assert (await operator.says("resume"))[0] == 0
+    assert one.asked == ["resume"]
 
 
 async def test_of_several_supervisors_one_has_to_be_named(
@@ -157,7 +176,7 @@ async def test_a_refusal_of_one_of_several_is_not_done(
     one.finish.set()
     monkeypatch.setattr(other, "drain", one.drain)
     monkeypatch.setattr(one, "drain", one.restart)
-    code, out, err = await operator.says("drain", "nowhere", "--all")
+    code, out, err = await operator.says("drain", "resting", "--all")
     assert (code, out, err.count("factorial: ")) == (1, "", 2)
 
 
@@ -281,7 +300,8 @@ async def test_no_server(operator: Operator) -> None:
     ("words", "named"),
     [
         ("scale weather", "N"),
-        ("scale weather 0", "argument N: '0' is no number of processes: use 1 or more"),
+        ("scale weather 0", "argument N: '0' is no number of processes: use 1 to 1000; to have none, drain the runner"),
+        ("scale weather 1001", "argument N: '1001' is no number of processes: use 1 to 1000"),
         ("scale weather two", "'two' is no number of processes"),
         ("scale", "RUNNER"),
         ("drain a b", "unrecognized arguments: b"),
@@ -309,11 +329,16 @@ async def test_mistakes_are_one_line_and_exit_code_2(operator: Operator, words: 
 
 
 @pytest.mark.parametrize("verb", ["", "status", "drain", "resume", "restart", "scale", "stop"])
-def test_help_has_examples(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_has_examples_and_the_exit_codes(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         main([*verb.split(), "--help"])
     assert ended.value.code == 0
-    assert f"  python -m factorial.supervisor {verb}".rstrip() in capsys.readouterr().out.partition("examples:")[2]
+    shown, _, examples = capsys.readouterr().out.partition("examples:")
+    assert f"  python -m factorial.supervisor {verb}".rstrip() in examples
+    if verb:
+        _, *told = shown.partition("exit code:")[2].strip().splitlines()
+        codes = [line.split()[0] for line in told]
+        assert codes == (["1", "2"] if verb == "status" else ["1", "2", "130"])
 
 
 async def test_the_tree_is_drawn_where_the_encoding_has_no_lines(operator: Operator, one: FakeOperations) -> None:
@@ -327,7 +352,25 @@ async def test_the_tree_is_drawn_where_the_encoding_has_no_lines(operator: Opera
     assert b"`- weather.1  running" in out
 
 
-async def test_ctrl_c_ends_the_waiting_quietly(operator: Operator, one: FakeOperations) -> None:
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+async def test_who_has_read_enough_of_the_status_sees_no_traceback(
+    operator: Operator, one: FakeOperations, unbuffered: str
+) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "factorial.supervisor", "status", *operator.where,
+            stdout=writing, stderr=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": unbuffered},
+        )  # fmt: skip
+    finally:
+        os.close(writing)
+    _, err = await process.communicate()
+    assert (process.returncode, err) == (128 + signal.SIGPIPE, b"")
+
+
+async def test_ctrl_c_ends_the_waiting_and_says_what_goes_on(operator: Operator, one: FakeOperations) -> None:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "factorial.supervisor", "restart", "slow", *operator.where,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -335,5 +378,6 @@ async def test_ctrl_c_ends_the_waiting_quietly(operator: Operator, one: FakeOper
     await wait_until(lambda: one.asked == ["restart slow"])
     process.send_signal(signal.SIGINT)
     out, err = await process.communicate()
-    assert (process.returncode, out, err) == (130, b"", b"")
+    assert (process.returncode, out) == (130, b"")
+    assert err == b"factorial: not waited for any more; a goes on with: restart slow\n"
     one.finish.set()

@@ -47,6 +47,10 @@ class SimulatedChild:
         if not self._exit.done():
             self._exit.set_result(exitcode)
 
+    @property
+    def is_draining(self) -> bool:
+        return self._asked_with is signal.SIGTERM
+
     def drain(self) -> None:
         self._asked_with = signal.SIGTERM
         self._world.log.append(f"drain {self.process}")

@@ -32,8 +32,8 @@ from tests.support import wait_until
 
 MB = 1024 * 1024
 LIMITS = HealthLimits(blocked_after=15, soft_memory=500 * MB, hard_memory=1000 * MB)
-SOFT = Replace("its memory was 600 MB, and soft_memory is 500 MB")
-HARD = Kill("its memory was 1001 MB, and hard_memory is 1000 MB")
+SOFT = Replace("its memory was 600 MB, and soft_memory_mb is 500")
+HARD = Kill("its memory was 1001 MB, and hard_memory_mb is 1000")
 
 
 @pytest.mark.parametrize(
@@ -68,8 +68,8 @@ def test_beats_are_often_enough_for_the_limit() -> None:
 
 def test_a_report_holds_what_is_known() -> None:
     assert Figures().report() == {}
-    figures = Figures({"lag": 0.1, "tasks": 3}, rss=5, cpu=0.0, open_files=None, children=0)
-    assert figures.report() == {"lag": 0.1, "tasks": 3, "rss": 5, "cpu": 0.0, "children": 0}
+    figures = Figures({"lag": 0.1, "tasks": 3}, rss=5, cpu=0.0, open_files=None, descendants=0)
+    assert figures.report() == {"lag": 0.1, "tasks": 3, "rss": 5, "cpu": 0.0, "descendants": 0}
 
 
 # -- the monitor
@@ -106,7 +106,7 @@ class Practice:
         self.now = 0.0
         self.monitor = Monitor(lambda: self.patients, self.replace, lambda: self.now)
 
-    async def replace(self, child_id: str, why: str) -> None:
+    async def replace(self, child_id: str, process: str) -> None:
         self.replaced.append(child_id)
         await self.replacing.wait()
         if child_id == "incurable":
@@ -181,6 +181,80 @@ async def test_who_could_not_be_replaced_is_let_be_for_a_while(
     assert practice.replaced == ["incurable"]
     practice.now += 61
     await wait_until(lambda: len(practice.replaced) == 2)
+
+
+def heavy(number: int, age: float, limit: int = 1) -> Patient:
+    """An incarnation of a child that is above its soft limit."""
+    patient = Patient(soft_memory=limit)
+    patient.process, patient.age, patient.figures = f"child-{number}", age, Figures(rss=limit + 1)
+    return patient
+
+
+async def test_a_limit_below_what_a_child_needs_is_said_once_and_it_is_replaced_ever_more_seldom(
+    practice: Practice, caplog: pytest.LogCaptureFixture
+) -> None:
+    warning = "child is above soft_memory_mb from its start: raise the limit (its memory was 0 MB"
+    practice.patients = [heavy(0, age=11)]
+    await wait_until(lambda: practice.replaced == ["child"])
+    assert "child-0 is to be replaced: its memory was" in caplog.text
+    assert warning not in caplog.text
+    for number, seconds in enumerate([60, 120, 240, 480, 960, 1920, 3600, 3600], 1):
+        successor = heavy(number, age=11)
+        practice.patients = [successor]
+        await rounds(successor)
+        assert caplog.text.count(warning) == 1
+        successor.age += seconds
+        practice.now += seconds - 1
+        await rounds(successor)
+        assert len(practice.replaced) == number
+        practice.now += 1
+        await wait_until(lambda: len(practice.replaced) > number)  # noqa: B023  # it is awaited here
+
+
+async def test_what_was_found_while_the_predecessor_drained_is_not_forgotten(
+    practice: Practice, caplog: pytest.LogCaptureFixture
+) -> None:
+    practice.replacing.clear()
+    practice.patients = [heavy(0, age=3600)]
+    await wait_until(lambda: practice.replaced)
+    successor = heavy(1, age=11)
+    practice.patients = [successor]
+    await rounds(successor)
+    successor.age = 300
+    practice.replacing.set()
+    await wait_until(lambda: "from its start" in caplog.text)
+
+
+async def test_a_child_that_grows_is_replaced_each_time_but_not_within_a_minute(
+    practice: Practice, caplog: pytest.LogCaptureFixture
+) -> None:
+    for number in range(4):
+        patient = heavy(number, age=45)
+        practice.patients = [patient]
+        if number:
+            practice.now += 59
+            await rounds(patient)
+            assert len(practice.replaced) == number
+            practice.now += 1
+        await wait_until(lambda: len(practice.replaced) > number)  # noqa: B023  # it is awaited here
+        practice.patients = []
+    assert "from its start" not in caplog.text
+
+
+async def test_who_is_no_longer_above_its_limit_from_its_start_need_not_wait_long(practice: Practice) -> None:
+    for number, age in enumerate([11, 11, 11, 300]):
+        practice.patients = [heavy(number, age)]
+        await wait_until(lambda: len(practice.replaced) > number)  # noqa: B023  # it is awaited here
+        practice.patients = []
+        practice.now += 120 if number < 2 else 60  # it would be 240 otherwise
+
+
+async def test_with_another_limit_all_begins_anew(practice: Practice, caplog: pytest.LogCaptureFixture) -> None:
+    for limit in (1, 2):
+        practice.patients = [heavy(2 * limit, age=11, limit=limit)]
+        await wait_until(lambda: len(practice.replaced) == limit)  # noqa: B023  # it is awaited here
+        practice.patients = [heavy(2 * limit + 1, age=11, limit=limit)]
+        await wait_until(lambda: caplog.text.count("from its start") == limit)  # noqa: B023
 
 
 async def test_whatever_goes_wrong_the_next_round_comes(practice: Practice, caplog: pytest.LogCaptureFixture) -> None:

@@ -6,6 +6,7 @@ import signal
 import pytest
 
 from factorial.errors import SupervisionError
+from factorial.supervisor.report import describe
 from factorial.supervisor.spec import ExitReason
 from tests.support import wait_until
 from tests.unit.simulated import KILLED, World, living, specs, supervisor
@@ -45,8 +46,8 @@ async def test_restarts_below_do_not_count_above() -> None:
             await wait_until(lambda number=number: world.children["a"].pid == number)
         below = root.branch("first")
         assert below is not None
-        assert below.report()["restarts"] == 2
-        assert root.report()["restarts"] == 0
+        assert describe(below)["restarts"] == 2
+        assert describe(root)["restarts"] == 0
         assert not task.done()
 
 
@@ -63,11 +64,11 @@ async def test_a_nested_supervisor_that_gives_up_ends_with_shutdown_and_its_pare
         world.children["a"].end(KILLED)
         await world.has("drain b-2", *(["start a-4", "start b-5"] if again else []))
         if again:
-            await wait_until(lambda: root.report()["restarts"] == 1)
-            assert root.report()["children"][0]["state"] == "running"
+            await wait_until(lambda: describe(root)["restarts"] == 1)
+            assert describe(root)["children"][0]["state"] == "running"
         elif restart == "transient":
-            await wait_until(lambda: root.report()["children"][0]["state"] == "ended")
-            assert "supervisor 'flaky' has given up: 1 restarts within 5 s" in root.report()["children"][0]["last_exit"]
+            await wait_until(lambda: describe(root)["children"][0]["state"] == "gave up")
+            assert describe(root)["children"][0]["last_exit"] == "gave up: SIGKILL; 1 restarts within 5 s"
         else:
             await wait_until(lambda: root.order == ("steady",))
         assert world.children["c"].pid == 3
@@ -110,7 +111,10 @@ async def test_leave_now_reaches_all_levels(monkeypatch: pytest.MonkeyPatch) -> 
     world = World()
     world.stubborn |= {"a", "b"}
     world.deaf.add("b")
-    async with living(world, supervisor("root", supervisor("first", *specs("a", "b"), together=True))) as (root, task):
+    async with living(world, supervisor("root", supervisor("first", *specs("a", "b"), stop_together=True))) as (
+        root,
+        task,
+    ):
         await asyncio.wait_for(root.started.wait(), 2)
         world.log.clear()
         world.stop.set()

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from factorial.errors import ConfigError
 from factorial.supervisor.spec import AutoShutdown, ChildSpec, ExitReason, Restart, Strategy, SupervisorFlags
 from factorial.supervisor.strategy import (
     Decision,
@@ -62,7 +63,6 @@ def test_restart_types(restart: Restart, reason: ExitReason, again: bool) -> Non
     ("strategy", "terminate", "start"),
     [
         (Strategy.ONE_FOR_ONE, (), ("b",)),
-        (Strategy.SIMPLE_ONE_FOR_ONE, (), ("b",)),
         (Strategy.ONE_FOR_ALL, ("c", "a"), ("a", "b", "c")),
         (Strategy.REST_FOR_ONE, ("c",), ("b", "c")),
     ],
@@ -156,6 +156,17 @@ def test_auto_shutdown_follows_significant_children_that_end_by_themselves(when:
     assert rules.ended("a", NORMAL, now=0) == Finish()
 
 
+@pytest.mark.parametrize("when", [AutoShutdown.ANY_SIGNIFICANT, AutoShutdown.ALL_SIGNIFICANT])
+def test_auto_shutdown_counts_only_who_ended_by_itself(when: AutoShutdown) -> None:
+    """A significant child that is terminated with its group, or by an operator, has not ended by itself."""
+    children = [child("a"), child("b", TEMPORARY, True), child("c", TRANSIENT, True)]
+    rules = running(Strategy.ONE_FOR_ALL, children, auto_shutdown=when)
+    assert rules.ended("a", ABNORMAL, now=0) == RestartChildren(("c", "b"), ("a", "c"))
+    rules.started("a")
+    rules.suspend("c")
+    assert rules.ended("a", ABNORMAL, now=9) == RestartChildren((), ("a",))
+
+
 def test_a_significant_child_that_is_being_restarted_keeps_the_supervisor_alive() -> None:
     children = [child("a", TRANSIENT, True), child("b", TRANSIENT, True)]
     rules = running(children=children, auto_shutdown=AutoShutdown.ALL_SIGNIFICANT)
@@ -163,12 +174,36 @@ def test_a_significant_child_that_is_being_restarted_keeps_the_supervisor_alive(
     assert rules.ended("b", NORMAL, now=0) == LeaveEnded()
 
 
-def test_instances_of_a_simple_supervisor_come_and_go() -> None:
-    rules = running(Strategy.SIMPLE_ONE_FOR_ONE, [child("a", TRANSIENT)])
-    assert rules.ended("a", NORMAL, now=0) == LeaveEnded()
-    assert rules.start_order == ()
-    rules.add(child("b"))
-    assert rules.start_order == ("b",)
+def simple(restart: Restart, count: int) -> Supervision:
+    """A simple_one_for_one supervisor with so many instances that run."""
+    rules = running(Strategy.SIMPLE_ONE_FOR_ONE, [child("a", restart)])
+    for _ in range(count):
+        rules.add(rules.instance())
+        rules.started(rules.start_order[-1])
+    return rules
+
+
+def test_a_simple_supervisor_begins_without_children_and_makes_them_of_one_spec() -> None:
+    assert simple(TRANSIENT, 0).start_order == ()
+    rules = simple(TRANSIENT, 2)
+    assert rules.start_order == ("a.1", "a.2")
+    assert rules.spec("a.2").restart is TRANSIENT
+    with pytest.raises(ConfigError, match="specify its children"):
+        running().instance()
+
+
+def test_instances_of_a_simple_supervisor_are_restarted_one_for_one_and_forgotten_when_they_end() -> None:
+    rules = simple(TRANSIENT, 3)
+    assert rules.ended("a.2", ABNORMAL, now=0) == RestartChildren((), ("a.2",))
+    assert rules.ended("a.1", NORMAL, now=0) == LeaveEnded()
+    assert rules.start_order == ("a.2", "a.3")
+    rules.add(rules.instance())
+    assert rules.start_order == ("a.2", "a.3", "a.4")
+
+
+def test_a_simple_supervisor_has_one_spec() -> None:
+    with pytest.raises(ConfigError, match="give one child"):
+        running(Strategy.SIMPLE_ONE_FOR_ONE, [child("a"), child("b")])
 
 
 def test_shutdown_is_in_the_reverse_order_one_by_one() -> None:
@@ -176,8 +211,8 @@ def test_shutdown_is_in_the_reverse_order_one_by_one() -> None:
 
 
 def test_children_without_an_order_are_shut_down_at_once() -> None:
-    assert running(Strategy.SIMPLE_ONE_FOR_ONE).shutdown_order == (("c", "b", "a"),)
-    rules = Supervision(SupervisorFlags(together=True), [child("a"), child("b")])
+    assert simple(PERMANENT, 3).shutdown_order == (("a.3", "a.2", "a.1"),)
+    rules = Supervision(SupervisorFlags(stop_together=True), [child("a"), child("b")])
     assert rules.shutdown_order == (("b", "a"),)
 
 
@@ -243,7 +278,7 @@ class Model:
     def expect(self, child_id: str, again: bool, now: int) -> str | tuple[list[str], list[str]]:
         """What has to be terminated and started, or a word."""
         if not again:
-            if self.kinds[child_id] is TEMPORARY or self.strategy is Strategy.SIMPLE_ONE_FOR_ONE:
+            if self.kinds[child_id] is TEMPORARY:
                 del self.kinds[child_id]
             return "leave"
         self.history.append(now)
@@ -252,7 +287,6 @@ class Model:
         ids = list(self.kinds)
         group = {
             Strategy.ONE_FOR_ONE: [child_id],
-            Strategy.SIMPLE_ONE_FOR_ONE: [child_id],
             Strategy.ONE_FOR_ALL: ids,
             Strategy.REST_FOR_ONE: ids[ids.index(child_id) :],
         }[self.strategy]
@@ -281,7 +315,7 @@ EXITS = st.tuples(st.integers(0, 9), st.sampled_from([NORMAL, ABNORMAL]), st.int
 
 @settings(max_examples=300, deadline=None)
 @given(
-    st.sampled_from(Strategy),
+    st.sampled_from([Strategy.ONE_FOR_ONE, Strategy.ONE_FOR_ALL, Strategy.REST_FOR_ONE]),
     st.lists(st.sampled_from(Restart), min_size=1, max_size=5),
     st.integers(0, 6),
     st.integers(1, 10),

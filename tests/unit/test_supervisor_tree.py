@@ -38,7 +38,7 @@ async def test_reverse_order_waits_for_each_child() -> None:
 async def test_children_that_do_not_need_each_other_stop_together() -> None:
     world = World()
     world.stubborn.update("ab")
-    async with running(world, specs("a", "b"), together=True):
+    async with running(world, specs("a", "b"), stop_together=True):
         await world.has("start a-1", "start b-2")
         world.stop.set()
         await world.has("drain b-2", "drain a-1")

@@ -2,10 +2,21 @@
 
 import asyncio
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from factorial.errors import SupervisionError
+from factorial.supervisor.changes import (
+    Changes,
+    apply,
+    replace_child,
+    resume_child,
+    start_child,
+    suspend_child,
+    terminate_child,
+)
+from factorial.supervisor.report import describe
 from tests.support import wait_until
 from tests.unit.simulated import KILLED, World, living, specs, supervisor
 
@@ -16,12 +27,12 @@ async def test_a_successor_is_ready_before_its_predecessor_is_drained() -> None:
         await asyncio.wait_for(root.started.wait(), 2)
         world.log.clear()
         world.never_ready.add("a")
-        replacing = asyncio.create_task(root.replace("a"))
+        replacing = asyncio.create_task(replace_child(root, "a"))
         await world.has("start a-3")
         world.children["a"].become_ready()
         await world.has("drain a-1")
         await replacing
-        assert root.report()["restarts"] == 0
+        assert describe(root)["restarts"] == 0
         assert [member.child.pid for member in root.workers()] == [3, 2]
 
 
@@ -32,7 +43,7 @@ async def test_a_successor_that_does_not_get_ready_leaves_its_predecessor_alone(
         world.log.clear()
         world.failing.add("a")
         with pytest.raises(SupervisionError, match="no such luck"):
-            await root.replace("a")
+            await replace_child(root, "a")
         assert [member.child.pid for member in root.workers()] == [1]
         world.failing.clear()
         next(root.workers()).child.kill("a test")
@@ -45,10 +56,10 @@ async def test_a_predecessor_that_dies_meanwhile_is_not_started_again() -> None:
         await asyncio.wait_for(root.started.wait(), 2)
         first = world.children["a"]
         world.never_ready.add("a")
-        replacing = asyncio.create_task(root.replace("a"))
+        replacing = asyncio.create_task(replace_child(root, "a"))
         await wait_until(lambda: world.children["a"].pid == 2)
         first.end(KILLED)
-        await wait_until(lambda: root.report()["restarts"] == 1)
+        await wait_until(lambda: world.exits)
         world.children["a"].become_ready()
         await replacing
         await asyncio.sleep(0.05)
@@ -61,15 +72,15 @@ async def test_a_suspended_child_rests_until_it_is_resumed() -> None:
     async with living(world, supervisor("root", *specs("a", "b"), strategy="one_for_all")) as (root, _):
         await asyncio.wait_for(root.started.wait(), 2)
         world.log.clear()
-        await root.suspend("a")
+        await suspend_child(root, "a")
         await world.has("drain a-1")
         world.children["b"].end(KILLED)
         await world.has("start b-3")  # without its sibling
-        assert [node["state"] for node in root.report()["children"]] == ["suspended", "running"]
-        await root.resume("a")
-        await root.resume("a")
+        assert [node["state"] for node in describe(root)["children"]] == ["drained", "running"]
+        await resume_child(root, "a")
+        await resume_child(root, "a")
         await world.has("start a-4")
-        assert [node["state"] for node in root.report()["children"]] == ["running", "running"]
+        assert [node["state"] for node in describe(root)["children"]] == ["running", "running"]
 
 
 async def test_a_crash_loop_can_be_suspended_in_its_pause() -> None:
@@ -79,10 +90,10 @@ async def test_a_crash_loop_can_be_suspended_in_its_pause() -> None:
         world.children["a"].end(KILLED)
         await wait_until(lambda: world.children["a"].pid == 2)
         world.children["a"].end(KILLED)
-        await wait_until(lambda: root.report()["restarts"] == 2)
-        await root.suspend("a")
+        await wait_until(lambda: describe(root)["restarts"] == 2)
+        await suspend_child(root, "a")
         await asyncio.sleep(0.3)
-        assert root.report()["children"][0]["state"] == "suspended"
+        assert describe(root)["children"][0]["state"] == "drained"
         assert not list(root.workers())
 
 
@@ -90,11 +101,11 @@ async def test_a_child_that_cannot_be_resumed_stays_suspended() -> None:
     world = World()
     async with living(world, supervisor("root", *specs("a"))) as (root, task):
         await asyncio.wait_for(root.started.wait(), 2)
-        await root.suspend("a")
+        await suspend_child(root, "a")
         world.failing.add("a")
         with pytest.raises(SupervisionError, match="no such luck"):
-            await root.resume("a")
-        assert root.report()["children"][0]["state"] == "suspended"
+            await resume_child(root, "a")
+        assert describe(root)["children"][0]["state"] == "drained"
         assert not task.done()
 
 
@@ -104,8 +115,8 @@ async def test_a_nested_supervisor_that_has_given_up_can_be_resumed() -> None:
     async with living(world, tree) as (root, _):
         await asyncio.wait_for(root.started.wait(), 2)
         world.children["a"].end(KILLED)
-        await wait_until(lambda: root.report()["children"][0]["state"] == "ended")
-        await root.resume("first")
+        await wait_until(lambda: describe(root)["children"][0]["state"] == "gave up")
+        await resume_child(root, "first")
         assert [member.child.pid for member in root.workers()] == [2]
 
 
@@ -116,14 +127,14 @@ async def test_apply_does_what_has_changed_and_leaves_the_rest() -> None:
         await asyncio.wait_for(root.started.wait(), 2)
         world.log.clear()
         wanted = supervisor("root", supervisor("third", *specs("d")), supervisor("first", a, replace(b, shutdown=9)))
-        await root.apply(wanted, roll=False)
+        await apply(root, wanted, roll=False)
         await world.has("drain c-3", "start d-4", "start b-5", "drain b-2")
         assert root.order == ("third", "first")
-        await root.apply(wanted, roll=False)
+        await apply(root, wanted, roll=False)
         assert not world.log
-        await root.apply(supervisor("root", *wanted.children, intensity=77), roll=True)
+        await apply(root, supervisor("root", *wanted.children, intensity=77), roll=True)
         assert world.log == ["start d-6", "drain d-4", "start a-7", "drain a-1", "start b-8", "drain b-5"]
-        assert root.report()["intensity"] == 77
+        assert describe(root)["intensity"] == 77
 
 
 async def test_apply_that_fails_half_way_loses_nothing_that_ran() -> None:
@@ -132,7 +143,7 @@ async def test_apply_that_fails_half_way_loses_nothing_that_ran() -> None:
         await asyncio.wait_for(root.started.wait(), 2)
         world.failing.add("b")
         with pytest.raises(SupervisionError, match="no such luck"):
-            await root.apply(supervisor("root", *specs("a", "b")), roll=True)
+            await apply(root, supervisor("root", *specs("a", "b")), roll=True)
         assert [member.child.pid for member in root.workers()] == [3, 2]
         assert not task.done()
 
@@ -142,7 +153,7 @@ async def test_what_a_reload_has_changed_holds_for_later_restarts() -> None:
     a, b = specs("a", "b")
     async with living(world, supervisor("root", supervisor("first", a), intensity=5)) as (root, _):
         await asyncio.wait_for(root.started.wait(), 2)
-        await root.apply(supervisor("root", supervisor("first", a, b, intensity=0), intensity=5), roll=False)
+        await apply(root, supervisor("root", supervisor("first", a, b, intensity=0), intensity=5), roll=False)
         world.log.clear()
         world.children["a"].end(KILLED)
         await world.has("drain b-2", "start a-3", "start b-4")  # it gave up at once, and came back with both
@@ -153,7 +164,7 @@ async def test_stop_ends_a_replacement_half_way() -> None:
     async with living(world, supervisor("root", *specs("a", "b"))) as (root, task):
         await asyncio.wait_for(root.started.wait(), 2)
         world.never_ready.add("a")
-        replacing = asyncio.create_task(root.replace("a"))
+        replacing = asyncio.create_task(replace_child(root, "a"))
         await wait_until(lambda: world.children["a"].pid == 3)
         world.log.clear()
         world.stop.set()
@@ -162,7 +173,7 @@ async def test_stop_ends_a_replacement_half_way() -> None:
         with pytest.raises(SupervisionError):
             await replacing
         with pytest.raises(SupervisionError, match="shutting down"):
-            await root.replace("b")
+            await replace_child(root, "b")
 
 
 async def test_a_report_tells_of_every_node() -> None:
@@ -171,10 +182,224 @@ async def test_a_report_tells_of_every_node() -> None:
         await asyncio.wait_for(root.started.wait(), 2)
         world.children["a"].end(KILLED)
         await wait_until(lambda: world.children["a"].pid == 3)
-        report = root.report()
+        report = describe(root)
         first, b = report["children"]
         assert (report["id"], report["state"], first["id"], first["restarts"]) == ("root", "running", "first", 1)
         (a,) = first["children"]
         assert (a["process"], a["pid"], a["tasks"], a["restarts"], a["last_exit"]) == ("a-3", 3, 3, 1, "SIGKILL")
         assert (b["last_exit"], b["restarts"], b["state"]) == (None, 0, "running")
-        assert list(root.child_ids()) == ["first", "a", "b"]
+        assert [place.child_id for place in root.places()] == ["first", "a", "b"]
+
+
+async def test_instances_of_a_simple_supervisor_come_and_go() -> None:
+    world = World()
+    async with living(world, supervisor("root", *specs("a"), strategy="simple_one_for_one")) as (root, task):
+        await asyncio.wait_for(root.started.wait(), 2)
+        assert not world.log
+        assert [await start_child(root), await start_child(root)] == ["a.1", "a.2"]
+        await terminate_child(root, "a.1")
+        await world.has("start a.1-1", "start a.2-2", "drain a.1-1")
+        world.children["a.2"].end(KILLED)
+        await world.has("start a.2-3")
+        world.failing.add("a.3")
+        with pytest.raises(SupervisionError, match="no such luck"):
+            await start_child(root)
+        assert root.order == ("a.2",)
+        assert not task.done()
+
+
+async def test_a_reload_may_change_what_is_significant() -> None:
+    """The new specification is checked as a whole, and not child by child against the old siblings."""
+    world = World()
+    a, b = specs("a", "b", restart="transient", significant=True)
+    async with living(world, supervisor("root", a, b, auto_shutdown="any_significant")) as (root, _):
+        await asyncio.wait_for(root.started.wait(), 2)
+        await apply(root, supervisor("root", replace(a, significant=False), replace(b, significant=False)), roll=False)
+        assert [member.child.pid for member in root.workers()] == [3, 4]
+        assert len(root.alive) == 2
+
+
+async def test_what_was_drained_rests_though_its_supervisor_is_started_anew() -> None:
+    world = World()
+    async with living(world, supervisor("root", supervisor("first", *specs("a", "b"), intensity=0))) as (root, _):
+        await asyncio.wait_for(root.started.wait(), 2)
+        first = root.branch("first")
+        assert first is not None
+        await suspend_child(first, "a")
+        world.log.clear()
+        world.children["b"].end(KILLED)
+        await world.has("start b-3")
+        states = [node["state"] for node in describe(root)["children"][0]["children"]]
+        assert states == ["drained", "running"]
+        first = root.branch("first")
+        assert first is not None
+        await resume_child(first, "a")
+        await world.has("start a-4")
+
+
+async def test_children_that_are_not_wanted_any_more_drain_side_by_side() -> None:
+    world = World()
+    world.stubborn |= {"b", "c"}
+    async with living(world, supervisor("root", *specs("a", "b", "c"))) as (root, _):
+        await asyncio.wait_for(root.started.wait(), 2)
+        world.log.clear()
+        applying = asyncio.create_task(apply(root, supervisor("root", *specs("a")), roll=False))
+        await world.has("drain c-3", "drain b-2")
+        assert [node["state"] for node in describe(root)["children"]] == ["running", "draining", "draining"]
+        for name in ("b", "c"):
+            world.children[name].end(0)
+        assert (await applying).stopped == ["c", "b"]
+
+
+async def test_a_predecessor_is_told_of_while_it_drains() -> None:
+    world = World()
+    world.stubborn.add("a")
+    async with living(world, supervisor("root", *specs("a"))) as (root, _):
+        await asyncio.wait_for(root.started.wait(), 2)
+        first = world.children["a"]
+        replacing = asyncio.create_task(replace_child(root, "a"))
+        await wait_until(lambda: first.is_draining)
+        [node] = describe(root)["children"]
+        assert (node["state"], node["pid"]) == ("running", 2)
+        assert [each["pid"] for each in node["predecessors"]] == [1]
+        first.end(0)
+        await replacing
+        assert describe(root)["children"][0]["predecessors"] == []
+        world.stubborn.clear()
+
+
+async def test_a_child_that_dies_by_itself_during_the_shutdown_is_reported() -> None:
+    world = World()
+    world.stubborn.add("b")
+    async with living(world, supervisor("root", *specs("a", "b"))) as (root, task):
+        await asyncio.wait_for(root.started.wait(), 2)
+        world.stop.set()
+        await wait_until(lambda: world.children["b"].is_draining)
+        world.children["a"].end(KILLED)
+        world.children["b"].end(0)
+        await asyncio.wait_for(task, 2)
+    assert [(exit.child_id, str(exit.reason), exit.asked) for exit in world.exits] == [
+        ("a", "abnormal", False), ("b", "shutdown", True),
+    ]  # fmt: skip
+
+
+# -- where two things cross
+
+
+@pytest.mark.parametrize("strategy", ["one_for_all", "rest_for_one"])
+async def test_a_group_restart_that_crosses_a_replacement_leaves_everybody_running(strategy: str) -> None:
+    world = World()
+    async with living(world, supervisor("root", *specs("a", "b", "c"), strategy=strategy)) as (root, _):
+        await asyncio.wait_for(root.started.wait(), 2)
+        world.never_ready.add("b")
+        replacing = asyncio.create_task(replace_child(root, "b"))
+        await wait_until(lambda: world.children["b"].pid == 4)
+        world.never_ready.clear()
+        world.children["a"].end(KILLED)
+        world.children["b"].become_ready()
+        await replacing
+        await wait_until(lambda: len(list(root.workers())) == 3)
+        assert [node["state"] for node in describe(root)["children"]] == ["running"] * 3
+        assert len(root.alive) == 3
+
+
+@pytest.mark.parametrize("strategy", ["one_for_all", "rest_for_one"])
+async def test_a_failed_start_that_is_out_of_date_starts_nobody_twice(strategy: str) -> None:
+    """While b is being started again a dies; that restarts both, and b's failed start is a matter of the past."""
+    world = World()
+    async with living(world, supervisor("root", *specs("a", "b"), strategy=strategy)) as (root, _):
+        await asyncio.wait_for(root.started.wait(), 2)
+        world.never_ready.add("b")
+        world.children["a"].end(KILLED)
+        await wait_until(lambda: world.children["b"].pid == 4)
+        world.never_ready.clear()
+        second = world.children["b"]
+        world.children["a"].end(KILLED)
+        second.end(1)
+        await wait_until(lambda: len(list(root.workers())) == 2)
+        await asyncio.sleep(0.1)
+        assert len(root.alive) == 2
+        assert [node["state"] for node in describe(root)["children"]] == ["running"] * 2
+
+
+async def test_a_stop_during_a_replacement_gives_the_predecessor_its_time() -> None:
+    world = World()
+    world.stubborn.add("a")
+    async with living(world, supervisor("root", *specs("a"))) as (root, task):
+        await asyncio.wait_for(root.started.wait(), 2)
+        first = world.children["a"]
+        world.never_ready.add("a")
+        replacing = asyncio.create_task(replace_child(root, "a"))
+        await wait_until(lambda: world.children["a"].pid == 2)
+        second = world.children["a"]
+        world.stop.set()
+        await wait_until(lambda: second.is_draining and first.is_draining)
+        second.become_ready()  # it was so far before it heard that it is to stop
+        await asyncio.sleep(0.05)
+        assert not task.done()
+        second.end(0)
+        first.end(0)
+        await asyncio.wait_for(task, 2)
+        assert not [line for line in world.log if line.startswith("kill")]
+        with pytest.raises(SupervisionError):
+            await replacing
+
+
+async def test_those_who_drain_already_do_not_hold_up_a_stop() -> None:
+    world = World()
+    world.stubborn |= {"a", "b"}
+    async with living(world, supervisor("root", *specs("a", "b"))) as (root, task):
+        await asyncio.wait_for(root.started.wait(), 2)
+        first = world.children["a"]
+        replacing = asyncio.create_task(replace_child(root, "a"))
+        await wait_until(lambda: first.is_draining)
+        world.stop.set()
+        await wait_until(lambda: world.children["b"].is_draining)
+        for child in (world.children["b"], first):
+            child.end(0)
+        world.stubborn.clear()
+        await asyncio.wait_for(task, 2)
+        await replacing
+
+
+@pytest.mark.parametrize("strategy", ["one_for_one", "rest_for_one"])
+@pytest.mark.parametrize("operation", [suspend_child, terminate_child])
+async def test_what_is_taken_away_during_the_start_is_not_started(strategy: str, operation: Any) -> None:
+    world = World()
+    world.never_ready.add("a")
+    async with living(world, supervisor("root", *specs("a", "b"), strategy=strategy)) as (root, task):
+        await wait_until(lambda: "a" in world.children)
+        taking = asyncio.create_task(operation(root, "b"))
+        await asyncio.sleep(0.02)
+        world.children["a"].become_ready()
+        await taking
+        await asyncio.wait_for(root.started.wait(), 2)
+        assert [member.spec.id for member in root.workers()] == ["a"]
+        assert [member.spec.id for member in root.alive] == ["a"]
+        assert not task.done()
+
+
+async def test_the_processes_of_a_runner_that_is_away_rest_when_it_comes() -> None:
+    world = World()
+    first = supervisor("first", *specs("a", "b"), intensity=0)
+    async with living(world, supervisor("root", first, backoff=0.2, period=60)) as (root, _):
+        await asyncio.wait_for(root.started.wait(), 2)
+        for count in (1, 2):
+            world.children["a"].end(KILLED)
+            await wait_until(lambda count=count: describe(root)["restarts"] == count)
+        await suspend_child(root, "first")  # it is in the pause before its second restart
+        await wait_until(lambda: root.branch("first") is not None)
+        assert [node["state"] for node in describe(root)["children"][0]["children"]] == ["drained", "drained"]
+
+
+async def test_a_failure_in_one_supervisor_does_not_keep_the_others_from_a_reload() -> None:
+    world = World()
+    spec = supervisor("root", supervisor("first", *specs("a")), supervisor("second", *specs("b")))
+    async with living(world, spec) as (root, _):
+        await asyncio.wait_for(root.started.wait(), 2)
+        world.failing.add("a")
+        changes = Changes()
+        with pytest.raises(SupervisionError, match="'a' could not be started"):
+            await apply(root, spec, roll=True, changes=changes)
+        assert changes.replaced == ["b"]
+        assert sorted(member.child.pid for member in root.workers()) == [1, 4]

@@ -1,0 +1,83 @@
+"""How a tree is, as plain data of the shape that `nodes` describes."""
+
+from factorial.supervisor.nodes import Node
+from factorial.supervisor.spec import ExitReason, SupervisorSpec
+from factorial.supervisor.strategy import ChildState
+from factorial.supervisor.tree import Member, Tree
+
+__all__ = ["describe"]
+
+
+def describe(tree: Tree) -> Node:
+    """The supervisor, and all below it."""
+    flags, now = tree.rules.flags, tree.now()
+    state = "draining" if tree.closing.is_set() else "running" if tree.started.is_set() else "starting"
+    return {
+        "id": tree.id,
+        "type": "supervisor",
+        "state": state,
+        "strategy": str(flags.strategy),
+        "restarts": tree.rules.restarts(now),
+        "intensity": flags.intensity,
+        "period": flags.period,
+        **_last_exit(tree, None),
+        "children": [_child(tree, child_id) for child_id in tree.order],
+    }
+
+
+def _child(tree: Tree, child_id: str) -> Node:
+    spec, member = tree.rules.spec(child_id), tree.current.get(child_id)
+    last_exit = _last_exit(tree, child_id)
+    if below := tree.branch(child_id):
+        return describe(below) | last_exit
+    about = {
+        "id": child_id,
+        "type": str(spec.type),
+        "state": _state(tree, child_id),
+        "restarts": tree.rules.restarts_of(child_id, tree.now()),
+        **last_exit,
+    }
+    if isinstance(spec, SupervisorSpec):
+        flags = spec.flags
+        return about | {
+            "strategy": str(flags.strategy),
+            "restarts": 0,
+            "intensity": flags.intensity,
+            "period": flags.period,
+            "children": [],
+        }
+    leaving = [_process(tree, each) for each in tree.alive if each.spec.id == child_id and each is not member]
+    return about | (_process(tree, member) if member and not member.exit else {}) | {"predecessors": leaving}
+
+
+def _process(tree: Tree, member: Member) -> Node:
+    child = member.child
+    uptime = round(tree.now() - member.started_at, 1)
+    return {"process": child.process, "pid": child.pid, "uptime": uptime, **child.report()}
+
+
+def _last_exit(tree: Tree, child_id: str | None) -> Node:
+    exit, at = tree.last_exits.get(child_id or "", (None, 0.0))
+    if exit is None:
+        return {"last_exit": None, "last_exit_ago": None}
+    # Of one that ended as it was told to, how it did is of no interest.
+    in_order = exit.reason is ExitReason.SHUTDOWN and not exit.why
+    return {"last_exit": str(exit.reason) if in_order else exit.how, "last_exit_ago": round(tree.now() - at, 1)}
+
+
+def _state(tree: Tree, child_id: str) -> str:
+    member = tree.current.get(child_id)
+    match tree.rules.state(child_id):
+        case ChildState.SUSPENDED:
+            return "draining" if member and member.exit is None else "drained"
+        case ChildState.ENDED:
+            exit, _ = tree.last_exits[child_id]
+            return "gave up" if exit.why and isinstance(tree.rules.spec(child_id), SupervisorSpec) else "ended"
+        case ChildState.RESTARTING:
+            return "restarting"
+        case _ if member is None or (not member.is_up and member.exit is None):
+            return "starting"
+        case _ if member.exit:
+            return "restarting"
+        case _:
+            return "draining" if member.is_asked else "running"

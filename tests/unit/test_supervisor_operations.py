@@ -1,0 +1,166 @@
+"""The operator's verbs on a tree. The children are simulated, and a reload reads its configuration from memory."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from factorial.config import RunnerConfig, RunnerSupervisorConfig, SupervisorConfig, SystemConfig
+from factorial.errors import ConfigError, SupervisionError
+from factorial.mailbox.lease import Cause
+from factorial.supervisor.operations import Operator
+from factorial.supervisor.plan import MOST_PROCESSES, Runners, tree_spec
+from factorial.supervisor.signals import StopRequests
+from factorial.supervisor.spec import ChildExit, ExitReason
+from factorial.supervisor.system import blame
+from factorial.supervisor.tree import Tree
+from tests.support import wait_until
+from tests.unit.simulated import KILLED, World
+
+
+class Site:
+    """A running system of simulated processes, and its operator."""
+
+    def __init__(self, world: World, **sizes: int) -> None:
+        self.world = world
+        self.runners: Runners = {
+            name: RunnerConfig(agent=f"agents:{name}", processes=size, supervisor=RunnerSupervisorConfig(intensity=0))
+            for name, size in sizes.items()
+        }
+        self.config = SystemConfig(supervisor=SupervisorConfig(backoff=0.5), runner=tuple(self.runners.values()))
+        self.tree = Tree(tree_spec(self.config, self.runners), launch=world.launch, on_exit=world.on_exit)
+        self.requests = StopRequests(world.stop, world.now)
+        self.operator = Operator("s-1", self.config, self.runners, self.tree, self.requests, "f.toml", asyncio.Event())
+
+    def states(self) -> dict[str, str]:
+        """What `status` shows of each process."""
+        runners = self.operator.report()["tree"]["children"]
+        return {child["id"]: child["state"] for runner in runners for child in runner["children"]}
+
+    def running(self) -> dict[str, int]:
+        return {member.spec.id: member.child.pid for member in self.tree.workers()}
+
+
+@asynccontextmanager
+async def site(**sizes: int) -> AsyncIterator[Site]:
+    world = World()
+    one = Site(world, **sizes)
+    life = asyncio.create_task(one.tree.run(world.stop, world.now))
+    try:
+        await asyncio.wait_for(one.tree.started.wait(), 2)
+        world.log.clear()
+        yield one
+    finally:
+        world.stubborn.clear()
+        world.stop.set()
+        await asyncio.wait({life}, timeout=2)
+        assert life.done()
+
+
+async def test_drain_and_resume_a_process_a_runner_or_everything() -> None:
+    async with site(a=2, b=1) as one:
+        assert await one.operator.drain("a.1") == "drained a.1"
+        assert await one.operator.drain("a") == "drained a.1, a.2"
+        assert one.states() == {"a.1": "drained", "a.2": "drained", "b.1": "running"}
+        assert await one.operator.drain("system") == "drained a.1, a.2, b.1"
+        assert await one.operator.drain("") == "drained a.1, a.2, b.1"
+        assert await one.operator.resume("a") == "resumed a.1, a.2"
+        assert await one.operator.resume("") == "resumed b.1"
+        assert await one.operator.resume("") == "nothing was drained here, and nothing has given up"
+        assert set(one.states().values()) == {"running"}
+
+
+async def test_a_restart_replaces_what_runs_and_refuses_what_rests() -> None:
+    async with site(a=2, b=1) as one:
+        before = one.running()
+        await one.operator.drain("a.1")
+        assert (await one.operator.restart("")).startswith("replaced a.2, b.1; left alone, being drained or having")
+        assert one.states()["a.1"] == "drained"
+        assert before["a.2"] != one.running()["a.2"]
+        with pytest.raises(SupervisionError, match=r"a\.1: drained, so there is nothing to restart; resume it"):
+            await one.operator.restart("a.1")
+
+
+async def test_scale() -> None:
+    async with site(a=2, b=1) as one:
+        b = one.running()["b.1"]
+        assert await one.operator.scale("a", 4) == "a has 4 processes now, 2 before"
+        assert await one.operator.scale("a", 1) == "a has 1 processes now, 4 before"
+        assert one.running().keys() == {"a.1", "b.1"}
+        assert one.running()["b.1"] == b
+        await one.operator.drain("a")
+        with pytest.raises(SupervisionError, match="a is drained, or has given up: resume it"):
+            await one.operator.scale("a", 2)
+        for count in (0, -1, MOST_PROCESSES + 1):
+            with pytest.raises(ConfigError, match=f"use 1 to {MOST_PROCESSES}"):
+                await one.operator.scale("b", count)
+
+
+async def test_who_is_not_there_is_said_with_those_who_are() -> None:
+    async with site(a=1) as one:
+        for operation in (one.operator.drain, one.operator.resume, one.operator.restart):
+            with pytest.raises(ConfigError, match=r"no group, runner or process 'x' here; there are: a, a\.1"):
+                await operation("x")
+        with pytest.raises(ConfigError, match="there is no runner 'x' here; there are: a"):
+            await one.operator.scale("x", 2)
+
+
+async def test_a_refused_reload_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with site(a=1, b=1) as one:
+        new = {name: RunnerConfig(agent=f"agents:{name}", processes=2) for name in ("a", "b")}
+        read: list[Any] = [SystemConfig(runner=tuple(new.values())), new, {}]
+        monkeypatch.setattr(one.operator, "_reread", lambda: asyncio.sleep(0, read))
+        one.world.failing.add("a.1")
+        with pytest.raises(SupervisionError, match=r"'a\.1' could not be started: .*; new already: b\.2, b\.1"):
+            await one.operator.reload()
+        one.world.failing.clear()
+        a = one.running()["a.1"]
+        assert await one.operator.scale("b", 1) == "b has 1 processes now, 2 before"
+        assert one.running()["a.1"] == a, "an order for one runner does not carry on with another"
+        assert (await one.operator.reload()).startswith("reloaded: started a.2, b.2; replaced a.1, b.1; in ")
+
+
+async def test_for_its_health_only_the_incarnation_that_is_meant_is_replaced() -> None:
+    async with site(a=1) as one:
+        ill = one.world.children["a.1"].process
+        await one.operator.restart("a")
+        healthy = one.running()
+        await one.operator.replace("a.1", ill)
+        assert one.running() == healthy
+        await one.operator.drain("a")
+        await one.operator.replace("a.1", one.world.children["a.1"].process)
+        assert one.states() == {"a.1": "drained"}
+
+
+async def test_a_runner_that_is_between_two_starts_can_be_drained() -> None:
+    async with site(a=1, b=1) as one:
+        for restarts in (1, 2):
+            one.world.children["a.1"].end(KILLED)
+            await wait_until(lambda restarts=restarts: one.operator.report()["tree"]["restarts"] == restarts)
+            if restarts == 1:
+                await wait_until(lambda: "a.1" in one.running())
+        assert "a.1" not in one.running()  # the pause before the second restart
+        assert await one.operator.drain("a") == "drained a.1"
+        await wait_until(lambda: one.states().get("a.1") == "drained")
+
+
+@pytest.mark.parametrize(
+    ("exitcode", "signal", "asked", "why", "cause"),
+    [
+        (0, None, True, "", Cause.LEFT),
+        (-9, "SIGKILL", True, "it did not stop within 6 s", Cause.LEFT),
+        (-9, "SIGKILL", False, "", Cause.KILLED),
+        (-15, "SIGTERM", False, "", Cause.KILLED),
+        (None, None, False, "", Cause.KILLED),
+        (-9, "SIGKILL", False, "its event loop was blocked for 15.0 s", Cause.CRASHED),
+        (-11, "SIGSEGV", False, "", Cause.CRASHED),
+        (1, None, False, "", Cause.CRASHED),
+        (0, None, False, "", Cause.CRASHED),  # in order, it has given its tasks back before: there is nothing to blame
+    ],
+)
+def test_what_the_end_of_a_process_says_of_its_tasks(
+    exitcode: int | None, signal: str | None, asked: bool, why: str, cause: Cause
+) -> None:
+    assert blame(ChildExit("a.1", "a.1-x", 7, exitcode, signal, ExitReason.ABNORMAL, asked, why)) is cause
