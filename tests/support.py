@@ -1,11 +1,14 @@
 """What tests of every kind share."""
 
 import asyncio
+import os
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-__all__ = ["wait_until"]
+import psutil
+
+__all__ = ["session_members", "wait_until"]
 
 
 async def wait_until(condition: Callable[[], Any | Awaitable[Any]], timeout: float = 10.0, message: str = "") -> Any:
@@ -23,3 +26,15 @@ async def wait_until(condition: Callable[[], Any | Awaitable[Any]], timeout: flo
         if time.monotonic() > deadline:
             raise AssertionError(f"{message or 'the condition'}: not within {timeout} s; the last value was {value!r}")
         await asyncio.sleep(0.005)
+
+
+def session_members(leader: int) -> list[psutil.Process]:
+    """The living processes of a session, also those that have lost their parent."""
+    return [process for process in psutil.process_iter() if _is_member(process, leader)]
+
+
+def _is_member(process: psutil.Process, leader: int) -> bool:
+    try:
+        return os.getsid(process.pid) == leader and process.status() != psutil.STATUS_ZOMBIE
+    except (ProcessLookupError, psutil.NoSuchProcess):
+        return False

@@ -15,7 +15,7 @@ import psutil
 
 from factorial import Orchestrator, Task
 from tests.chaos.agents import DIARY, WorkContext, work
-from tests.support import wait_until
+from tests.support import session_members, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 OWNER = "chaos"
@@ -178,13 +178,7 @@ maintenance = {{ interval = 0.25 }}
 
     def members(self) -> list[psutil.Process]:
         """The living processes of the session of the supervisor, also those that have lost their parent."""
-        return [process for process in psutil.process_iter() if self._is_member(process)]
-
-    def _is_member(self, process: psutil.Process) -> bool:
-        try:
-            return os.getsid(process.pid) == self.process.pid and process.status() != psutil.STATUS_ZOMBIE
-        except (ProcessLookupError, psutil.NoSuchProcess):
-            return False
+        return session_members(self.process.pid)
 
     async def stop(self, number: signal.Signals = signal.SIGTERM, timeout: float = 20.0) -> int:
         """Signal the supervisor, and wait for its end."""

@@ -88,7 +88,7 @@ async def test_a_blocked_event_loop_is_found_named_and_replaced(system: System) 
         dump=dump[0].strip(),
         the_task_in_the_end=f"{data['status']}: {data['error']}",
     )
-    assert limit / 2 < found < limit + 1.0  # counted from the last beat, which came up to two fifths of it earlier
+    assert limit / 2 < found < limit + 3.0  # counted from the last beat, which came up to two fifths of it earlier
     line = int(re.findall(r"line (\d+)", dump[0])[0])
     with open(ROOT / "tests/chaos/agents.py") as file:  # noqa: ASYNC230  # a small file
         assert "this is the blocking line" in file.read().splitlines()[line - 1]
@@ -136,7 +136,7 @@ async def test_the_crash_loop_of_one_runner_leaves_the_others_unharmed_until_the
         assert (each["status"], each["retries"], each["pickups"]) == ("queued", 0, 1)
         assert each["payload"]["turn"] > 3
     # Multiprocessing's tracker sees the end of the supervisor, and ends a moment later.
-    await wait_until(lambda: not system.members(), timeout=1, message="no process left")
+    await wait_until(lambda: not system.members(), timeout=3, message="no process left")
 
 
 async def test_a_transient_runner_that_gives_up_stays_ended_and_the_others_go_on(system: System) -> None:

@@ -5,7 +5,6 @@ Real: supervisor, worker processes, Valkey, signals, the command. Scripted: the 
 
 import asyncio
 import signal
-import time
 from typing import Any
 
 from tests.chaos.system import System, check_result, show
@@ -130,9 +129,8 @@ async def test_a_successor_that_cannot_start_leaves_the_old_process_at_work(syst
 async def test_sigusr1_writes_the_tree_and_all_stacks(system: System) -> None:
     system.configure()
     await system.start()
-    task = await system.enqueue(turns=1, tool_seconds=3)
+    task = await system.enqueue(turns=1, tool_seconds=5)
     await system.sees(task, what="slow", edge="begin")
-    began = time.monotonic()
     system.process.send_signal(signal.SIGUSR1)
     await system.logs("asyncio tasks of work.", 2)
     text = system.log.read_text()
@@ -140,7 +138,6 @@ async def test_sigusr1_writes_the_tree_and_all_stacks(system: System) -> None:
     assert "asyncio tasks of supervisor" in text
     assert text.count("most recent call first") >= 3
     assert ", in slow\n" in text  # where the tool waits
-    assert time.monotonic() - began < 3
     check_result(await system.finished(task), turns=1)
     assert await system.stop() == 0
 

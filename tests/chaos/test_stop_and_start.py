@@ -82,7 +82,7 @@ async def test_a_graceful_stop_gives_the_work_back_and_the_next_start_goes_on(sy
     took = time.monotonic() - begun
     between = [await system.orchestrator.get_task_data(task.id) for task in tasks]
     # Multiprocessing's tracker sees the end of the supervisor, and ends a moment later.
-    await wait_until(lambda: not system.members(), timeout=1, message="no process left")
+    await wait_until(lambda: not system.members(), timeout=3, message="no process left")
     await system.start()
     data = [await system.finished(task) for task in tasks]
     executed = [system.executed(task) for task in tasks]

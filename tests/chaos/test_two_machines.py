@@ -63,7 +63,7 @@ async def test_two_supervisors_share_the_work_and_survive_each_other(
             assert each["retries"] == 0
         assert len(orphaned) == lost
         # A lease of 1 s, as long again in which a living process would register, and a round of maintenance.
-        assert min(went_on.values()) < 3.5
+        assert min(went_on.values()) < 6
         assert 0 <= sum(executed.values()) - COUNT * 7 <= 2 * lost
         assert "LOST" in status
         code, out = await system.command("stop")

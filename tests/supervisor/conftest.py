@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from tests.supervisor.targets import read
-from tests.support import wait_until
+from tests.support import session_members, wait_until
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -56,14 +56,7 @@ class Host:
 
     def members(self) -> list[psutil.Process]:
         """The processes that were started for this supervisor and are alive."""
-        return [process for process in psutil.process_iter() if self._is_member(process)]
-
-    def _is_member(self, process: psutil.Process) -> bool:
-        """A member of its session: also one that has lost its parent."""
-        try:
-            return os.getsid(process.pid) == self.process.pid and process.status() != psutil.STATUS_ZOMBIE
-        except (ProcessLookupError, psutil.NoSuchProcess):
-            return False
+        return session_members(self.process.pid)
 
 
 @pytest.fixture
@@ -73,7 +66,7 @@ async def host(tmp_path: Path) -> AsyncIterator[Host]:
     yield host
     try:
         # Multiprocessing's tracker sees the end of the supervisor, and ends a moment later.
-        await wait_until(lambda: not host.members(), timeout=1, message="no process left")
+        await wait_until(lambda: not host.members(), timeout=3, message="no process left")
     finally:
         for process in host.members():
             process.kill()
