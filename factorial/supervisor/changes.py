@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from factorial.errors import SupervisionError
 from factorial.supervisor.spec import ChildSpec, Spec, SupervisorSpec
 from factorial.supervisor.strategy import ChildState
-from factorial.supervisor.tree import Tree
+from factorial.supervisor.tree import Member, Tree
 
 __all__ = ["Changes", "apply", "replace_child", "resume_child", "start_child", "suspend_child", "terminate_child"]
 
@@ -49,22 +49,28 @@ async def suspend_child(tree: Tree, child_id: str) -> None:
     """
     spec = tree.rules.spec(child_id)
     if isinstance(spec, SupervisorSpec):
-        tree.resting.update(process.id for process in _processes(spec))
+        tree.resting.update(process.id for process in spec.processes)
         return
     tree.resting.add(child_id)
     async with tree.locked(child_id):
-        await _take_away(tree, child_id)
+        member = _take_away(tree, child_id)
+    if member is not None:
+        await tree.terminate(member)
 
 
 async def resume_child(tree: Tree, child_id: str) -> None:
     """Start a child that was suspended or has ended (OTP's `restart_child`)."""
     async with tree.locked(child_id):
-        if child_id not in tree.rules or tree.rules.state(child_id) not in (ChildState.SUSPENDED, ChildState.ENDED):
+        before = tree.rules.state(child_id) if child_id in tree.rules else None
+        if before not in (ChildState.SUSPENDED, ChildState.ENDED):
             return
         try:
             await tree.start(child_id)
         except SupervisionError:
-            tree.rules.suspend(child_id)
+            if before is ChildState.ENDED:
+                tree.rules.stays_ended(child_id)
+            else:
+                tree.rules.suspend(child_id)
             raise
         tree.resting.discard(child_id)
 
@@ -82,10 +88,13 @@ async def start_child(tree: Tree) -> str:
 async def terminate_child(tree: Tree, child_id: str) -> None:
     """Terminate a child, and forget it."""
     async with tree.locked(child_id):
-        await _take_away(tree, child_id)
+        member = _take_away(tree, child_id)
+    if member is not None:
+        await tree.terminate(member)
+    async with tree.locked(child_id):
         tree.rules.remove(child_id)
         tree.last_exits.pop(child_id, None)
-        tree.resting.discard(child_id)
+        tree.changed()
 
 
 async def apply(tree: Tree, spec: SupervisorSpec, *, roll: bool, changes: Changes | None = None) -> Changes:
@@ -100,17 +109,15 @@ async def apply(tree: Tree, spec: SupervisorSpec, *, roll: bool, changes: Change
     unwanted = [child_id for child_id in reversed(tree.order) if child_id not in wanted]
     await asyncio.gather(*(terminate_child(tree, child_id) for child_id in unwanted))
     changes.stopped.extend(unwanted)
-    tree.rules.flags = spec.flags
+    await tree.reconfigure(spec.flags)
     failures: list[SupervisionError] = []
     for child in wanted.values():
-        if isinstance(child, SupervisorSpec) and (below := tree.branch(child.id)):
-            tree.rules.revise(child)
-            try:
-                await apply(below, child, roll=roll, changes=changes)
-            except SupervisionError as failed:
-                failures.append(failed)
-        else:
+        try:
             await _apply_child(tree, child, roll, changes)
+        except SupervisionError as failed:
+            failures.append(failed)
+            if isinstance(child, ChildSpec):  # the next one is made of the same stuff
+                break
     tree.rules.reorder(wanted)
     tree.changed()
     if failures:
@@ -129,7 +136,10 @@ async def _started(tree: Tree) -> None:
 
 
 async def _apply_child(tree: Tree, child: Spec, roll: bool, changes: Changes) -> None:
-    if child.id not in tree.rules:
+    if isinstance(child, SupervisorSpec) and (below := tree.branch(child.id)):
+        tree.rules.revise(child)
+        await apply(below, child, roll=roll, changes=changes)
+    elif child.id not in tree.rules:
         await _add(tree, child)
         changes.started.append(child.id)
     elif tree.rules.state(child.id) in (ChildState.SUSPENDED, ChildState.ENDED):
@@ -151,16 +161,8 @@ async def _add(tree: Tree, spec: Spec) -> None:
             raise
 
 
-async def _take_away(tree: Tree, child_id: str) -> None:
+def _take_away(tree: Tree, child_id: str) -> Member | None:
+    """Let a child rest. What is alive of it is to be terminated, without its lock: its siblings may need that."""
     tree.rules.suspend(child_id)
-    if member := tree.current.get(child_id):
-        await tree.terminate(member)
-        tree.current.pop(child_id, None)
     tree.changed()
-
-
-def _processes(spec: SupervisorSpec) -> list[ChildSpec]:
-    found: list[ChildSpec] = []
-    for child in spec.children:
-        found += [child] if isinstance(child, ChildSpec) else _processes(child)
-    return found
+    return tree.current.pop(child_id, None)

@@ -96,7 +96,9 @@ class Operator:
     async def resume(self, target: str) -> str:
         """Start what was drained, and what has given up."""
         resting = [place for place in self._places(target) if place.state in _RESTING]
-        await asyncio.gather(*(resume_child(place.tree, place.child_id) for place in resting))
+        # Children after their supervisors: a runner that has given up comes with its processes.
+        for place in resting:
+            await resume_child(place.tree, place.child_id)
         return f"resumed {_names(resting)}" if resting else "nothing was drained here, and nothing has given up"
 
     async def restart(self, target: str) -> str:
@@ -119,8 +121,9 @@ class Operator:
 
     async def scale(self, runner: str, processes: int) -> str:
         """Have so many processes of a runner, until the configuration is reloaded."""
-        if runner not in self._runners:
-            raise ConfigError(f"there is no runner {runner!r} here; there are: {', '.join(self._runners)}")
+        runners = [place.child_id for place in self._tree.places() if _is_runner(place)]
+        if runner not in runners:
+            raise ConfigError(f"there is no runner {runner!r} here; there are: {', '.join(runners)}")
         if not 1 <= processes <= MOST_PROCESSES:
             raise ConfigError(f"{processes} processes of {runner}: use 1 to {MOST_PROCESSES}; to have none, drain it")
         [place, *below] = self._places(runner)
@@ -133,6 +136,7 @@ class Operator:
         spec = replace(place.spec, children=children)
         place.tree.rules.revise(spec)
         await apply(tree, spec, roll=False)
+        self._tree.resting.intersection_update(self._ids(""))
         self._sizes[runner] = processes
         return f"{runner} has {processes} processes now, {len(below)} before"
 
@@ -163,6 +167,7 @@ class Operator:
             finally:
                 self._is_reloading = False
             self._config, self._runners, self._sizes = config, runners, sizes
+            self._tree.resting.intersection_update(self._ids(""))
             return f"reloaded: {_told(changes, began)}"
 
     async def replace(self, child_id: str, process: str) -> None:
@@ -193,8 +198,8 @@ class Operator:
         """The ids of the processes that the target names, also of those whose supervisor is away."""
         ids = []
         for place in self._places(target):
-            children = place.spec.children if isinstance(place.spec, SupervisorSpec) else (place.spec,)
-            ids += [child.id for child in children]
+            processes = place.spec.processes if isinstance(place.spec, SupervisorSpec) else (place.spec,)
+            ids += [process.id for process in processes]
         return ids
 
     def _places(self, target: str) -> list[Place]:
@@ -238,11 +243,15 @@ async def _names_in_fresh_process(path: str) -> dict[str, str]:
     return {about["agent"]: name for name, about in runners.items()}
 
 
+def _is_runner(place: Place) -> bool:
+    return isinstance(place.spec, SupervisorSpec) and any(isinstance(one, ChildSpec) for one in place.spec.children)
+
+
 def _is_active(place: Place) -> bool:
     """Whether there is something to drain: a process, or a supervisor that is about to come back with some."""
     if isinstance(place.spec, ChildSpec):
         return place.state is not ChildState.SUSPENDED
-    processes = {child.id for child in place.spec.children if isinstance(child, ChildSpec)}
+    processes = {process.id for process in place.spec.processes}
     is_away = place.tree.branch(place.child_id) is None and place.state is not ChildState.ENDED
     return is_away and not processes <= place.tree.resting
 

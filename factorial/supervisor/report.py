@@ -47,7 +47,11 @@ def _child(tree: Tree, child_id: str) -> Node:
             "children": [],
         }
     leaving = [_process(tree, each) for each in tree.alive if each.spec.id == child_id and each is not member]
-    return about | (_process(tree, member) if member and not member.exit else {}) | {"predecessors": leaving}
+    if member and not member.exit:
+        about |= _process(tree, member)
+    elif about["state"] == "draining":
+        about |= leaving.pop()
+    return about | {"predecessors": leaving}
 
 
 def _process(tree: Tree, member: Member) -> Node:
@@ -69,7 +73,7 @@ def _state(tree: Tree, child_id: str) -> str:
     member = tree.current.get(child_id)
     match tree.rules.state(child_id):
         case ChildState.SUSPENDED:
-            return "draining" if member and member.exit is None else "drained"
+            return "draining" if any(each.spec.id == child_id for each in tree.alive) else "drained"
         case ChildState.ENDED:
             exit, _ = tree.last_exits[child_id]
             return "gave up" if exit.why and isinstance(tree.rules.spec(child_id), SupervisorSpec) else "ended"

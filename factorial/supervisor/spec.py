@@ -233,6 +233,15 @@ class SupervisorSpec:
         return ChildType.SUPERVISOR
 
     @property
+    def processes(self) -> "tuple[ChildSpec, ...]":
+        """All processes below it, at whatever depth."""
+        return tuple(
+            process
+            for child in self.children
+            for process in (child.processes if isinstance(child, SupervisorSpec) else (child,))
+        )
+
+    @property
     def shutdown(self) -> Shutdown:
         """It takes the time that its children need."""
         return Shutdown.INFINITY

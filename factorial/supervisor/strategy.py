@@ -164,6 +164,10 @@ class Supervision:
         """The child is up and ready."""
         self._states[child_id] = ChildState.RUNNING
 
+    def stays_ended(self, child_id: str) -> None:
+        """An attempt to start a child that had ended, which nothing but a wish had called for, has failed."""
+        self._states[child_id] = ChildState.ENDED
+
     def suspend(self, child_id: str) -> None:
         """The child is terminated and kept (OTP's `terminate_child`) until it is `started` again.
 

@@ -15,7 +15,7 @@ import math
 import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, assert_never
 
@@ -76,8 +76,6 @@ class Member:
     is_up: bool = False
     is_asked: bool = False
     exit: ChildExit | None = None
-    failure: str = ""
-    """Why it could not be started."""
     gone: asyncio.Task[None] = field(init=False)
 
     @property
@@ -102,6 +100,15 @@ class Place:
     def state(self) -> ChildState:
         """Where the child stands by the rules."""
         return self.tree.rules.state(self.child_id)
+
+
+@dataclass(frozen=True, slots=True)
+class _Failed:
+    """A start that has failed. `member` is the child's present incarnation at that time: dead, or none."""
+
+    spec: Spec
+    member: Member | None
+    failure: str
 
 
 class Tree:
@@ -144,7 +151,7 @@ class Tree:
         self._on_exit = on_exit
         self._on_change = on_change
         self._locks: dict[str, asyncio.Lock] = {}
-        self._events: asyncio.Queue[Member | Finish | BaseException] = asyncio.Queue()
+        self._events: asyncio.Queue[Member | _Failed | Finish | BaseException] = asyncio.Queue()
         self._reactions: set[asyncio.Task[None]] = set()
         self._tellings: set[asyncio.Task[None]] = set()
 
@@ -184,9 +191,9 @@ class Tree:
                 case Finish():
                     log.info("%s: the significant children have ended: shutting down", self.id)
                     return
-                case Member() as event if self._is_group:
+                case Member() | _Failed() as event if self._is_group:
                     await self._react(event)
-                case Member() as event:
+                case Member() | _Failed() as event:
                     reaction = asyncio.create_task(self._react(event))
                     self._reactions.add(reaction)
                     reaction.add_done_callback(self._on_reacted)
@@ -215,27 +222,31 @@ class Tree:
             if child_id in self.rules and self.rules.state(child_id) is ChildState.NOT_STARTED:
                 await self.start(child_id)
 
-    async def _react(self, ended: Member) -> None:
+    async def _react(self, event: "Member | _Failed") -> None:
         """Do what the rules say about the end of a child that nobody had asked to end, or about its failed start.
 
         The rules are asked when the child is ours alone: meanwhile another incarnation may have taken its place, or
         somebody has taken the child out of service.
         """
-        child_id, now = ended.spec.id, self.now
+        child_id = event.spec.id
         async with self.locked(child_id):
-            if child_id not in self.rules or self.current.get(child_id) is not ended:
+            meant = event if isinstance(event, Member) else event.member
+            if child_id not in self.rules or self.current.get(child_id) is not meant:
+                await self._restart(RestartChildren((), self._owed()))
                 return
-            if ended.is_up and ended.exit:
-                decision = self.rules.ended(child_id, ended.exit.reason, now())
+            if isinstance(event, Member) and event.exit:
+                decision = self.rules.ended(child_id, event.exit.reason, self.now())
+            elif self.rules.state(child_id) is ChildState.RESTARTING:
+                decision = self.rules.start_failed(child_id, self.now())
             else:
-                decision = self.rules.start_failed(child_id, now())
+                return
             match decision:
                 case LeaveEnded():
                     self._on_change()
                 case Finish():
                     self._events.put_nowait(decision)
                 case GiveUp():
-                    raise _GaveUp(self.id, self.rules.flags, decision.restarts, ended)
+                    raise _GaveUp(self.id, self.rules.flags, decision.restarts, event)
                 case RestartChildren():
                     await self._restart(decision)
                 case _:
@@ -255,8 +266,18 @@ class Tree:
                 await self.start(child_id)
             except SupervisionError as error:
                 log.error("%s", error)
-                self._events.put_nowait(self.current[child_id])
+                self._events.put_nowait(_Failed(self.rules.spec(child_id), self.current.get(child_id), str(error)))
                 return
+
+    def _owed(self) -> tuple[str, ...]:
+        """Whom a group restart has terminated and not started again, because somebody else's start has failed."""
+        if not self._is_group:
+            return ()
+        return tuple(
+            child_id
+            for child_id in self.order
+            if self.rules.state(child_id) is ChildState.RESTARTING and child_id not in self.current
+        )
 
     async def _shut_down(self) -> None:
         spare = [member for member in self.alive if self.current.get(member.spec.id) is not member]
@@ -314,14 +335,14 @@ class Tree:
             async with asyncio.timeout(patience):
                 is_ready = await child.ready()
         except TimeoutError:
-            member.failure = f"child {spec.id!r} could not be started: it was not ready within {patience:g} s"
             await self._kill(member)
-            raise SupervisionError(member.failure) from None
+            raise SupervisionError(
+                f"child {spec.id!r} could not be started: it was not ready within {patience:g} s"
+            ) from None
         if not is_ready or member.exit or member.is_asked:
             await asyncio.shield(member.gone)
             why = "" if isinstance(child, Branch) and child.failure else f"child {spec.id!r} could not be started: "
-            member.failure = f"{why}{child.failure or member.exit}"
-            raise SupervisionError(member.failure)
+            raise SupervisionError(f"{why}{child.failure or member.exit}")
         member.is_up = True
         self._on_change()
         if isinstance(spec, ChildSpec):
@@ -410,8 +431,22 @@ class Tree:
     @asynccontextmanager
     async def locked(self, child_id: str) -> AsyncIterator[None]:
         """Have the child to oneself: nothing else starts or terminates it. Children of a group are had together."""
-        async with self._locks.setdefault("" if self._is_group else child_id, asyncio.Lock()):
-            yield
+        while True:
+            key = self._lock_key(child_id)
+            async with self._locks.setdefault(key, asyncio.Lock()):
+                if key == self._lock_key(child_id):  # the strategy is still the same
+                    yield
+                    return
+
+    def _lock_key(self, child_id: str) -> str:
+        return "" if self._is_group else child_id
+
+    async def reconfigure(self, flags: SupervisorFlags) -> None:
+        """Treat the children by other flags, once nobody is at work on one of them."""
+        async with AsyncExitStack() as locks:
+            for key in sorted({"", *self._locks}):
+                await locks.enter_async_context(self._locks.setdefault(key, asyncio.Lock()))
+            self.rules.flags = flags
 
     def changed(self) -> None:
         """Something is not as it was."""
@@ -446,8 +481,10 @@ class Branch:
     async def ready(self) -> bool:
         """Wait until all children are; `False` if one could not be started."""
         started = asyncio.create_task(self.tree.started.wait())
-        await asyncio.wait({started, self._life}, return_when=asyncio.FIRST_COMPLETED)
-        started.cancel()
+        try:
+            await asyncio.wait({started, self._life}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            started.cancel()
         if not self._life.done():
             return True
         await self.exited()
@@ -488,10 +525,12 @@ class Branch:
 class _GaveUp(SupervisionError):
     """There were too many restarts. `summary` says the same in a few words, the latest cause first."""
 
-    def __init__(self, supervisor: str, flags: SupervisorFlags, restarts: int, last: Member) -> None:
-        is_branch = isinstance(last.child, Branch)
-        story = last.failure or (last.child.failure if is_branch else str(last.exit))
-        cause = last.failure or (last.exit.how if last.exit else "")
+    def __init__(self, supervisor: str, flags: SupervisorFlags, restarts: int, last: Member | _Failed) -> None:
+        if isinstance(last, _Failed):
+            story = cause = last.failure
+        else:
+            story = last.child.failure if isinstance(last.child, Branch) else str(last.exit)
+            cause = last.exit.how if last.exit else ""
         self.summary = f"gave up: {cause.removeprefix('gave up: ')}; {restarts} restarts within {flags.period:g} s"
         super().__init__(
             f"supervisor {supervisor!r} has given up: {restarts} restarts within {flags.period:g} s, where intensity "

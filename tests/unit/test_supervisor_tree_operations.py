@@ -403,3 +403,112 @@ async def test_a_failure_in_one_supervisor_does_not_keep_the_others_from_a_reloa
             await apply(root, spec, roll=True, changes=changes)
         assert changes.replaced == ["b"]
         assert sorted(member.child.pid for member in root.workers()) == [1, 4]
+
+
+@pytest.mark.parametrize("operation", [suspend_child, replace_child, terminate_child])
+@pytest.mark.parametrize("strategy", ["one_for_all", "rest_for_one"])
+async def test_a_group_restart_that_was_cut_short_is_finished_whatever_becomes_of_the_child_that_failed(
+    strategy: str, operation: Any
+) -> None:
+    """An operation waits for the group while the restart of its first child fails: it comes before the next attempt."""
+    world = World()
+    async with living(world, supervisor("root", *specs("a", "b", "c"), strategy=strategy)) as (root, _):
+        await asyncio.wait_for(root.started.wait(), 2)
+        world.never_ready.add("a")
+        world.children["a"].end(KILLED)
+        await wait_until(lambda: world.children["a"].pid == 4)
+        waiting = asyncio.create_task(operation(root, "a"))
+        await asyncio.sleep(0.02)
+        world.never_ready.clear()
+        world.children["a"].end(1)
+        await waiting
+        await wait_until(lambda: {"b", "c"} <= {member.spec.id for member in root.workers()})
+        assert len(root.alive) == (3 if operation is replace_child else 2)
+
+
+@pytest.mark.parametrize("strategy", ["one_for_one", "one_for_all", "rest_for_one"])
+async def test_a_process_that_the_system_refuses_is_a_failed_start(strategy: str) -> None:
+    world = World()
+    refusals = 2
+    launch = world.launch
+
+    def scarce(spec: Any) -> Any:
+        nonlocal refusals
+        if world.log.count("start b-2") and spec.id == "b" and refusals:
+            refusals -= 1
+            raise SupervisionError("child 'b' could not be started: Resource temporarily unavailable")
+        return launch(spec)
+
+    world.launch = scarce  # type: ignore[method-assign]
+    async with living(world, supervisor("root", *specs("a", "b"), strategy=strategy, backoff=0.01)) as (root, task):
+        await asyncio.wait_for(root.started.wait(), 2)
+        world.children["b"].end(KILLED)
+        await wait_until(lambda: refusals == 0 and len(list(root.workers())) == 2)
+        assert describe(root)["restarts"] == 3
+        assert not task.done()
+
+
+async def test_the_drain_of_one_does_not_keep_its_group_from_a_restart() -> None:
+    world = World()
+    world.stubborn |= {"a", "c"}
+    async with living(world, supervisor("root", *specs("a", "b", "c"), strategy="rest_for_one")) as (root, _):
+        await asyncio.wait_for(root.started.wait(), 2)
+        resting = [asyncio.create_task(suspend_child(root, child_id)) for child_id in ("a", "c")]
+        await wait_until(lambda: world.children["a"].is_draining and world.children["c"].is_draining)
+        assert [node["state"] for node in describe(root)["children"]] == ["draining", "running", "draining"]
+        assert [node["pid"] for node in describe(root)["children"]] == [1, 2, 3]
+        world.children["b"].end(KILLED)
+        await wait_until(lambda: world.children["b"].pid == 4)
+        for child_id in ("a", "c"):
+            world.children[child_id].end(0)
+        await asyncio.gather(*resting)
+        assert [node["state"] for node in describe(root)["children"]] == ["drained", "running", "drained"]
+
+
+async def test_a_strategy_that_changes_under_a_restart_leaves_one_incarnation_of_each() -> None:
+    world = World()
+    spec = supervisor("root", *specs("a", "b"))
+    async with living(world, spec) as (root, _):
+        await asyncio.wait_for(root.started.wait(), 2)
+        world.never_ready.add("a")
+        world.children["a"].end(KILLED)
+        await wait_until(lambda: world.children["a"].pid == 3)
+        applying = asyncio.create_task(
+            apply(root, supervisor("root", *spec.children, strategy="one_for_all"), roll=False)
+        )
+        await asyncio.sleep(0.02)
+        world.children["b"].end(KILLED)
+        await asyncio.sleep(0.02)
+        world.never_ready.clear()
+        world.children["a"].become_ready()
+        await applying
+        await wait_until(lambda: len(list(root.workers())) == 2)
+        await asyncio.sleep(0.05)
+        assert len(root.alive) == 2
+        assert set(root.alive) == set(root.current.values())
+
+
+async def test_a_runner_that_has_ended_stays_ended_when_it_cannot_be_resumed() -> None:
+    world = World()
+    tree = supervisor("root", supervisor("first", *specs("a"), intensity=0, restart="transient"))
+    async with living(world, tree) as (root, task):
+        await asyncio.wait_for(root.started.wait(), 2)
+        world.children["a"].end(KILLED)
+        await wait_until(lambda: describe(root)["children"][0]["state"] == "gave up")
+        world.failing.add("a")
+        with pytest.raises(SupervisionError, match="no such luck"):
+            await resume_child(root, "first")
+        assert describe(root)["children"][0]["state"] in ("gave up", "ended")
+        assert not task.done()
+
+
+async def test_a_new_supervisor_that_cannot_start_does_not_keep_the_others_from_a_reload() -> None:
+    world = World()
+    world.failing.add("x")
+    async with living(world, supervisor("root", supervisor("second", *specs("b")))) as (root, _):
+        await asyncio.wait_for(root.started.wait(), 2)
+        changes = Changes()
+        wanted = supervisor("root", supervisor("first", *specs("x")), supervisor("second", *specs("b")))
+        with pytest.raises(SupervisionError, match="'x' could not be started"):
+            await apply(root, wanted, roll=True, changes=changes)
+        assert changes.replaced == ["b"]
