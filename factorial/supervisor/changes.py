@@ -128,9 +128,11 @@ async def apply(tree: Tree, spec: SupervisorSpec, *, roll: bool, changes: Change
 async def _started(tree: Tree) -> None:
     """Wait for the end of the tree's first start."""
     either = [asyncio.create_task(event.wait()) for event in (tree.started, tree.closing)]
-    await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-    for task in either:
-        task.cancel()
+    try:
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in either:
+            task.cancel()
     if tree.closing.is_set():
         raise SupervisionError(f"supervisor {tree.id!r} is ending")
 

@@ -36,7 +36,7 @@ class ServiceManager:
 
     def ready(self, status: str = "") -> None:
         """All is started, or reloaded."""
-        self._tell("READY=1", f"STATUS={_one_line(status)}")
+        self._tell("READY=1", f"STATUS={' '.join(status.split())}")
 
     def reloading(self) -> None:
         """The configuration is being read again; `ready` says that it is done, also if it was refused."""
@@ -45,10 +45,6 @@ class ServiceManager:
     def stopping(self) -> None:
         """We have begun to stop."""
         self._tell("STOPPING=1", "STATUS=stopping")
-
-    def status(self, text: str) -> None:
-        """One line that `systemctl status` shows."""
-        self._tell(f"STATUS={_one_line(text)}")
 
     async def reassure(self) -> None:
         """Say twice in the watchdog's time that the calling event loop turns, until cancelled.
@@ -65,7 +61,3 @@ class ServiceManager:
         with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as messenger:
             messenger.settimeout(_PATIENCE_SECONDS)
             messenger.sendto("\n".join(assignments).encode(), self._address)
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())

@@ -20,7 +20,7 @@ from typing import Any
 from factorial.config import SystemConfig
 from factorial.errors import ConfigError, SupervisionError
 from factorial.supervisor.changes import Changes, apply, replace_child, resume_child, suspend_child
-from factorial.supervisor.plan import MOST_PROCESSES, Runners, tree_spec
+from factorial.supervisor.plan import MOST_PROCESSES, tree_spec
 from factorial.supervisor.report import describe
 from factorial.supervisor.signals import StopRequests
 from factorial.supervisor.spec import ChildSpec, SupervisorSpec
@@ -45,7 +45,6 @@ class Operator:
         self,
         name: str,
         config: SystemConfig,
-        runners: Runners,
         tree: Tree,
         requests: StopRequests,
         path: str | None,
@@ -58,8 +57,6 @@ class Operator:
         self.turn = asyncio.Lock()
         """Who holds it may change the tree."""
         self._config = config
-        self._runners = runners
-        self._sizes: dict[str, int] = {}
         self._tree = tree
         self._requests = requests
         self._path = path
@@ -127,17 +124,10 @@ class Operator:
         if not 1 <= processes <= MOST_PROCESSES:
             raise ConfigError(f"{processes} processes of {runner}: use 1 to {MOST_PROCESSES}; to have none, drain it")
         [place, *below] = self._places(runner)
-        tree = place.tree.branch(runner)
-        if tree is None or any(each.state in _RESTING for each in below):
+        if place.tree.branch(runner) is None or any(each.state in _RESTING for each in below):
             raise SupervisionError(f"{runner} is drained, or has given up: resume it before it is scaled")
-        assert isinstance(place.spec, SupervisorSpec)  # runners are supervisors
-        template = place.spec.children[0]
-        children = tuple(replace(template, id=f"{runner}.{number}") for number in range(1, processes + 1))
-        spec = replace(place.spec, children=children)
-        place.tree.rules.revise(spec)
-        await apply(tree, spec, roll=False)
+        await apply(self._tree, _scaled(self._tree.spec, runner, processes), roll=False)
         self._tree.resting.intersection_update(self._ids(""))
-        self._sizes[runner] = processes
         return f"{runner} has {processes} processes now, {len(below)} before"
 
     async def stop(self, now: bool) -> str:
@@ -159,14 +149,14 @@ class Operator:
             self._is_reloading = True
             changes = Changes()
             try:
-                config, runners, sizes = await self._reread()
-                await apply(self._tree, tree_spec(config, runners, sizes), roll=True, changes=changes)
+                config, spec = await self._reread()
+                await apply(self._tree, spec, roll=True, changes=changes)
             except SupervisionError as failed:
                 done = listed([*changes.started, *changes.replaced])
                 raise SupervisionError(f"{failed}" + (f"; new already: {done}" if done else "")) from failed
             finally:
                 self._is_reloading = False
-            self._config, self._runners, self._sizes = config, runners, sizes
+            self._config = config
             self._tree.resting.intersection_update(self._ids(""))
             return f"reloaded: {_told(changes, began)}"
 
@@ -182,9 +172,9 @@ class Operator:
                     await replace_child(place.tree, child_id)
                     return
 
-    async def _reread(self) -> tuple[SystemConfig, Runners, dict[str, int]]:
+    async def _reread(self) -> tuple[SystemConfig, SupervisorSpec]:
         if self._path is None:
-            return self._config, self._runners, self._sizes
+            return self._config, self._tree.spec
         config = SystemConfig.from_toml(self._path)
         for table in ("redis", "events"):
             if getattr(config, table) != getattr(self._config, table):
@@ -192,7 +182,7 @@ class Operator:
         names = await _names_in_fresh_process(self._path)
         if missing := [runner.agent for runner in config.runner if runner.agent not in names]:
             raise ConfigError(f"{self._path}: it was changed while it was read ({missing[0]}): reload it again")
-        return config, {names[runner.agent]: runner for runner in config.runner}, {}
+        return config, tree_spec(config, {names[runner.agent]: runner for runner in config.runner})
 
     def _ids(self, target: str) -> list[str]:
         """The ids of the processes that the target names, also of those whose supervisor is away."""
@@ -241,6 +231,17 @@ async def _names_in_fresh_process(path: str) -> dict[str, str]:
     # The last line: modules may print when they are imported.
     runners = json.loads(out.splitlines()[-1])["runners"]
     return {about["agent"]: name for name, about in runners.items()}
+
+
+def _scaled(spec: SupervisorSpec, runner: str, processes: int) -> SupervisorSpec:
+    """The tree with so many processes of the runner, all like its first one."""
+    if spec.id == runner:
+        numbers = range(1, processes + 1)
+        return replace(spec, children=tuple(replace(spec.children[0], id=f"{runner}.{number}") for number in numbers))
+    children = (
+        _scaled(child, runner, processes) if isinstance(child, SupervisorSpec) else child for child in spec.children
+    )
+    return replace(spec, children=tuple(children))
 
 
 def _is_runner(place: Place) -> bool:

@@ -9,7 +9,6 @@ system                      [supervisor]
        └── weather.2
 """
 
-from collections.abc import Mapping
 from dataclasses import replace
 
 from factorial.config import RunnerConfig, SystemConfig, as_mapping
@@ -65,19 +64,15 @@ def load_runners(config: SystemConfig) -> Runners:
     return runners
 
 
-def tree_spec(config: SystemConfig, runners: Runners, sizes: Mapping[str, int] | None = None) -> SupervisorSpec:
-    """The tree. `sizes`: how many processes some runners have, if not as many as their configuration says."""
+def tree_spec(config: SystemConfig, runners: Runners) -> SupervisorSpec:
+    """The tree."""
     children: list[Spec] = []
     groups = {group.name: group for group in config.group}
     for name, runner in runners.items():
         if runner.group is None:
-            children.append(_runner_spec(config, name, runner, sizes or {}))
+            children.append(_runner_spec(config, name, runner))
         elif group := groups.pop(runner.group, None):
-            members = [
-                _runner_spec(config, other, each, sizes or {})
-                for other, each in runners.items()
-                if each.group == group.name
-            ]
+            members = [_runner_spec(config, other, each) for other, each in runners.items() if each.group == group.name]
             flags = _flags(config, group.strategy, group.intensity, group.period)
             children.append(
                 SupervisorSpec(
@@ -110,7 +105,7 @@ def _flags(config: SystemConfig, strategy: str, intensity: int | None, period: f
     )
 
 
-def _runner_spec(config: SystemConfig, name: str, runner: RunnerConfig, sizes: Mapping[str, int]) -> SupervisorSpec:
+def _runner_spec(config: SystemConfig, name: str, runner: RunnerConfig) -> SupervisorSpec:
     redis = replace(config.redis, url=config.redis.resolved_url)
     kwargs = {
         "runner": as_mapping(runner),
@@ -132,7 +127,7 @@ def _runner_spec(config: SystemConfig, name: str, runner: RunnerConfig, sizes: M
             start_timeout=START_TIMEOUT,
             health=health,
         )
-        for number in range(1, sizes.get(name, runner.process_count) + 1)
+        for number in range(1, runner.process_count + 1)
     ]
     supervisor = runner.supervisor
     return SupervisorSpec(

@@ -79,9 +79,7 @@ async def run_system(
             changed = asyncio.Event()
             tree = Tree(spec, launch=ChildProcess, on_exit=partial(_release, mailbox), on_change=changed.set)
             name = f"{re.sub('[^A-Za-z0-9_.-]', '-', socket.gethostname())[:100]}-{secrets.token_hex(3)}"
-            operator = Operator(
-                name, config, runners, tree, requests, path, changed, lambda: [guest.node() for guest in guests]
-            )
+            operator = Operator(name, config, tree, requests, path, changed, lambda: [guest.node() for guest in guests])
             monitor = Monitor(partial(_processes, tree), operator.replace)
             log.info(
                 "this is supervisor %s of factorial %s, in namespace %s", name, __version__, config.redis.namespace

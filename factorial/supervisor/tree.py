@@ -16,7 +16,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, assert_never
 
 from factorial.errors import SupervisionError
@@ -402,6 +402,17 @@ class Tree:
     def order(self) -> tuple[str, ...]:
         """The ids of the direct children, in the order in which they start."""
         return self.rules.start_order
+
+    @property
+    def spec(self) -> SupervisorSpec:
+        """What the tree is at present, scaled and reloaded as it may have been."""
+        children: list[Spec] = []
+        for child_id in self.order:
+            child, below = self.rules.spec(child_id), self.branch(child_id)
+            if below and isinstance(child, SupervisorSpec):
+                child = replace(child, children=below.spec.children)
+            children.append(child)
+        return SupervisorSpec(id=self.id, flags=self.rules.flags, children=tuple(children))
 
     def branch(self, child_id: str) -> "Tree | None":
         """The tree of a child that is a supervisor and runs."""

@@ -48,8 +48,8 @@ def test_the_life_of_a_service(systemd: Systemd, address: str) -> None:
     kind, since, _ = systemd.hears()
     assert kind == "RELOADING=1"
     assert before <= int(since.removeprefix("MONOTONIC_USEC=")) <= time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000
-    manager.status("two\nlines")
-    assert systemd.hears() == ["STATUS=two lines"]
+    manager.ready("two\nlines")
+    assert systemd.hears() == ["READY=1", "STATUS=two lines"]
     manager.stopping()
     assert systemd.hears() == ["STOPPING=1", "STATUS=stopping"]
 

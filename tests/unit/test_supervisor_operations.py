@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from factorial.config import RunnerConfig, RunnerSupervisorConfig, SupervisorConfig, SystemConfig
+from factorial.config import GroupConfig, RunnerConfig, RunnerSupervisorConfig, SupervisorConfig, SystemConfig
 from factorial.errors import ConfigError, SupervisionError
 from factorial.mailbox.lease import Cause
 from factorial.supervisor.operations import Operator
@@ -23,16 +23,25 @@ from tests.unit.simulated import KILLED, World
 class Site:
     """A running system of simulated processes, and its operator."""
 
-    def __init__(self, world: World, **sizes: int) -> None:
+    def __init__(self, world: World, group: str = "", **sizes: int) -> None:
         self.world = world
         self.runners: Runners = {
-            name: RunnerConfig(agent=f"agents:{name}", processes=size, supervisor=RunnerSupervisorConfig(intensity=0))
+            name: RunnerConfig(
+                agent=f"agents:{name}",
+                processes=size,
+                supervisor=RunnerSupervisorConfig(intensity=0),
+                group=group or None,
+            )
             for name, size in sizes.items()
         }
-        self.config = SystemConfig(supervisor=SupervisorConfig(backoff=0.5), runner=tuple(self.runners.values()))
+        self.config = SystemConfig(
+            supervisor=SupervisorConfig(backoff=0.5),
+            group=(GroupConfig(name=group, intensity=1),) if group else (),
+            runner=tuple(self.runners.values()),
+        )
         self.tree = Tree(tree_spec(self.config, self.runners), launch=world.launch, on_exit=world.on_exit)
         self.requests = StopRequests(world.stop, world.now)
-        self.operator = Operator("s-1", self.config, self.runners, self.tree, self.requests, "f.toml", asyncio.Event())
+        self.operator = Operator("s-1", self.config, self.tree, self.requests, "f.toml", asyncio.Event())
 
     def states(self) -> dict[str, str]:
         """What `status` shows of each process."""
@@ -44,9 +53,9 @@ class Site:
 
 
 @asynccontextmanager
-async def site(**sizes: int) -> AsyncIterator[Site]:
+async def site(group: str = "", **sizes: int) -> AsyncIterator[Site]:
     world = World()
-    one = Site(world, **sizes)
+    one = Site(world, group, **sizes)
     life = asyncio.create_task(one.tree.run(world.stop, world.now))
     try:
         await asyncio.wait_for(one.tree.started.wait(), 2)
@@ -98,6 +107,16 @@ async def test_scale() -> None:
                 await one.operator.scale("b", count)
 
 
+async def test_a_size_is_kept_when_the_group_that_the_runner_belongs_to_is_started_anew() -> None:
+    async with site("desk", a=1) as one:
+        assert await one.operator.scale("a", 3) == "a has 3 processes now, 1 before"
+        for _ in range(2):  # the runner gives up, and then its group, which allows as few restarts
+            before = one.running()
+            one.world.children["a.1"].end(KILLED)
+            await wait_until(lambda before=before: len(one.running()) == 3 and one.running()["a.1"] != before["a.1"])
+        assert one.operator.report()["tree"]["restarts"] == 1
+
+
 async def test_who_is_not_there_is_said_with_those_who_are() -> None:
     async with site(a=1) as one:
         for operation in (one.operator.drain, one.operator.resume, one.operator.restart):
@@ -110,7 +129,8 @@ async def test_who_is_not_there_is_said_with_those_who_are() -> None:
 async def test_a_refused_reload_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
     async with site(a=1, b=1) as one:
         new = {name: RunnerConfig(agent=f"agents:{name}", processes=2) for name in ("a", "b")}
-        read: list[Any] = [SystemConfig(runner=tuple(new.values())), new, {}]
+        config = SystemConfig(runner=tuple(new.values()))
+        read: list[Any] = [config, tree_spec(config, new)]
         monkeypatch.setattr(one.operator, "_reread", lambda: asyncio.sleep(0, read))
         one.world.failing.add("a.1")
         with pytest.raises(SupervisionError, match=r"'a\.1' could not be started: .*; new already: b\.2, b\.1"):
