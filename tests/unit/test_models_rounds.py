@@ -1,6 +1,7 @@
 """The rounds of a call: who is asked again, and after how long. Real: `complete`. Fake: the models and the clock."""
 
 import asyncio
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -16,11 +17,14 @@ REQUEST = ModelRequest([{"role": "user", "content": "hi"}], timeout=30)
 
 @pytest.fixture
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The pauses that were taken; none takes time."""
+    """The pauses that the test's own thread took; none takes time. A server in another thread sleeps as ever."""
     taken: list[float] = []
     sleep = asyncio.sleep
+    here = threading.get_ident()
 
     async def note(delay: float) -> None:
+        if threading.get_ident() != here:
+            return await sleep(delay)
         if delay:
             taken.append(delay)
         await sleep(0)

@@ -1,0 +1,29 @@
+"""What the tests of the documents' promises share: a real Valkey, and a real HTTP server that speaks the OpenAI
+protocol (`llmock`, the plugin's fixture). Fake: the language model behind that server, and nothing else.
+
+A file holds one chapter of the checklist; a test's name begins with the row that it shows (`test_spec_A07_...`).
+"""
+
+from collections.abc import AsyncIterator
+
+import pytest
+
+from factorial.models import close_clients
+from tests.harness import System
+
+
+@pytest.fixture(autouse=True)
+async def closed_clients() -> AsyncIterator[None]:
+    """No connection outlives its test."""
+    yield
+    await close_clients()
+
+
+@pytest.fixture
+async def system(redis_url: str, namespace: str) -> AsyncIterator[System]:
+    """A namespace with an orchestrator; the test starts processes in it. Asserts the invariants at the end."""
+    system = System(redis_url, namespace)
+    try:
+        yield system
+    finally:
+        await system.close()
