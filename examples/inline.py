@@ -50,9 +50,10 @@ agent = Agent(
 
 async def show(event: BaseEvent) -> None:
     """Print what is going on."""
-    if event.event_type == "progress_update_tool_action_completed":
+    if event.event_type in ("progress_update_tool_action_completed", "progress_update_tool_action_failed"):
         data = getattr(event, "data", {})
-        print(f"{data['args'][0]['function']['arguments']} -> {data['result']}")
+        result = getattr(event, "error", None) or data["result"]
+        print(f"{data['args'][0]['function']['arguments']} -> {result}")
 
 
 async def main() -> None:

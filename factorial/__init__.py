@@ -15,18 +15,22 @@ from factorial.config import (
     AgentWorkerConfig,
     EventsConfig,
     HealthConfig,
+    LoggingConfig,
     MaintenanceWorkerConfig,
+    MetricsTimelineConfig,
+    ObservabilityConfig,
     RedisConfig,
     RunnerSupervisorConfig,
     SupervisorConfig,
     TaskTTLConfig,
 )
-from factorial.context import AgentContext, ExecutionContext
+from factorial.context import AgentContext, Batch, ContextType, ExecutionContext
 from factorial.errors import FactorialError, FatalAgentError, RetryableError
-from factorial.events import AgentEvent, BaseEvent, EventPublisher, QueueEvent
+from factorial.events import AgentEvent, BaseEvent, BatchEvent, EventPublisher, QueueEvent
 from factorial.models import (
     Model,
     ModelSettings,
+    MultiClient,
     Provider,
     ResolvedModelSettings,
     claude_4_opus,
@@ -50,7 +54,14 @@ from factorial.models import (
     o4_mini,
 )
 from factorial.task import Task, TaskStatus
-from factorial.tools import FunctionTool, FunctionToolActionResult, function_tool
+from factorial.tools import (
+    FunctionTool,
+    FunctionToolAction,
+    FunctionToolActionResult,
+    deferred_result,
+    forking_tool,
+    function_tool,
+)
 from factorial.version import __version__ as __version__
 
 if TYPE_CHECKING:
@@ -58,20 +69,22 @@ if TYPE_CHECKING:
 
 __all__ = [
     # agents and their contexts
-    "Agent", "AgentContext", "BaseAgent", "ExecutionContext", "RunCompletion", "TurnCompletion",
+    "Agent", "AgentContext", "BaseAgent", "Batch", "ContextType", "ExecutionContext", "RunCompletion", "TurnCompletion",
     "publish_progress", "retry",
     # tools
-    "FunctionTool", "FunctionToolActionResult", "function_tool",
+    "FunctionTool", "FunctionToolAction", "FunctionToolActionResult", "deferred_result", "forking_tool",
+    "function_tool",
     # models
-    "Model", "ModelSettings", "Provider", "ResolvedModelSettings", "fallback_models", "find_model",
+    "Model", "ModelSettings", "MultiClient", "Provider", "ResolvedModelSettings", "fallback_models", "find_model",
     "claude_35_haiku", "claude_35_sonnet", "claude_37_sonnet", "claude_4_opus", "claude_4_sonnet",
     "gpt_41", "gpt_41_mini", "gpt_41_nano", "gpt_5", "gpt_54", "gpt_54_mini", "gpt_5_mini", "gpt_5_nano",
     "grok_3", "grok_3_mini", "o3", "o4_mini",
     # tasks, and the system that runs them
-    "AgentWorkerConfig", "EventsConfig", "HealthConfig", "MaintenanceWorkerConfig", "Orchestrator", "RedisConfig",
-    "RunnerSupervisorConfig", "SupervisorConfig", "Task", "TaskStatus", "TaskTTLConfig",
+    "AgentWorkerConfig", "EventsConfig", "HealthConfig", "LoggingConfig", "MaintenanceWorkerConfig",
+    "MetricsTimelineConfig", "ObservabilityConfig", "Orchestrator", "RedisConfig", "RunnerSupervisorConfig",
+    "SupervisorConfig", "Task", "TaskStatus", "TaskTTLConfig",
     # events
-    "AgentEvent", "BaseEvent", "EventPublisher", "QueueEvent",
+    "AgentEvent", "BaseEvent", "BatchEvent", "EventPublisher", "QueueEvent",
     # errors: all of them are in factorial.errors
     "FactorialError", "FatalAgentError", "RetryableError",
 ]  # fmt: skip

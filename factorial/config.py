@@ -5,14 +5,15 @@ of `python -m factorial.supervisor`: its tables have the same names and fields.
 """
 
 import difflib
+import math
 import os
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import field, fields, is_dataclass
+from dataclasses import InitVar, field, fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, dataclass_transform, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, dataclass_transform, get_args, get_type_hints
 from urllib.parse import quote
 
 from annotated_types import Ge, Gt, Le
@@ -22,8 +23,9 @@ from pydantic.dataclasses import dataclass as pydantic_dataclass
 from factorial.errors import ConfigError
 
 __all__ = [
-    "AgentWorkerConfig", "EventsConfig", "GroupConfig", "HealthConfig", "MaintenanceWorkerConfig", "RedisConfig",
-    "RunnerConfig", "RunnerSupervisorConfig", "SupervisorConfig", "SystemConfig", "TaskTTLConfig",
+    "AgentWorkerConfig", "EventsConfig", "GroupConfig", "HealthConfig", "LoggingConfig", "MaintenanceWorkerConfig",
+    "MetricsTimelineConfig", "ObservabilityConfig", "RedisConfig", "RunnerConfig", "RunnerSupervisorConfig",
+    "SupervisorConfig", "SystemConfig", "TaskTTLConfig",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -34,14 +36,21 @@ Pause = Annotated[float, Strict(), AllowInfNan(False), Ge(0), Le(86_400)]
 Count = Annotated[int, Strict(), Ge(1), Le(1_000_000)]
 Limit = Annotated[int, Strict(), Ge(0), Le(1_000_000)]
 Megabytes = Annotated[int, Strict(), Ge(1), Le(100_000_000)]
+Port = Annotated[int, Strict(), Ge(1), Le(65_535)]
 Strategy = Literal["one_for_one", "one_for_all", "rest_for_one"]
 Restart = Literal["permanent", "transient", "temporary"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+LogFormat = Literal["text", "json"]
 AutoShutdown = Literal["never", "any_significant", "all_significant"]
 
 _SCHEMES = ("redis", "rediss", "unix", "embedded")
 _NAMESPACE = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 _HOST_PORT_DATABASE = re.compile(r"//([^/?#]*@)?([^/?#@:\[\]]*|\[[^/?#@\]]*\])(:[0-9]{1,5})?(/[0-9]*)?(\?.*)?")
 _REFERENCE = re.compile(r"[^\s:/\\.]+(\.[^\s:/\\.]+)*:[^\s:]+")  # a file's path is none
+_HOST = re.compile(r"[A-Za-z0-9_.:%-]{1,255}")
+_ORIGIN = re.compile(r"https?://[^\s/?#]+")
+_BUCKET_SECONDS = {"seconds": 1, "minutes": 60, "hours": 3600, "days": 86_400}
+_MOST_BUCKETS = 5000
 _GROUP = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -87,6 +96,15 @@ class AgentWorkerConfig:
     """Seconds before the first retry. Each further one doubles it, with jitter, up to `max_retry_delay`."""
     max_retry_delay: Seconds = 60.0
     """The longest pause between two tries, unless the provider asks for a longer one."""
+    missed_heartbeats_threshold: InitVar[Annotated[int, Strict(), Ge(1), Le(100)] | None] = None
+    """What 0.1.x called `missed_heartbeats`."""
+    missed_heartbeats_grace_period: InitVar[Pause | None] = None
+    """Of 0.1.x: seconds beyond them. As many heartbeats more may be missed."""
+
+    def __post_init__(self, threshold: int | None, grace_period: float | None) -> None:
+        missed = self.missed_heartbeats if threshold is None else threshold
+        missed += math.ceil((grace_period or 0) / self.heartbeat_interval)
+        object.__setattr__(self, "missed_heartbeats", max(missed, 2))
 
     @property
     def lease(self) -> float:
@@ -114,6 +132,8 @@ class MaintenanceWorkerConfig:
     task_ttl: TaskTTLConfig = field(default_factory=TaskTTLConfig)
     max_cleanup_batch: Annotated[int, Strict(), Ge(1), Le(1000)] = 100
     """Tasks that one script call reclaims or removes; a round repeats it until nothing is left."""
+    metrics_timeline: InitVar[Any] = None
+    """Of 0.1.x: accepted, and not needed. What is counted is the same in a whole system: `metrics_config`."""
 
 
 @settings
@@ -124,6 +144,85 @@ class EventsConfig:
     """Events kept per owner; the oldest go first."""
     ttl: Seconds = 86400.0
     """Seconds after an owner's last event when its stored events go."""
+
+
+@settings
+class MetricsTimelineConfig:
+    """What is counted of the tasks, and for how long (checklist O12): `Orchestrator.get_metrics` reads it.
+
+    A timeline may have from 1 to 5,000 buckets. (0.1.x wanted at least 50 of them, for its chart.)
+    """
+
+    timeline_duration: Seconds = 3600.0
+    """Seconds that the timeline shows."""
+    bucket_size: Literal["seconds", "minutes", "hours", "days"] = "minutes"
+    """What is counted together: all that happens within one second, minute, hour or day (UTC)."""
+    retention_multiplier: Annotated[float, Strict(), AllowInfNan(False), Ge(1), Le(100)] = 2.0
+    """Counts are kept for so many times `timeline_duration`."""
+
+    def __post_init__(self) -> None:
+        if self.timeline_duration < self.bucket_duration:
+            raise ValueError(
+                f"timeline_duration={self.timeline_duration:g} is less than one of its buckets, which "
+                f"bucket_size={self.bucket_size!r} makes {self.bucket_duration} seconds long: "
+                "use a longer timeline, or smaller buckets"
+            )
+        if self.bucket_count > _MOST_BUCKETS:
+            raise ValueError(
+                f"timeline_duration={self.timeline_duration:g} with bucket_size={self.bucket_size!r} makes "
+                f"{self.bucket_count} buckets, and the most is {_MOST_BUCKETS}: use larger ones, or a shorter timeline"
+            )
+
+    @property
+    def bucket_duration(self) -> int:
+        """Seconds that one bucket is long."""
+        return _BUCKET_SECONDS[self.bucket_size]
+
+    @property
+    def bucket_count(self) -> int:
+        """How many buckets a timeline has."""
+        return math.ceil(self.timeline_duration / self.bucket_duration)
+
+    @property
+    def retention_duration(self) -> int:
+        """Seconds for which counts are kept."""
+        return math.ceil(self.timeline_duration * self.retention_multiplier)
+
+    @property
+    def display_name(self) -> str:
+        """How long the timeline is, for a heading: `90s`, `50m`, `1h`, `7d`. A part of a minute is left out."""
+        seconds = int(self.timeline_duration)
+        for unit, length in (("d", 86_400), ("h", 3600)):
+            if seconds % length == 0:
+                return f"{seconds // length}{unit}"
+        return f"{seconds // 60}m" if seconds >= 120 else f"{seconds}s"
+
+
+@settings
+class ObservabilityConfig:
+    """The dashboard (checklist O11). Its page comes with a later release: this one takes the settings, and checks them.
+
+    Until then, `python -m factorial.supervisor status` draws the system, and `Orchestrator.get_metrics` tells what was
+    done. `Orchestrator.run` says so in the log if it is given such a configuration with `enabled=True`.
+    """
+
+    enabled: Flag = True
+    """Whether the dashboard is wanted."""
+    host: str = "127.0.0.1"
+    """Address or name to listen on. The default is this machine alone; "0.0.0.0" is everybody who reaches it."""
+    port: Port = 8080
+    """Port to listen on."""
+    cors_origins: tuple[str, ...] = ()
+    """Web pages of other origins that may read it, such as "https://intranet.example"; "*" for all of them."""
+    dashboard_name: str | None = None
+    """Its heading."""
+
+    def __post_init__(self) -> None:
+        if not _HOST.fullmatch(self.host):
+            raise ValueError(f"host={self.host!r}: give a name or an address alone, such as '127.0.0.1' or '0.0.0.0'")
+        for origin in self.cors_origins:
+            if origin != "*" and not _ORIGIN.fullmatch(origin):
+                raise ValueError(f"cors_origins: {origin!r} is no origin: write 'https://HOST', without a path, or '*'")
 
 
 @settings
@@ -165,6 +264,28 @@ class RedisConfig:
         except ValueError as invalid:
             raise ConfigError(f"in the environment, {invalid}") from None
         return url
+
+
+@settings
+class LoggingConfig:
+    """What the processes of a system write to standard error (checklist I10)."""
+
+    level: LogLevel = "info"
+    """Lines of this level and above. `FACTORIAL_LOG_LEVEL` in the environment replaces it."""
+    format: LogFormat = "text"
+    """Lines for people, or JSON objects, one a line. `FACTORIAL_LOG_FORMAT` in the environment replaces it."""
+
+    @property
+    def resolved(self) -> "LoggingConfig":
+        """With what the environment says instead. Raises `ConfigError`."""
+        chosen: dict[str, Any] = {"level": self.level, "format": self.format}
+        for name, known in (("level", get_args(LogLevel)), ("format", get_args(LogFormat))):
+            variable = f"FACTORIAL_LOG_{name.upper()}"
+            if value := os.environ.get(variable, "").strip().lower():
+                if value not in known:
+                    raise ConfigError(f"in the environment, {variable}={value[:20]!r}: {_hint(value, known)}")
+                chosen[name] = value
+        return LoggingConfig(**chosen)
 
 
 @settings
@@ -303,6 +424,8 @@ class SystemConfig:
 
     redis: RedisConfig = field(default_factory=RedisConfig)
     events: EventsConfig = field(default_factory=EventsConfig)
+    metrics: MetricsTimelineConfig = field(default_factory=MetricsTimelineConfig)
+    logging: LoggingConfig = field(default_factory=LoggingConfig)
     supervisor: SupervisorConfig = field(default_factory=SupervisorConfig)
     group: tuple[GroupConfig, ...] = ()
     runner: tuple[RunnerConfig, ...] = ()

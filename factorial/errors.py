@@ -19,7 +19,8 @@
      │    └── ModelRefusedError           the provider refuses this request for good: key, model name, bad request
      ├── RetryableError                   raise it in an agent or a tool: the turn is tried again, with backoff
      ├── FatalAgentError                  raise it in an agent or a tool: the run ends as failed, at once
-     │    └── MaxTurnsError               the last allowed turn did not end the run
+     │    ├── MaxTurnsError               the last allowed turn did not end the run
+     │    └── ContextWindowError          the request cannot be made to fit `context_window_limit`
      ├── TurnTimeoutError                 a turn took longer than `turn_timeout`
      └── SupervisionError                 a child process could not be started
 
@@ -140,6 +141,10 @@ class FatalAgentError(FactorialError):
 
 class MaxTurnsError(FatalAgentError):
     """The last turn that `max_turns` allows did not end the run."""
+
+
+class ContextWindowError(FatalAgentError):
+    """What has to be sent to the model takes more tokens than `context_window_limit`, or the model's window, has."""
 
 
 class TurnTimeoutError(FactorialError):

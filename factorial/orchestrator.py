@@ -4,6 +4,7 @@ Any number of orchestrators, in web backends and scripts, work on the same Redis
 """
 
 import asyncio
+import logging
 import os
 import uuid
 from collections import OrderedDict
@@ -13,15 +14,21 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar, overload
 
 from factorial.agent.agent import BaseAgent
+from factorial.agent.awaiting import encode_result
 from factorial.config import (
     AgentWorkerConfig,
     EventsConfig,
     HealthConfig,
+    LoggingConfig,
     MaintenanceWorkerConfig,
+    MetricsTimelineConfig,
+    ObservabilityConfig,
     RedisConfig,
     Restart,
     RunnerSupervisorConfig,
     SupervisorConfig,
+    SystemConfig,
+    TaskTTLConfig,
 )
 from factorial.config import redis_url as url_of
 from factorial.context import AgentContext, opening_messages
@@ -36,22 +43,30 @@ from factorial.errors import (
 from factorial.events import EventType, QueueEvent, encode_event
 from factorial.loop import close_with_loop
 from factorial.mailbox import Mailbox
+from factorial.mailbox.client import RedisClient, new_client, url_of_pool
 from factorial.mailbox.embedded import EmbeddedServer, resolve
 from factorial.mailbox.enqueue import enqueue
+from factorial.mailbox.give import give
 from factorial.mailbox.keys import Keys
+from factorial.mailbox.metrics import Metrics, read_metrics
 from factorial.mailbox.post import cancel, post
-from factorial.mailbox.read import born_at, read_owner, read_run, read_status
-from factorial.mailbox.subscription import EventFilter, Position, activity_since
+from factorial.mailbox.read import born_at, read_batch, read_owner, read_run, read_status
+from factorial.mailbox.subscription import EventFilter, Position, activity_since, end_of_events
 from factorial.snapshot import encode_fields, encode_messages
+from factorial.story import Story
 from factorial.supervisor.embedding import Registered, run_registered
-from factorial.task import Task, TaskStatus, check_owner_id, check_task_id
+from factorial.task import Task, TaskMetadata, TaskStatus, check_owner_id, check_task_id
 from factorial.utils import iso
 
-__all__ = ["Orchestrator"]
+__all__ = [
+    "AgentWorkerConfig", "MaintenanceWorkerConfig", "MetricsTimelineConfig", "ObservabilityConfig", "Orchestrator",
+    "TaskTTLConfig",
+]  # fmt: skip
 
 ContextType = TypeVar("ContextType", bound=AgentContext)
 
 _MOST_MARKS = 10_000
+_LONGEST_CALL_ID = 512
 _ROLES = ("system", "developer", "user", "assistant")
 
 
@@ -63,9 +78,13 @@ class Orchestrator:
             environment (`REDIS_URL`, or `REDIS_HOST` and its companions), else localhost:6379.
         redis_max_connections: accepted, and never reached: an orchestrator uses one connection for commands and one
             for events, however many tasks and subscribers it serves.
-        openai_api_key: put into this process's environment, where the agents and the worker processes find it. It is
-            never stored or logged.
-        namespace: first part of every key. Systems with different namespaces do not see each other.
+        redis_pool: a redis-py connection pool, for its address and credentials alone. It stays the caller's.
+        openai_api_key, xai_api_key: put into this process's environment, where the agents and the worker processes find
+            them. They are never stored or logged.
+        namespace: first part of every key, by default "factorial". Systems with different ones do not see each other.
+        logging_config: what `run` has its processes log, and how (I10). A program that has set up logging keeps that.
+        metrics_config: what is counted, and for how long (O12). Worker processes that `run` starts count alike.
+        observability_config: the dashboard's settings (O11), for a later release: this one has no page to show.
 
     It may be made anywhere, connects when it is first used, and works in any event loop, also in several one after the
     other. Raises `ConfigError`.
@@ -80,31 +99,48 @@ class Orchestrator:
         redis_db: int | None = None,
         redis_password: str | None = None,
         redis_max_connections: int = 50,
+        redis_pool: Any = None,
         openai_api_key: str | None = None,
-        namespace: str = "factorial",
+        xai_api_key: str | None = None,
+        namespace: str | None = None,
         events_config: EventsConfig | None = None,
         supervisor_config: SupervisorConfig | None = None,
+        metrics_config: MetricsTimelineConfig | None = None,
+        observability_config: ObservabilityConfig | None = None,
+        logging_config: LoggingConfig | None = None,
     ) -> None:
         parts = {"host": redis_host, "port": redis_port, "db": redis_db, "password": redis_password}
         given = [f"redis_{name}" for name, value in parts.items() if value is not None]
         if redis_url is not None and given:
             raise ConfigError(f"redis_url and {given[0]} exclude each other: give one of them")
+        if redis_pool is not None:
+            if redis_url is not None or given:
+                raise ConfigError(f"redis_pool and {[*given, 'redis_url'][0]} exclude each other: give one of them")
+            redis_url = url_of_pool(redis_pool)
         if redis_max_connections < 1:
             raise ConfigError(f"redis_max_connections={redis_max_connections}: use a whole number of at least 1")
         if given:
-            redis_url = url_of(
-                host=redis_host or "localhost", port=redis_port or 6379, db=redis_db or 0, password=redis_password
-            )
-        self.redis = RedisConfig(url=redis_url or "", namespace=namespace)
+            host = redis_host or os.environ.get("REDIS_HOST") or "localhost"
+            redis_url = url_of(host=host, port=redis_port or 6379, db=redis_db or 0, password=redis_password)
+        self.redis = RedisConfig(url=redis_url or "", namespace=namespace or "factorial")
         self.events = events_config or EventsConfig()
         self.supervisor = supervisor_config or SupervisorConfig()
+        self.metrics = metrics_config or MetricsTimelineConfig()
+        self.observability = observability_config
+        self.logging = logging_config or LoggingConfig()
         self.runners: dict[str, Registered] = {}
-        self._keys = Keys(namespace)
+        self._keys = Keys(self.redis.namespace)
         self._server: EmbeddedServer | None = None
         self._opened: dict[asyncio.AbstractEventLoop, asyncio.Future[_Opened]] = {}
         self._unwatched: OrderedDict[str, str] = OrderedDict()
-        if openai_api_key:
-            os.environ["OPENAI_API_KEY"] = openai_api_key
+        for variable, key in (("OPENAI_API_KEY", openai_api_key), ("XAI_API_KEY", xai_api_key)):
+            if key:
+                os.environ[variable] = key
+
+    @property
+    def namespace(self) -> str:
+        """First part of every key."""
+        return self.redis.namespace
 
     # -- the system
 
@@ -138,15 +174,36 @@ class Orchestrator:
             restart,
         )
 
-    def run(self) -> None:
+    @property
+    def agents_by_name(self) -> dict[str, BaseAgent[Any]]:
+        """The agents that have a runner here."""
+        return {name: registered.agent for name, registered in self.runners.items()}
+
+    @property
+    def agents(self) -> list[BaseAgent[Any]]:
+        """The agents that have a runner here, in the order in which they were registered."""
+        return list(self.agents_by_name.values())
+
+    def get_agent(self, agent_name: str) -> BaseAgent[Any] | None:
+        """The agent of this name, if it has a runner here."""
+        return self.agents_by_name.get(agent_name)
+
+    def run(self, run_observability_server: bool = True) -> None:
         """Start the supervision tree with all registered runners, and block until SIGINT or SIGTERM ends it (O03).
 
         Each runner's processes import its agent by name. In such a process this call returns at once, so a script needs
         no `if __name__ == "__main__"` around it; but what stands before and after the call in the agent's module is
-        executed in each of them, too: keep agents in a module of their own. Raises `ConfigError`, `MailboxError` and
-        `SupervisionError`.
+        executed in each of them, too: keep agents in a module of their own. `run_observability_server=False`: without
+        the dashboard, whatever its settings. Raises `ConfigError`, `MailboxError` and `SupervisionError`.
         """
-        run_registered(self.redis, self.events, self.supervisor, list(self.runners.values()))
+        config = SystemConfig(
+            redis=self.redis,
+            events=self.events,
+            metrics=self.metrics,
+            logging=self.logging,
+            supervisor=self.supervisor,
+        )
+        run_registered(config, list(self.runners.values()), self.observability if run_observability_server else None)
 
     # -- tasks
 
@@ -193,7 +250,14 @@ class Orchestrator:
         )
         if stored.event_id:
             self._mark(task.owner_id, stored.event_id)
+            Story(task.id, agent.name, task.owner_id).enqueued()
         return task
+
+    async def create_agent_task(
+        self, agent: BaseAgent[ContextType], payload: ContextType, owner_id: str
+    ) -> Task[ContextType]:
+        """`enqueue_task`, by another name."""
+        return await self.enqueue_task(agent, owner_id=owner_id, payload=payload)
 
     async def get_task_status(self, task_id: str) -> TaskStatus:
         """Where the task stands (checklist O07). Raises `TaskNotFoundError`, `InvalidTaskIdError`."""
@@ -206,6 +270,7 @@ class Orchestrator:
         """All that is known of the task, as plain data; None if there is no such task (checklist O08).
 
         `payload` is the context, with `messages`, `turn`, and in the end `output`; `error` says why it failed last.
+        `waits_for` lists what a parked task waits for: `tool:<tool call id>`, `child:<task id>`.
         """
         run = await read_run((await self._mailbox()).scripts, check_task_id(task_id))
         if run is None:
@@ -220,9 +285,20 @@ class Orchestrator:
             "pickups": run.pickups,
             "error": run.error or None,
             "process": run.holder or None,
+            "metadata": TaskMetadata(
+                run.owner_id, run.parent_id or None, run.batch_id or None, run.created_at
+            ).to_dict(),
+            "parent_id": run.parent_id or None,
+            "batch_id": run.batch_id or None,
+            "waits_for": run.waits_for,
             "created_at": iso(run.created_at),
             "ended_at": iso(run.ended_at) if run.ended_at else None,
         }
+
+    async def get_task_agent(self, task_id: str) -> BaseAgent[Any] | None:
+        """The agent of the task, if there is such a task and the agent has a runner here."""
+        whose = await read_owner((await self._mailbox()).scripts, check_task_id(task_id))
+        return self.get_agent(whose[1]) if whose else None
 
     async def cancel_task(self, task_id: str) -> TaskStatus:
         """Have the task end as cancelled (checklist O09). Accepted means that it will.
@@ -231,7 +307,11 @@ class Orchestrator:
         status is `processing` until it has ended. Raises `TaskNotFoundError`, and `InactiveTaskError` if the task has
         completed or failed.
         """
-        return await cancel((await self._mailbox()).scripts, task_id=check_task_id(task_id))
+        scripts = (await self._mailbox()).scripts
+        status = await cancel(scripts, task_id=check_task_id(task_id))
+        if Story.is_wanted(logging.DEBUG) and (whose := await read_owner(scripts, task_id)):
+            Story(task_id, whose[1], whose[0]).cancelling(status)
+        return status
 
     async def steer_task(self, task_id: str, messages: Sequence[Mapping[str, Any]]) -> None:
         """Have the task read `messages` before its next model call (checklist O10).
@@ -263,6 +343,65 @@ class Orchestrator:
         )
         await scripts.run("publish", owner_id, uuid.uuid4().hex, encode_event(event))
 
+    async def get_metrics(
+        self, agent: BaseAgent[Any] | str | None = None, *, timeline: MetricsTimelineConfig | None = None
+    ) -> Metrics:
+        """What became of the tasks lately, and how many are in flight, for each agent (checklist O12).
+
+        `agent`: this one alone (an agent, or a name); else all that were counted lately or that some process works for.
+        `timeline`: another view than that of `metrics_config`, as far as the counts are still kept.
+
+            {"at": "2026-01-02T03:04:05.678Z", "bucket_seconds": 60, "agents": {"weather": {
+                "now": {"queued": 2, "processing": 7, "backoff": 0, "waiting": 1},
+                "totals": {"enqueued": 40, "completed": 28, "failed": 1, "cancelled": 1, "retried": 3, "recovered": 0,
+                           "mean_duration": {"completed": 4.2, "failed": 61.5, "cancelled": 0.9}, "max_duration": ...},
+                "buckets": [{"start": "2026-01-02T02:05:00.000Z", "enqueued": 0, ...}, ...]}}}
+
+        Buckets begin at whole seconds, minutes, hours or days in UTC; there are as many as fit into the timeline, and
+        the last one is under way. Durations are seconds from enqueued to ended. A task counts in the bucket in which it
+        happened, by the server's clock. Clients whose settings differ do not disturb each other: if some have counted
+        in longer buckets, all is told in these (`bucket_seconds`). Raises `MailboxError`.
+        """
+        name = agent.name if isinstance(agent, BaseAgent) else agent
+        return await read_metrics((await self._mailbox()).scripts, timeline or self.metrics, name)
+
+    async def complete_deferred_tool(self, task_id: str, tool_call_id: str, result: Any) -> bool:
+        """Give the result of a deferred tool's call; the task goes on when all is there that it waits for (T02).
+
+        `result` is what a tool may return: text, anything that JSON can hold, a pair `(text for the model, data)`; or
+        an exception, which the model sees as an error. True: it is kept. False: nobody waits for it; it was given
+        before, is too late, or there is no such call. May be called from anywhere, also before the task is parked.
+        Raises `ContextError` if the result cannot be stored as JSON.
+        """
+        call_id: object = tool_call_id
+        if not isinstance(call_id, str) or not 0 < len(call_id) <= _LONGEST_CALL_ID:
+            raise ConfigError(
+                f"tool_call_id={str(tool_call_id)[:80]!r}: give the id of the call, "
+                "which is execution_ctx.tool_call_id in the tool"
+            )
+        encoded = encode_result(tool_call_id, result)
+        scripts = (await self._mailbox()).scripts
+        return await give(scripts, task_id=check_task_id(task_id), tool_call_id=tool_call_id, result=encoded)
+
+    async def get_batch_data(self, batch_id: str) -> dict[str, Any] | None:
+        """How far the tasks of a batch are, as plain data; None if there is no such batch (any more).
+
+        `total_tasks`, `completed_tasks` (those that have ended, however), `progress` in percent, and of the ended ones
+        how many are `completed`, `failed` and `cancelled`. Kept as long as events after the last one has ended.
+        """
+        batch = await read_batch((await self._mailbox()).scripts, check_task_id(batch_id))
+        if batch is None:
+            return None
+        return {
+            "id": batch_id,
+            "total_tasks": batch.total,
+            "completed_tasks": batch.ended,
+            "progress": 100 * batch.ended / batch.total,
+            "completed": batch.completed,
+            "failed": batch.failed,
+            "cancelled": batch.cancelled,
+        }
+
     # -- events
 
     def get_updates_channel(self, owner_id: str) -> str:
@@ -279,6 +418,9 @@ class Orchestrator:
         event_types: Collection[str] | None = None,
         event_pattern: str | None = None,
         after: str | None = None,
+        *,
+        timeout: float | None = None,
+        ignore_subscribe_messages: bool = True,
     ) -> AsyncGenerator[dict[str, Any], None]:
         """The owner's events as dictionaries, in order, each once, without end (checklist I06, E01).
 
@@ -290,6 +432,9 @@ class Orchestrator:
         else with what this orchestrator enqueued for the owner since it was last subscribed to; else with the owner's
         present or latest activity. So a subscriber that comes after its task was enqueued, or has even ended, misses
         nothing.
+
+        `timeout` and `ignore_subscribe_messages` are accepted and change nothing: this waits for as long as it takes
+        (`asyncio.timeout` ends it), and yields events alone.
 
         A connection that is lost is found again, and nothing is missed by it. If events that were to come have been
         trimmed (`EventsConfig`), an update of type `subscription_gap` says so. Raises `ConfigError`, and
@@ -304,15 +449,19 @@ class Orchestrator:
 
     async def _start(
         self, mailbox: Mailbox, owner_id: str, task_ids: Collection[str] | None, after: str | None
-    ) -> Position | None:
-        if after is not None:
-            return None if after == "$" else Position.after(after)
+    ) -> Position:
+        if after is not None and after != "$":
+            return Position.after(after)
+        # Before what else is asked for: a task that is enqueued meanwhile is found, or its events come after this.
+        newest = await end_of_events(mailbox.scripts, owner_id)
+        if after == "$":
+            return newest
         if task_ids:
             births = await born_at(mailbox.scripts, [check_task_id(task_id) for task_id in task_ids])
         else:
             since = await activity_since(mailbox.scripts, owner_id)
             births = [event_id for event_id in (self._unwatched.pop(owner_id, None), since) if event_id]
-        return min((Position.before(event_id) for event_id in births), default=None)
+        return min((Position.before(event_id) for event_id in births), default=newest)
 
     def _mark(self, owner_id: str, event_id: str) -> None:
         """Remember where the owner's events begin that nobody has subscribed to here."""
@@ -321,6 +470,13 @@ class Orchestrator:
             self._unwatched.popitem(last=False)
 
     # -- the connection
+
+    async def get_redis_client(self) -> RedisClient:
+        """A redis-py client for the same server, with connections of its own, that answers in text. Close it after use.
+
+        For what you keep there yourself, and to hear `get_updates_channel`.
+        """
+        return new_client((await self._mailbox()).redis)
 
     async def _mailbox(self) -> Mailbox:
         """The mailbox of the running event loop; it is opened when it is first asked for, and closed with the loop."""
@@ -336,7 +492,7 @@ class Orchestrator:
             _, self._server = await asyncio.to_thread(resolve, redis.resolved_url)
         if self._server is not None:  # held by this object, not by its mailboxes: it outlives their event loops
             redis = replace(redis, url=self._server.url)
-        mailbox = await Mailbox.open(redis, self.events)
+        mailbox = await Mailbox.open(redis, self.events, self.metrics)
         loop = asyncio.get_running_loop()
 
         async def close() -> None:
@@ -374,10 +530,20 @@ def _checked_messages(messages: Any) -> Sequence[Mapping[str, Any]]:
     if not isinstance(messages, list | tuple) or not messages:
         raise ConfigError('Invalid steering message format: give a list such as [{"role": "user", "content": "..."}]')
     for position, message in enumerate(messages):
-        content = message.get("content") if isinstance(message, Mapping) else None
-        if not content or not isinstance(content, str | list) or message.get("role") not in _ROLES:
+        if not isinstance(message, Mapping) or message.get("role") not in _ROLES or not _is_content(message):
             raise ConfigError(
                 f"Invalid steering message format: messages[{position}] needs a 'content' (text, or a list of parts), "
                 f"and a 'role' ({', '.join(_ROLES)})"
             )
+        if message.get("tool_calls"):  # nobody would answer them, and no provider takes such a conversation
+            raise ConfigError(
+                f"Invalid steering message format: messages[{position}] calls tools, which only a model can"
+            )
     return messages
+
+
+def _is_content(message: Mapping[str, Any]) -> bool:
+    content = message.get("content")
+    if isinstance(content, list):
+        return bool(content) and all(isinstance(part, Mapping) and part.get("type") for part in content)
+    return isinstance(content, str) and bool(content)

@@ -37,7 +37,10 @@ class ContextSnapshot:
     """What is known to be stored of a context. `fields` is what its fields were read from, if they were."""
 
     def __init__(self, context: AgentContext, fields: Mapping[str, bytes] | None = None) -> None:
-        self._fields = encode_fields(context) if fields is None else dict(fields)
+        written = encode_fields(context)
+        if fields is not None:  # written by another process, where a set may have another order
+            written = {name: written.get(name, value) for name, value in fields.items()}
+        self._fields = written
         self._messages = [_copy(message) for message in context.messages]
 
     def changed_fields(self, context: AgentContext) -> dict[str, bytes]:

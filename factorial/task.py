@@ -4,29 +4,28 @@ The transition table, as the mailbox's scripts enforce it (`mailbox/*.lua`):
 
     status               leaves for
     queued               processing (claim) · cancelled
-    processing           completed · failed · cancelled · queued (release, reclaim) · backoff
+    processing           completed · failed · cancelled · queued (release, reclaim) · backoff · pending_* (park)
+    pending_*            queued (all that it waits for has come, or is overdue) · cancelled
     backoff              queued (when due) · cancelled
     completed, failed, cancelled      nothing: they end the run
 """
 
-import re
 import uuid
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from enum import StrEnum
-from typing import Any, Generic, TypeVar
+from enum import StrEnum, nonmember
+from typing import Any, Generic
 
-from factorial.context import AgentContext
+from factorial.context import ContextType
 from factorial.errors import ConfigError, InvalidTaskIdError
+from factorial.utils import is_valid_task_id
 
 __all__ = [
-    "NextStep", "Continue", "Complete", "Backoff", "Release", "Fail", "Cancel",
+    "AwaitedCall", "NextStep", "Continue", "Complete", "Park", "Backoff", "Release", "Fail", "Cancel",
     "Task", "TaskMetadata", "TaskStatus", "check_owner_id", "check_task_id", "new_task_id",
 ]  # fmt: skip
 
-ContextType = TypeVar("ContextType", bound=AgentContext)
-
-_TASK_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
 _OWNER_ID_LIMIT = 256
 
 
@@ -36,9 +35,17 @@ class TaskStatus(StrEnum):
     QUEUED = "queued"
     PROCESSING = "processing"
     BACKOFF = "backoff"
+    PENDING_TOOL_RESULTS = "pending_tool_results"
+    """Parked until the results of deferred tools come; of children, too, if it waits for both."""
+    PENDING_CHILD_TASKS = "pending_child_tasks"
+    """Parked until the tasks that it has spawned have ended."""
     COMPLETED = "completed"
     FAILED = "failed"
     CANCELLED = "cancelled"
+
+    # Names of 0.1.x: no task was ever active or paused, but a program may ask whether one is.
+    ACTIVE = nonmember("active")
+    PAUSED = nonmember("paused")
 
     @property
     def is_final(self) -> bool:
@@ -51,7 +58,20 @@ class TaskMetadata:
     """Whose task it is and when it was made."""
 
     owner_id: str
+    parent_id: str | None = None
+    """The task that spawned it."""
+    batch_id: str | None = None
+    """The batch that it was spawned with."""
     created_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON data; `created_at` in seconds since 1970."""
+        return {
+            "owner_id": self.owner_id,
+            "parent_id": self.parent_id,
+            "batch_id": self.batch_id,
+            "created_at": self.created_at.timestamp(),
+        }
 
 
 def new_task_id() -> str:
@@ -80,10 +100,48 @@ class Task(Generic[ContextType]):
         """Whose event stream the task's events go to."""
         return self.metadata.owner_id
 
+    @classmethod
+    def create(
+        cls, owner_id: str, agent: str, payload: ContextType, batch_id: str | None = None
+    ) -> "Task[ContextType]":
+        """A task for the agent of this name. `agent.create_task` knows the agent, and checks the payload."""
+        return Task(agent, payload, TaskMetadata(check_owner_id(owner_id), batch_id=batch_id))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The task as plain JSON data."""
+        return {
+            "id": self.id,
+            "status": self.status.value,
+            "agent": self.agent,
+            "payload": self.payload.to_dict(),
+            "pickups": self.pickups,
+            "retries": self.retries,
+            "metadata": self.metadata.to_dict(),
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], context_class: type[ContextType]) -> "Task[ContextType]":
+        """The task that `to_dict` or `orchestrator.get_task_data` told of. Raises pydantic's `ValidationError`."""
+        metadata = data["metadata"]
+        return Task(
+            agent=data["agent"],
+            payload=context_class.from_dict(data["payload"]),
+            metadata=TaskMetadata(
+                owner_id=metadata["owner_id"],
+                parent_id=metadata["parent_id"],
+                batch_id=metadata["batch_id"],
+                created_at=datetime.fromtimestamp(metadata["created_at"], UTC),
+            ),
+            id=data["id"],
+            status=TaskStatus(data["status"]),
+            retries=data["retries"],
+            pickups=data["pickups"],
+        )
+
 
 def check_task_id(task_id: object) -> str:
     """`task_id` if it can be one; raises `InvalidTaskIdError` otherwise."""
-    if isinstance(task_id, str) and _TASK_ID.fullmatch(task_id):
+    if isinstance(task_id, str) and is_valid_task_id(task_id):
         return task_id
     raise InvalidTaskIdError(task_id)
 
@@ -108,9 +166,32 @@ class Continue:
 
 @dataclass(frozen=True, slots=True)
 class Complete:
-    """The run has its output."""
+    """The run has its output. `is_last`: no further turn is allowed, so unread steering cannot lead to one."""
 
     output: Any
+    is_last: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitedCall:
+    """A tool call of a turn that waits. Each one of the turn is listed, in the model's order."""
+
+    tool_call_id: str
+    message: dict[str, Any] | None = None
+    """What answers the call, if that is known: it is held back until the others are answered."""
+    children: tuple[str, ...] | None = None
+    """The tasks whose ends it waits for; None: it waits for a result from outside."""
+    shown: str | None = None
+    """What the model sees before the results of the children."""
+    timeout: float = 0.0
+    """Seconds after which it is waited for no more; 0: never."""
+
+
+@dataclass(frozen=True, slots=True)
+class Park:
+    """The turn waits for results from outside, or for children; nobody holds the run meanwhile."""
+
+    calls: tuple[AwaitedCall, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,4 +219,4 @@ class Cancel:
     """The run ends as cancelled: somebody asked for it."""
 
 
-NextStep = Continue | Complete | Backoff | Release | Fail | Cancel
+NextStep = Continue | Complete | Park | Backoff | Release | Fail | Cancel

@@ -3,6 +3,7 @@
 `from factorial.utils import BaseModel` is a documented import (checklist A07).
 """
 
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -12,17 +13,23 @@ from pydantic_core import from_json, to_json
 
 __all__ = [
     "BaseModel",
+    "decode",
     "dump_anything",
     "dump_json",
+    "is_valid_task_id",
     "iso",
     "listed",
     "load_json",
     "one_line",
     "printable_text",
+    "serialize_data",
     "shorten",
+    "to_snake_case",
 ]
 
 _DEEPEST = 20
+_TASK_ID = re.compile(r"[A-Za-z0-9._:-]{1,128}")
+_WORD_BOUNDARY = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
 def dump_json(value: Any) -> bytes:
@@ -89,4 +96,26 @@ def listed(names: Sequence[str], most: int = 20) -> str:
 
 def one_line(text: str) -> str:
     """`text` on one line, without the characters that would do something to a terminal or a log."""
+    if text.isprintable():
+        return text
     return "".join(character if character.isprintable() else " " for character in text)
+
+
+def is_valid_task_id(task_id: object) -> bool:
+    """Whether `task_id` can be the id of a task: 1 to 128 letters, digits, '-', '_', '.' or ':'."""
+    return isinstance(task_id, str) and _TASK_ID.fullmatch(task_id) is not None
+
+
+def to_snake_case(name: str) -> str:
+    """`WeatherAgent` as `weather_agent`: how an agent is called that was given no name."""
+    return _WORD_BOUNDARY.sub("_", name).lower()
+
+
+def serialize_data(data: Any) -> Any:
+    """`data` as plain JSON data, whatever it is: what JSON cannot hold is shown as text. For the `data` of events."""
+    return load_json(dump_anything(data))
+
+
+def decode(data: bytes | str) -> str:
+    """`data` as text: what a Redis client gives, with or without `decode_responses`."""
+    return data.decode() if isinstance(data, bytes) else data

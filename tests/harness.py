@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 from factorial.actors.runner import Runner
 from factorial.agent.agent import BaseAgent
-from factorial.config import AgentWorkerConfig, MaintenanceWorkerConfig, RedisConfig
+from factorial.config import AgentWorkerConfig, MaintenanceWorkerConfig, MetricsTimelineConfig, RedisConfig
 from factorial.context import AgentContext
 from factorial.mailbox import Mailbox
 from factorial.orchestrator import Orchestrator
@@ -146,10 +146,11 @@ class System:
         *,
         process: str = "",
         grace: float = 5.0,
+        metrics: MetricsTimelineConfig | None = None,
     ) -> Process:
         """Start a process for `agent`."""
         name = process or f"p{len(self.processes) + 1}"
-        mailbox = await Mailbox.open(self.redis)
+        mailbox = await Mailbox.open(self.redis, metrics=metrics)
         runner = Runner(agent, mailbox, name, worker or quick(), maintenance or tidy())
         started = Process(runner, mailbox, Lifeline(name))
         self.processes.append(started)

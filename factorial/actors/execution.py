@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, assert_never
 
@@ -18,32 +18,39 @@ from pydantic_core import to_json
 
 from factorial.actors.ledger import Ledger, Reply
 from factorial.agent.agent import BaseAgent
+from factorial.agent.awaiting import awaited_keys, encode_plan
 from factorial.agent.failure import describe, explain_failure
-from factorial.agent.host import Answer, Left, Proceed, Recorded, Settlement
+from factorial.agent.host import Answer, Child, Left, Proceed, Recorded, Resumed, Settlement
 from factorial.agent.run import Run
 from factorial.config import AgentWorkerConfig
-from factorial.context import AgentContext, ExecutionContext
-from factorial.errors import MailboxError
+from factorial.context import AgentContext, ExecutionContext, opening_messages
+from factorial.errors import MailboxError, RetryableError
 from factorial.events import AgentEvent, BaseEvent, EventType, encode_event
 from factorial.mailbox.claim import ClaimedRun
 from factorial.mailbox.commit import Action, Commit, Committed, commit
 from factorial.mailbox.script import Scripts
+from factorial.mailbox.spawn import NewRun, spawn
 from factorial.mailbox.step import Noted, Superseded
-from factorial.snapshot import Changes, ContextSnapshot, decode_context, decode_message
-from factorial.task import Backoff, Cancel, Complete, Continue, Fail, Release
+from factorial.mailbox.tend import cascade
+from factorial.snapshot import (
+    Changes,
+    ContextSnapshot,
+    decode_context,
+    decode_message,
+    encode_fields,
+    encode_messages,
+)
+from factorial.story import Story
+from factorial.task import Backoff, Cancel, Complete, Continue, Fail, Park, Release
 from factorial.utils import dump_json, load_json
 
 __all__ = ["Execution"]
 
-logger = logging.getLogger(__name__)
-
 _MESSAGE = "/message"
 _CONTEXT = "/context"
+_EXPECTED = "/expected"
+_GOING_ON = (Action.CONTINUE, Action.RESUME)
 _ERROR_LIMIT = 2000
-_LOG_LEVELS = {
-    Action.COMPLETE: logging.INFO, Action.RELEASE: logging.INFO, Action.CANCEL: logging.INFO,
-    Action.BACKOFF: logging.WARNING, Action.FAIL: logging.ERROR,
-}  # fmt: skip
 
 
 class Execution:
@@ -63,14 +70,18 @@ class Execution:
         self._journal: Mapping[str, bytes] = claimed.journal
         self._journaled: dict[bytes, str] = {}
         self._context_entries = 0
+        self._story = Story(claimed.task_id, agent.name, claimed.owner_id)
+        self._turn = 0
+        self._attempt = claimed.retries + 1
         self._unanswered: Commit | None = None
         self._interruption: Cancel | Release | None = None
         self._abandoned = False
         self._draining = False
         self._interruptible = False
         self._task: asyncio.Task[None] | None = None
-        self.retry_in: float | None = None
-        """Once the execution is over: the seconds after which the run is due again, if it backs off."""
+        self.due_in: float | None = None
+        """Once the execution is over: the seconds after which the run is due again, if it backs off, or is parked and
+        waits for something no longer than that."""
 
     # -- for the worker
 
@@ -126,19 +137,23 @@ class Execution:
             elif not self._abandoned:
                 await self._take_turns()
         except asyncio.CancelledError:
-            logger.info("task %s: abandoned", self.task_id)
+            self._story.superseded() if self._abandoned else self._story.trouble(logging.INFO, "its process ends")
         except MailboxError as lost:
-            logger.error("task %s: giving it back: %s", self.task_id, lost)
+            self._story.trouble(logging.ERROR, f"giving it back: {lost}")
             await self._give_back()
         except Exception as unexpected:  # nobody else hears of it, and the run would be held for ever
-            logger.exception("task %s: it cannot be executed", self.task_id)
+            self._story.trouble(logging.ERROR, "it cannot be executed", unexpected)
             await self._give_up(unexpected)
         finally:
             self._ledger.close()
 
     async def _take_turns(self) -> None:
         context, self._snapshot = self._load()
-        self._claimed = replace(self._claimed, conversation=(), fields={}, journal={})  # the context has it all now
+        claimed = self._claimed
+        begins = claimed.token.seq == 0 and not claimed.journal
+        self._claimed = replace(
+            claimed, conversation=(), fields={}, journal={}, awaited={}
+        )  # the context has it all now
         execution = ExecutionContext(
             task_id=self.task_id,
             owner_id=self._claimed.owner_id,
@@ -148,9 +163,21 @@ class Execution:
             pickups=self._claimed.pickups,
             process=self._process,
         )
+        self._turn = context.turn
+        self._story.taken_up(turn=self._turn, attempt=self._attempt, pickups=self._claimed.pickups)
         self._interruptible = True
         try:
-            await Run(self._agent, context, execution, self, self._policy).take_turns()
+            run = Run(
+                self._agent,
+                context,
+                execution,
+                self,
+                self._policy,
+                awaited=claimed.awaited,
+                started_at=claimed.started_at,
+            )
+            del claimed
+            await run.take_turns(begins=begins)
         finally:
             self._interruptible = False
             del self._snapshot  # with the conversation: the event loop may hold on to what is left of an execution
@@ -175,12 +202,12 @@ class Execution:
             await asyncio.sleep(random.uniform(0.5, 1.5))
             try:
                 answer = await self._commit(self._unanswered or release)
-                if answer is not None and answer.action is Action.CONTINUE:
+                if answer is not None and answer.action in _GOING_ON:
                     answer = await self._commit(release)
             except MailboxError as still_lost:
-                logger.warning("task %s: not given back yet: %s", self.task_id, still_lost)
-            except Exception:  # the server will not have that commit any more: let go of the run without it
-                logger.exception("task %s: what was done in its last turn is lost", self.task_id)
+                self._story.trouble(logging.WARNING, f"not given back yet: {still_lost}")
+            except Exception as refused:  # the server will not have that commit any more: let go of the run without it
+                self._story.trouble(logging.ERROR, "what was done in its last turn is lost", refused)
                 self._unanswered = None
             else:
                 return
@@ -199,7 +226,7 @@ class Execution:
         try:
             await self._commit(work)
         except MailboxError as lost:
-            logger.error("task %s: %s", self.task_id, lost)
+            self._story.trouble(logging.ERROR, f"giving it back: {lost}")
             await self._give_back()
 
     # -- the host's side of the run: see agent/host.py
@@ -246,15 +273,47 @@ class Execution:
             self._task.uncancel()
         return why
 
+    async def expect(self, key: str, tool: str) -> None:
+        """Have the mailbox take a result for the step `key`: it may come before the run is parked."""
+        self._ledger.add_entries({key + _EXPECTED: b"1"})
+        await self._ledger.flush()
+
+    async def spawn(self, batch_id: str, children: Sequence[Child]) -> None:
+        """Store and queue them. Raises `RetryableError` if the mailbox cannot be reached."""
+        runs = [
+            NewRun(
+                child.task_id,
+                child.agent.name,
+                encode_messages(opening_messages(child.context)),
+                encode_fields(child.context),
+            )
+            for child in children
+        ]
+        try:
+            answer = await spawn(
+                self._scripts,
+                parent=self.task_id,
+                owner_id=self._claimed.owner_id,
+                token=self._token,
+                batch_id=batch_id,
+                children=runs,
+            )
+        except MailboxError as lost:
+            raise RetryableError(f"the children could not be stored: {lost}") from None
+        self._hear(answer)
+        await asyncio.sleep(0)  # where a cancellation arrives
+
     async def settle(self, settlement: Settlement) -> Answer:
         """Commit what the turn came to."""
         await self._hear_the_rest()
+        self._turn = settlement.context.turn - settlement.turn_done
         changes, output = self._changes(settlement)
         answer = await self._commit(self._as_commit(settlement, changes, output))
-        if answer is not None and answer.action is Action.CONTINUE and (self._interruption or self._draining):
+        awaited: Mapping[str, bytes] = {} if answer is None else answer.awaited
+        if answer is not None and answer.action in _GOING_ON and (self._interruption or self._draining):
             answer = await self._commit(Commit(_as_action(self._interruption), turn_done=False))
-        if answer is None or answer.action is not Action.CONTINUE or self._abandoned:
-            return Left()
+        if answer is None or answer.action not in _GOING_ON or self._abandoned:
+            return self._left(settlement, answer)
         if output:
             settlement.context.output = None  # a steer came: it was not the last word
         self._snapshot.stored(settlement.context, changes)
@@ -262,7 +321,17 @@ class Execution:
         settlement.context.messages.extend(messages)
         self._snapshot.stored_messages(messages)
         self._journal, self._journaled, self._context_entries = {}, {}, 0
-        return Proceed()
+        self._attempt = 1
+        return Resumed(awaited) if awaited else Proceed()
+
+    def _left(self, settlement: Settlement, answer: Committed | None) -> Left:
+        """The run is left: say so if it has ended here."""
+        match answer and answer.action:
+            case Action.CANCEL:
+                return Left(Cancel())
+            case Action.COMPLETE | Action.FAIL if isinstance(settlement.step, Complete | Fail):
+                return Left(settlement.step)
+        return Left()
 
     async def _hear_the_rest(self) -> None:
         """The turn has ended. An interruption that was on its way comes too late for it, and is carried out by the
@@ -300,14 +369,18 @@ class Execution:
             error=error,
             final_fields=output,
             final_events=[encode_event(event) for event in settlement.endings],
+            plan=encode_plan(settlement.step) if isinstance(settlement.step, Park) else b"",
+            awaited=awaited_keys(settlement.step) if isinstance(settlement.step, Park) else {},
         )
 
     def _action(self, settlement: Settlement) -> tuple[Action, float, str]:
         match settlement.step:
             case Continue():
                 return (Action.RELEASE if self._draining else Action.CONTINUE), 0.0, ""
-            case Complete():
-                return Action.COMPLETE, 0.0, ""
+            case Complete(is_last=is_last):
+                return (Action.CONCLUDE if is_last else Action.COMPLETE), 0.0, ""
+            case Park():
+                return Action.PARK, 0.0, ""
             case Backoff(delay, error):
                 return Action.BACKOFF, delay, describe(error)[:_ERROR_LIMIT]
             case Fail(error):
@@ -332,16 +405,34 @@ class Execution:
             )
         self._unanswered = None
         if isinstance(answer, Superseded):
-            logger.warning("task %s: somebody else has it now; what was done here is dropped", self.task_id)
+            self._story.superseded()
             return None
-        if answer.action in _LOG_LEVELS:
-            story = f": {work.error}" if work.error else ""
-            logger.log(
-                _LOG_LEVELS[answer.action], "task %s of %s: %s%s", self.task_id, self._agent.name, answer.action, story
-            )
+        if answer.action not in _GOING_ON:
+            self._tell(answer.action, work)
+        if answer.action is Action.CANCEL:
+            with contextlib.suppress(MailboxError):  # what it has spawned; otherwise maintenance does it
+                await cascade(self._scripts)
         self._token = self._ledger.token = self._token.next()
-        self.retry_in = work.delay if answer.action is Action.BACKOFF else None
+        self.due_in = _due_in(work) if answer.action in (Action.BACKOFF, Action.PARK) else None
         return answer
+
+    def _tell(self, action: Action, work: Commit) -> None:
+        """Log the step of the run's life that was just written."""
+        match action:
+            case Action.COMPLETE:
+                self._story.completed(turns=self._turn + 1)
+            case Action.PARK:
+                self._story.parked(turn=self._turn, waiting_for=len(work.awaited))
+            case Action.BACKOFF:
+                self._story.retried(work.error, turn=self._turn, attempt=self._attempt, delay=work.delay)
+            case Action.FAIL:
+                self._story.failed(work.error, turn=self._turn, attempt=self._attempt)
+            case Action.RELEASE:
+                self._story.released(turn=self._turn)
+            case Action.CANCEL:
+                self._story.cancelled(turn=self._turn)
+            case _:  # it goes on here, which is no step of its life
+                pass
 
     def _hear(self, reply: Reply) -> None:
         """What the mailbox says to a step that was sent on its own."""
@@ -360,6 +451,12 @@ class Execution:
 
 def _as_action(why: Cancel | Release | None) -> Action:
     return Action.CANCEL if isinstance(why, Cancel) else Action.RELEASE
+
+
+def _due_in(work: Commit) -> float | None:
+    if work.action is Action.BACKOFF:
+        return work.delay
+    return min((timeout for timeout in work.awaited.values() if timeout), default=None)
 
 
 def _dump_change(order: int, changed: Mapping[str, bytes]) -> bytes:

@@ -3,6 +3,7 @@
 Safe to run in many processes at once: each step is one script, and does nothing twice.
 """
 
+import asyncio
 import logging
 import random
 from collections.abc import Mapping
@@ -10,9 +11,10 @@ from collections.abc import Mapping
 from factorial.actors.actor import Actor, Tick
 from factorial.config import MaintenanceWorkerConfig
 from factorial.mailbox import lease, tend
+from factorial.mailbox.read import read_owner
 from factorial.mailbox.script import Scripts
+from factorial.story import Story
 from factorial.task import TaskStatus
-from factorial.utils import listed
 
 __all__ = ["Maintenance"]
 
@@ -41,12 +43,18 @@ class Maintenance(Actor[None]):
         """One round."""
         most = self._config.max_cleanup_batch
         taken = await lease.reclaim(self._scripts, most=most)
-        if taken.go_on:
-            logger.warning("reclaimed %d tasks of dead processes: %s", len(taken.go_on), listed(taken.go_on))
-        if taken.given_up:
-            logger.warning("given up as crash_loop, and failed: %s", listed(taken.given_up))
+        if taken.go_on or taken.given_up:
+            await self._tell(taken)
         await tend.promote(self._scripts, agent=self._agent)
+        await tend.cascade(self._scripts)
         for status, ttl in self._ttl.items():
             removed = await tend.expire(self._scripts, agent=self._agent, status=status, ttl=ttl, most=most)
             if removed:
                 logger.info("removed %d %s tasks of %s", removed, status, self._agent)
+
+    async def _tell(self, taken: lease.TakenBack) -> None:
+        """Log what was taken back, whichever agents it belongs to."""
+        for task_ids, tell in ((taken.go_on, Story.reclaimed), (taken.given_up, Story.given_up)):
+            known = await asyncio.gather(*(read_owner(self._scripts, task_id) for task_id in task_ids))
+            for task_id, (owner_id, agent) in zip(task_ids, (one or (None, "?") for one in known), strict=True):
+                tell(Story(task_id, agent, owner_id))

@@ -27,6 +27,7 @@ from factorial.config import (
     AgentWorkerConfig,
     EventsConfig,
     MaintenanceWorkerConfig,
+    MetricsTimelineConfig,
     RedisConfig,
     RunnerConfig,
     from_mapping,
@@ -35,6 +36,7 @@ from factorial.errors import MailboxError
 from factorial.mailbox import Mailbox
 from factorial.mailbox.connect import BlockingConnection
 from factorial.mailbox.lease import Cause
+from factorial.story import Story, TaskFields
 
 __all__ = ["Lifeline", "Runner", "prepare", "run_process"]
 
@@ -75,13 +77,21 @@ async def run_process(
     runner: Mapping[str, Any],
     redis: Mapping[str, Any],
     events: Mapping[str, Any],
+    metrics: Mapping[str, Any],
     grace: float,
 ) -> None:
     """The life of a worker process, from settings as plain data. Ends when the lifeline says so."""
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(TaskFields())
     config = from_mapping(RunnerConfig, runner)
     agent = load_agent(config.agent)
     prepare()
-    mailbox = await Mailbox.open(from_mapping(RedisConfig, redis), from_mapping(EventsConfig, events), patient=True)
+    mailbox = await Mailbox.open(
+        from_mapping(RedisConfig, redis),
+        from_mapping(EventsConfig, events),
+        from_mapping(MetricsTimelineConfig, metrics),
+        patient=True,
+    )
     try:
         await Runner(agent, mailbox, lifeline.process, config.worker, config.maintenance).run(lifeline, grace)
     finally:
@@ -175,9 +185,14 @@ class Runner:
         """Give the lease back, so that whatever is still held goes on elsewhere at once."""
         try:
             async with asyncio.timeout(seconds):
-                await self._mailbox.release_process(self._process, cause)
+                taken = await self._mailbox.release_process(self._process, cause)
         except (MailboxError, TimeoutError) as unreachable:
             logger.warning("the lease of %s was not given back, and will run out: %s", self._process, unreachable)
+            return
+        for task_id in taken.go_on:
+            Story(task_id, self._agent.name).reclaimed(self._process, cause)
+        for task_id in taken.given_up:
+            Story(task_id, self._agent.name).given_up(self._process)
 
     # -- what the actors ask of their process
 

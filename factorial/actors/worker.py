@@ -132,8 +132,8 @@ class Worker(Actor[Ready | Refill]):
             self._tasks.discard(task)
             if self._executions.get(execution.task_id) is execution:
                 del self._executions[execution.task_id]
-            if execution.retry_in is not None:
-                self._surroundings.wake_in(execution.retry_in)
+            if execution.due_in is not None:
+                self._surroundings.wake_in(execution.due_in)
             if not self._refill_is_due and not self._draining:
                 self._refill_is_due = True
                 self.tell(Refill())

@@ -12,23 +12,29 @@ import re
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from factorial.agent.callbacks import Callback, checked_callback
 from factorial.agent.completion import RunCompletion, TurnCompletion
+from factorial.agent.forgotten import warn_of_forgotten_hooks
+from factorial.agent.progress import metadata
 from factorial.agent.steps import journaled
 from factorial.agent.turn import take_turn
+from factorial.agent.window import Fitted, fit_window
 from factorial.config import AgentWorkerConfig
 from factorial.context import AgentContext, ExecutionContext
 from factorial.errors import ConfigError, ContextError
-from factorial.events import AgentEvent, BaseEvent
+from factorial.events import AgentEvent, BaseEvent, EventType
 from factorial.models import (
     DEFAULT_MODEL,
     FallbackModels,
     Model,
     ModelRequest,
     ModelSettings,
+    MultiClient,
     ResolvedModelSettings,
     check_model,
     complete,
     find_model,
+    refuse_http_client,
 )
 from factorial.task import Task, TaskMetadata, check_owner_id, check_task_id, new_task_id
 from factorial.tools import (
@@ -37,9 +43,10 @@ from factorial.tools import (
     FunctionToolActionResult,
     build_tools,
     call_tool,
+    execution_parameters,
     final_output_tool,
 )
-from factorial.utils import BaseModel
+from factorial.utils import BaseModel, to_snake_case
 
 if TYPE_CHECKING:
     from openai.types.chat import ChatCompletion, ChatCompletionChunk, ChatCompletionMessageToolCall
@@ -58,52 +65,83 @@ class BaseAgent(Generic[ContextType]):
         name: what it is called in queues, events and logs; by default the class's name in snake case.
         description: what it is for.
         instructions: the system prompt, or a function of the context that returns it. Nothing is added to it (I12).
+            A second parameter named `execution_ctx`, or of the type `ExecutionContext`, is filled in.
         tools: typed functions with docstrings, or what `function_tool` made of them.
         model: a `Model`, the name of one, `fallback_models(...)`, or a function of the context that returns one.
         model_settings: temperature and the like; each a value or a function of the context.
         max_turns: the run ends within so many turns. In the last one the model is asked to answer without tools.
         output_type: a pydantic model. The run is then done when the model calls the tool `final_output` with it (A07).
         context_class: the class of the contexts, for agents with state of their own.
+        context_window_limit: the most tokens that a request and its answer may take. A request that is too long goes
+            without its oldest messages, as the event `context_window_trimmed` tells (A16; `factorial.agent.window` says
+            which). The model's own window holds as well, if it is the smaller one. Without a limit nothing is counted.
         request_timeout: seconds without an answer after which a model call has failed.
         parse_tool_args: False hands each tool the raw argument string.
         stream: ask the model for its answer in pieces, each published as `progress_update_completion_chunk`.
+        on_run_start, on_run_end, on_turn_start, on_turn_end, on_pending_tool_call, on_pending_tool_results,
+            on_run_cancelled: functions that are told what happens: see `factorial.agent.callbacks` (T04).
+        client: a `MultiClient` with keys for the providers, which otherwise come from the environment.
+        http_client: refused with `ConfigError` that tells what to use instead.
 
     Raises `ConfigError` that names the parameter or the tool, and what to do.
     """
 
     def __init__(
         self,
-        *,
         name: str | None = None,
+        instructions: str | Callable[..., str] | None = None,
         description: str | None = None,
-        instructions: str | Callable[[ContextType], str] | None = None,
-        tools: Sequence[FunctionTool | Callable[..., Any]] = (),
+        tools: Sequence[FunctionTool | Callable[..., Any]] | None = None,
         model: AnyModel | str | Callable[[ContextType], AnyModel | str] | None = None,
         model_settings: ModelSettings[ContextType] | None = None,
+        stream: bool = False,
+        context_window_limit: int | None = None,
         max_turns: int | None = None,
-        output_type: type[BaseModel] | None = None,
-        context_class: type[ContextType] = AgentContext,  # type: ignore[assignment]  # the bound of the variable
+        http_client: None = None,
+        client: MultiClient | None = None,
         request_timeout: float = 120.0,
         parse_tool_args: bool = True,
-        stream: bool = False,
+        context_class: type[ContextType] = AgentContext,  # type: ignore[assignment]  # the bound of the variable
+        output_type: type[BaseModel] | None = None,
+        on_run_start: Callback = None,
+        on_run_end: Callback = None,
+        on_turn_start: Callback = None,
+        on_turn_end: Callback = None,
+        on_pending_tool_call: Callback = None,
+        on_pending_tool_results: Callback = None,
+        on_run_cancelled: Callback = None,
     ) -> None:
         self.name = _checked_name(type(self).__name__ if name is None else name)
         self.description = description or self.name
         self.instructions = instructions
-        self.tools: dict[str, FunctionTool] = build_tools(tools, parse_args=parse_tool_args)
+        self.tools: dict[str, FunctionTool] = build_tools(tools or (), parse_args=parse_tool_args)
         self.model = find_model(model) if isinstance(model, str) else model
         self.model_settings: ModelSettings[ContextType] = model_settings or ModelSettings()
         self.max_turns = max_turns
         self.output_type = output_type
         self.context_class = context_class
+        self.context_window_limit = context_window_limit
         self.request_timeout = request_timeout
         self.parse_tool_args = parse_tool_args
         self.stream = stream
+        refuse_http_client(f"agent {self.name!r}", http_client)
+        self.client = client or MultiClient()
         self.final_output = final_output_tool(output_type) if output_type is not None else None
+        self.on_run_start = self._callback("on_run_start", on_run_start, 2)
+        self.on_run_end = self._callback("on_run_end", on_run_end, 3)
+        self.on_turn_start = self._callback("on_turn_start", on_turn_start, 2)
+        self.on_turn_end = self._callback("on_turn_end", on_turn_end, 3)
+        self.on_pending_tool_call = self._callback("on_pending_tool_call", on_pending_tool_call, 3)
+        self.on_pending_tool_results = self._callback("on_pending_tool_results", on_pending_tool_results, 3)
+        self.on_run_cancelled = self._callback("on_run_cancelled", on_run_cancelled, 2)
         self._check()
+
+    def _callback(self, name: str, callback: Callback, arguments: int) -> Callback:
+        return checked_callback(self.name, name, callback, arguments)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        warn_of_forgotten_hooks(cls)
         for step in ("completion", "tool_action"):
             if step in cls.__dict__:
                 setattr(cls, step, journaled(step, cls.__dict__[step]))
@@ -117,6 +155,13 @@ class BaseAgent(Generic[ContextType]):
             raise ConfigError(
                 f"agent {self.name!r}: max_turns={max_turns!r}: use None, or a whole number of at least 1"
             )
+        self._check_window()
+        client: object = self.client
+        if not isinstance(client, MultiClient) or type(client).completion is not MultiClient.completion:
+            raise ConfigError(
+                f"agent {self.name!r}: client={client!r}: give a MultiClient; to ask a model in a way of your own, "
+                "override `completion` in a class of your own, or Model.transport"
+            )
         if self.request_timeout <= 0:
             raise ConfigError(f"agent {self.name!r}: request_timeout={self.request_timeout!r}: use seconds above 0")
         context_class: object = self.context_class
@@ -128,6 +173,21 @@ class BaseAgent(Generic[ContextType]):
                 "give your own tool another name"
             )
 
+    def _check_window(self) -> None:
+        limit: object = self.context_window_limit
+        if limit is None:
+            return
+        if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
+            raise ConfigError(
+                f"agent {self.name!r}: context_window_limit={limit!r}: use None, or a whole number of at least 1"
+            )
+        answer = self.model_settings.max_completion_tokens
+        if isinstance(answer, int) and answer >= limit:
+            raise ConfigError(
+                f"agent {self.name!r}: context_window_limit={limit} holds the request and its answer, and "
+                f"max_completion_tokens={answer} leaves nothing for the request"
+            )
+
     # -- tasks and runs
 
     def create_task(self, owner_id: str, payload: ContextType, task_id: str | None = None) -> Task[ContextType]:
@@ -135,17 +195,21 @@ class BaseAgent(Generic[ContextType]):
 
         `task_id`: an id of your own, such as an order's number. However often a task with it is enqueued, it runs once.
         """
-        if not isinstance(payload, self.context_class):
-            raise ContextError(
-                f"agent {self.name!r} works on {self.context_class.__name__}, "
-                f"and the payload is a {type(payload).__name__}"
-            )
+        self.check_payload(payload)
         return Task(
             agent=self.name,
             payload=payload,
             metadata=TaskMetadata(owner_id=check_owner_id(owner_id)),
             id=new_task_id() if task_id is None else check_task_id(task_id),
         )
+
+    def check_payload(self, payload: object) -> None:
+        """Raise `ContextError` if a task of this agent cannot be over `payload`."""
+        if not isinstance(payload, self.context_class):
+            raise ContextError(
+                f"agent {self.name!r} works on {self.context_class.__name__}, "
+                f"and the payload is a {type(payload).__name__}"
+            )
 
     async def run_inline(
         self,
@@ -172,21 +236,31 @@ class BaseAgent(Generic[ContextType]):
 
     async def completion(self, agent_ctx: ContextType, messages: list[dict[str, Any]]) -> "ChatCompletion":
         """Ask the model for the next message of the conversation `messages`."""
-        tools = self.resolve_tools(agent_ctx)
+        tools = [tool.param for tool in self._tools_on_offer(agent_ctx)]
+        settings = self.resolve_model_settings(agent_ctx)
+        model = self.resolve_model(agent_ctx)
+        if self.context_window_limit is not None:
+            limit = min(self.context_window_limit, model.context_window)
+            fitted = fit_window(
+                messages, query=agent_ctx.query, limit=limit, tools=tools, answer=settings.max_completion_tokens or 0
+            )
+            if fitted.left_out:
+                await self._publish_trimmed(limit, fitted)
+            messages = fitted.messages
         request = ModelRequest(
             messages=messages,
-            tools=[tool.param for tool in tools],
-            settings=self.resolve_model_settings(agent_ctx),
-            timeout=self.request_timeout,
+            tools=tools,
+            settings=settings,
+            timeout=self.client.timeout or self.request_timeout,
             stream=self.stream,
         )
-        return await complete(self.resolve_model(agent_ctx), request, self._publish_chunk if self.stream else None)
+        return await complete(self.client.with_keys(model), request, self._publish_chunk if self.stream else None)
 
     async def tool_action(
         self, tool_call: "ChatCompletionMessageToolCall", agent_ctx: ContextType
     ) -> FunctionToolActionResult:
         """Run the tool that the model called. What goes wrong in it becomes an error result for the model (A14)."""
-        enabled = {tool.name: tool for tool in self.resolve_tools(agent_ctx)}
+        enabled = {tool.name: tool for tool in self._tools_on_offer(agent_ctx)}
         return await call_tool(
             enabled.get(tool_call.function.name),
             tool_call,
@@ -204,7 +278,11 @@ class BaseAgent(Generic[ContextType]):
 
     def resolve_instructions(self, agent_ctx: ContextType) -> str | None:
         """The system prompt for the state `agent_ctx`."""
-        return self.instructions(agent_ctx) if callable(self.instructions) else self.instructions
+        instructions = self.instructions
+        if not callable(instructions):
+            return instructions
+        further = execution_parameters(instructions)
+        return instructions(agent_ctx, **dict.fromkeys(further, ExecutionContext.current() if further else None))
 
     def resolve_model(self, agent_ctx: ContextType) -> AnyModel:
         """The model for the state `agent_ctx`; without `model=` it is `DEFAULT_MODEL`."""
@@ -217,6 +295,16 @@ class BaseAgent(Generic[ContextType]):
         """The tools that are enabled in the state `agent_ctx`, and `final_output` if there is an `output_type`."""
         enabled = [tool for tool in self.tools.values() if tool.enabled_for(agent_ctx)]
         return [*enabled, self.final_output] if self.final_output is not None else enabled
+
+    def _tools_on_offer(self, agent_ctx: ContextType) -> list[FunctionTool]:
+        tools = self.resolve_tools(agent_ctx)
+        for tool in tools:
+            if not isinstance(tool, FunctionTool):
+                raise ConfigError(
+                    f"{type(self).__name__}.resolve_tools returned a {type(tool).__name__}: "
+                    "return FunctionTools, which function_tool makes of functions"
+                )
+        return tools
 
     def resolve_model_settings(self, agent_ctx: ContextType) -> ResolvedModelSettings:
         """The settings of the next model call. In the last turn that `max_turns` allows, the model has to answer."""
@@ -234,6 +322,11 @@ class BaseAgent(Generic[ContextType]):
 
     # -- for the agent's own methods
 
+    @property
+    def tool_actions(self) -> dict[str, Callable[..., Any]]:
+        """The function of each tool, by the tool's name."""
+        return {name: tool.function for name, tool in self.tools.items()}
+
     def get_execution_context(self) -> ExecutionContext:
         """The execution that this turn is part of (checklist C04)."""
         return ExecutionContext.current()
@@ -244,10 +337,32 @@ class BaseAgent(Generic[ContextType]):
         if callable(self.model) or (kind.completion, kind.run_turn) != (BaseAgent.completion, BaseAgent.run_turn):
             return  # which model it asks, if it asks one, shows when it runs
         try:
-            check_model(self.model or DEFAULT_MODEL)
+            check_model(self.client.with_keys(self.model or DEFAULT_MODEL))
         except ConfigError as unready:
             chosen = "" if self.model is not None else f"no model was given, so it uses {DEFAULT_MODEL.name}; "
             raise ConfigError(f"agent {self.name!r}: {chosen}{unready}") from None
+
+    async def _publish_trimmed(self, limit: int, fitted: Fitted) -> None:
+        execution = ExecutionContext.get()
+        if execution is None or execution.run is None:
+            return
+        turn = execution.run.context.turn
+        await execution.events.publish_event(
+            AgentEvent(
+                event_type=EventType.CONTEXT_WINDOW_TRIMMED,
+                task_id=execution.task_id,
+                owner_id=execution.owner_id,
+                agent_name=execution.agent_name,
+                metadata=metadata(execution, turn),
+                turn=turn,
+                data={
+                    "limit": limit,
+                    "tokens": fitted.tokens,
+                    "messages_left_out": fitted.left_out,
+                    "messages_sent": len(fitted.messages),
+                },
+            )
+        )
 
     async def _publish_chunk(self, chunk: "ChatCompletionChunk") -> None:
         execution = ExecutionContext.current()
@@ -289,7 +404,7 @@ def settings_for_turn(
 
 
 def _checked_name(name: str) -> str:
-    snake = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|[\s.]+", "_", name.strip()).lower()
+    snake = re.sub(r"[\s.]+", "_", to_snake_case(name.strip()))
     if not _NAME.fullmatch(snake):
         raise ConfigError(f"name={name!r} cannot name an agent: use 1 to 64 letters, digits, '_' or '-'")
     return snake

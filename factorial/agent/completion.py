@@ -20,18 +20,29 @@ class TurnCompletion(Generic[ContextType]):
     output: Any = None
     tool_call_results: list[tuple[Any, Any]] = field(default_factory=list)
     """Each tool call of the turn with its `FunctionToolActionResult`."""
+    pending_tool_call_ids: list[str] = field(default_factory=list)
+    """Calls whose results come from outside (checklist T01). The run is parked until they and the tasks are there."""
+    pending_child_task_ids: list[str] = field(default_factory=list)
+    """Tasks that calls of this turn wait for (T03)."""
 
 
 @dataclass(slots=True)
 class RunCompletion(Generic[ContextType]):
-    """The end of an inline run (checklist O13)."""
+    """The end of a run: what an inline one returns (checklist O13), and what `on_run_end` is told (T04)."""
 
     output: Any
     context: ContextType
     started_at: datetime
     finished_at: datetime
+    error: BaseException | None = None
+    """What ended the run as failed, for `on_run_end`; an inline run raises it."""
 
     @property
     def duration(self) -> float:
         """Seconds that the run took."""
         return (self.finished_at - self.started_at).total_seconds()
+
+    @property
+    def succeeded(self) -> bool:
+        """Whether the run has completed."""
+        return self.error is None

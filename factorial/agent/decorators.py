@@ -7,7 +7,7 @@ from functools import wraps
 from typing import Any, ParamSpec, TypeVar, overload
 
 from factorial.agent.failure import is_final
-from factorial.agent.progress import progress
+from factorial.agent.progress import Ending, Progress, showing
 from factorial.context import AgentContext, ExecutionContext
 from factorial.errors import ConfigError
 
@@ -72,30 +72,46 @@ def retry(
 @overload
 def publish_progress(func: Method[P, T]) -> Method[P, T]: ...
 @overload
-def publish_progress(*, func_name: str | None = None) -> Callable[[Method[P, T]], Method[P, T]]: ...
-def publish_progress(func: Method[P, T] | None = None, *, func_name: str | None = None) -> Any:
+def publish_progress(
+    *,
+    func_name: str | None = None,
+    include_context: bool = True,
+    include_args: bool = True,
+    include_result: bool = True,
+) -> Callable[[Method[P, T]], Method[P, T]]: ...
+def publish_progress(
+    func: Method[P, T] | None = None,
+    *,
+    func_name: str | None = None,
+    include_context: bool = True,
+    include_args: bool = True,
+    include_result: bool = True,
+) -> Any:
     """Publish `progress_update_{func_name}_started`, and `_completed` or `_failed`, around each call of the method.
 
-    `func_name` is the method's own name unless it is given. Outside of a turn the method is called without events.
+    `func_name` is the method's own name unless it is given. What is not included is not in the events: the summary of
+    the context, the arguments, the result. Outside of a turn the method is called without events.
     """
+
+    hidden = [*([] if include_context else ["context"]), *([] if include_args else ["args", "kwargs"])]
 
     def decorate(method: Method[P, T]) -> Method[P, T]:
         @wraps(method)
-        async def told(*args: P.args, **kwargs: P.kwargs) -> T:
+        async def watched(*args: P.args, **kwargs: P.kwargs) -> T:
             execution = ExecutionContext.get()
             if execution is None or execution.run is None:
                 return await method(*args, **kwargs)
             shown = [arg for arg in args[1:] if not isinstance(arg, AgentContext | ExecutionContext)]
-            return await progress(
+            told = Progress(
                 func_name or method.__name__,
                 execution,
                 execution.run.context,
-                lambda: method(*args, **kwargs),
                 args=shown,
                 kwargs=kwargs,
-                show=lambda result: result,
+                hidden=hidden,
             )
+            return await told.follow(lambda: method(*args, **kwargs), showing if include_result else lambda _: Ending())
 
-        return told
+        return watched
 
     return decorate(func) if func is not None else decorate

@@ -4,6 +4,7 @@ import random
 
 from factorial.config import AgentWorkerConfig
 from factorial.errors import ConfigError, ContextError, FatalAgentError, ModelRefusedError
+from factorial.redact import hide_secrets
 from factorial.task import Backoff, Fail
 from factorial.utils import printable_text
 
@@ -21,7 +22,8 @@ def after_failure(error: BaseException, retries: int, policy: AgentWorkerConfig)
         return Fail(error)
     delay = min(policy.retry_delay * 2**retries, policy.max_retry_delay) * random.uniform(0.5, 1.0)
     asked_for = getattr(error, "retry_after", None)
-    return Backoff(max(delay, asked_for or 0.0), error)
+    # More or less, but not less: those who were sent away together should not all come back together.
+    return Backoff(max(delay, (asked_for or 0.0) * random.uniform(1.0, 1.1)), error)
 
 
 def is_final(error: BaseException) -> bool:
@@ -37,7 +39,7 @@ def explain_failure(agent: str, task_id: str, error: BaseException, tries: int |
 
 def describe(error: BaseException) -> str:
     """`error` in one line: the message, with the type's name where the message alone would not say enough."""
-    message = printable_text(str(error).strip())
+    message = hide_secrets(printable_text(str(error).strip()))
     return (
         message if message and type(error).__module__.startswith("factorial") else f"{type(error).__name__}: {message}"
     )

@@ -1,14 +1,17 @@
 """What a run needs from the place where it lives. One lifecycle, two hosts: `inline.py`, and `actors/execution.py`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from factorial.context import AgentContext
 from factorial.events import BaseEvent
-from factorial.task import Cancel, NextStep, Release
+from factorial.task import Cancel, Complete, Fail, NextStep, Release
 
-__all__ = ["Answer", "Host", "Left", "Proceed", "Recorded", "Retried", "Settlement"]
+if TYPE_CHECKING:
+    from factorial.agent.agent import BaseAgent
+
+__all__ = ["Answer", "Child", "Host", "Left", "Proceed", "Recorded", "Resumed", "Retried", "Settlement"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,11 +45,29 @@ class Retried:
 
 
 @dataclass(frozen=True, slots=True)
+class Resumed:
+    """The run was to be parked, and all that it would wait for is there: finish the turn with it."""
+
+    awaited: Mapping[str, bytes]
+
+
+@dataclass(frozen=True, slots=True)
 class Left:
-    """The run has ended, or is somebody else's now."""
+    """The run has ended, is parked, or is somebody else's now. `ended`: it is this host that has ended it, so."""
+
+    ended: Complete | Fail | Cancel | None = None
 
 
-Answer = Proceed | Retried | Left
+Answer = Proceed | Retried | Resumed | Left
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """A run that another one spawns: of which agent, over which context."""
+
+    task_id: str
+    agent: "BaseAgent[Any]"
+    context: AgentContext
 
 
 class Host(Protocol):
@@ -67,6 +88,15 @@ class Host(Protocol):
     async def record(self, key: str, step: Recorded, *, urgent: bool) -> None:
         """Keep a finished step. `urgent`: return when it is kept; otherwise the turn's end follows at once, and it
         may be kept together with that."""
+        ...
+
+    async def expect(self, key: str, tool: str) -> None:
+        """From now on, the result of the step `key`, a call of `tool`, may come from outside. Raises `FatalAgentError`
+        if nobody could give it here."""
+        ...
+
+    async def spawn(self, batch_id: str, children: Sequence[Child]) -> None:
+        """Begin these runs, of one batch if it has an id. One that was begun before is left as it is."""
         ...
 
     async def settle(self, settlement: Settlement) -> Answer:

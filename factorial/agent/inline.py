@@ -2,19 +2,24 @@
 
 import asyncio
 import inspect
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from factorial.agent.awaiting import PLAN, awaited_keys, encode_plan
+from factorial.agent.callbacks import call_back
 from factorial.agent.completion import RunCompletion
-from factorial.agent.host import Answer, Left, Proceed, Recorded, Retried, Settlement
+from factorial.agent.failure import describe
+from factorial.agent.host import Answer, Child, Left, Proceed, Recorded, Resumed, Retried, Settlement
 from factorial.agent.run import Run
 from factorial.config import AgentWorkerConfig
 from factorial.context import AgentContext, ExecutionContext, opening_messages
-from factorial.errors import ConfigError
+from factorial.errors import ConfigError, FatalAgentError
 from factorial.events import AgentEvent, BaseEvent, EventType
 from factorial.snapshot import ContextSnapshot
-from factorial.task import Backoff, Cancel, Continue, Fail, Release, new_task_id
+from factorial.story import Story
+from factorial.task import Backoff, Cancel, Complete, Continue, Fail, Park, Release, new_task_id
+from factorial.utils import dump_json
 
 if TYPE_CHECKING:
     from factorial.agent.agent import BaseAgent
@@ -31,8 +36,12 @@ async def run_inline(
     event_handler: EventHandler | None,
     owner_id: str,
     policy: AgentWorkerConfig,
+    task_id: str = "",
 ) -> RunCompletion[ContextType]:
-    """Run `agent` over `context` in this asyncio task. Raises the error that ended the run as failed."""
+    """Run `agent` over `context` in this asyncio task. Raises the error that ended the run as failed.
+
+    What it spawns runs beside it, has ended when this returns, and is cancelled if it fails or is cancelled.
+    """
     if not isinstance(context, agent.context_class):
         raise ConfigError(
             f"agent {agent.name!r} works on {agent.context_class.__name__}, and was given a {type(context).__name__}"
@@ -40,27 +49,48 @@ async def run_inline(
     agent.check_ready()
     started_at = datetime.now(UTC)
     context.messages = opening_messages(context)
-    host = InlineHost(ContextSnapshot(context), event_handler)
-    execution = ExecutionContext(task_id=new_task_id(), owner_id=owner_id, events=host, agent_name=agent.name)
+    host = InlineHost(ContextSnapshot(context), event_handler, owner_id, policy)
+    execution = ExecutionContext(
+        task_id=task_id or new_task_id(), owner_id=owner_id, events=host, agent_name=agent.name
+    )
     run = Run(agent, context, execution, host, policy)
+    story = Story(execution.task_id, agent.name, owner_id)
+    story.taken_up(turn=context.turn, attempt=1, pickups=1)
     await host.tell(execution, EventType.RUN_STARTED)
     try:
         await run.take_turns()
+        if host.failure is None:
+            await host.children_ended()
     except asyncio.CancelledError:
+        story.cancelled(turn=run.turn)
         await host.tell(execution, EventType.RUN_CANCELLED)
+        await call_back(agent.on_run_cancelled, run.context, execution)
         raise
+    finally:
+        await host.cancel_children()
     if host.failure is not None:
+        story.failed(describe(host.failure), turn=run.turn, attempt=execution.retries + 1)
         raise host.failure
+    story.completed(turns=run.context.turn)
     return RunCompletion(run.context.output, run.context, started_at, finished_at=datetime.now(UTC))
 
 
 class InlineHost:
-    """Keeps the run's journal in memory, for the retries of its turns."""
+    """Keeps the run's journal in memory, for the retries of its turns, and runs its children beside it."""
 
-    def __init__(self, snapshot: ContextSnapshot, event_handler: EventHandler | None) -> None:
+    def __init__(
+        self,
+        snapshot: ContextSnapshot,
+        event_handler: EventHandler | None,
+        owner_id: str,
+        policy: AgentWorkerConfig,
+    ) -> None:
         self.failure: BaseException | None = None
         self._snapshot = snapshot
         self._event_handler = event_handler
+        self._owner_id = owner_id
+        self._policy = policy
+        self._children: dict[str, asyncio.Task[RunCompletion[Any]]] = {}
         self._journal: dict[str, Recorded] = {}
         self._changed: Mapping[str, bytes] = {}
         """The context fields that the finished steps of this turn have changed."""
@@ -77,11 +107,15 @@ class InlineHost:
         )
 
     async def publish_event(self, event: BaseEvent) -> None:
-        """Hand `event` to the handler."""
-        if self._event_handler is not None:
+        """Hand `event` to the handler. What it raises ends the run, since another try would cost again."""
+        if self._event_handler is None:
+            return
+        try:
             handled = self._event_handler(event)
             if inspect.isawaitable(handled):
                 await handled
+        except Exception as broken:
+            raise FatalAgentError(f"event_handler failed on {event.event_type}: {describe(broken)}") from broken
 
     publish_live = publish_event
 
@@ -95,24 +129,91 @@ class InlineHost:
         run: Run[Any] = ExecutionContext.current().run
         self._changed = self._snapshot.changed_fields(run.context)
 
+    async def expect(self, key: str, tool: str) -> None:
+        """There is nobody outside."""
+        raise FatalAgentError(
+            f"tool {tool!r} waits for a result from outside, and nobody could give it to an inline run: "
+            "enqueue the task with an Orchestrator instead"
+        )
+
+    async def spawn(self, batch_id: str, children: Sequence[Child]) -> None:
+        """Run them in asyncio tasks beside this one."""
+        for child in children:
+            if child.task_id not in self._children:
+                running = run_inline(
+                    child.agent, child.context, self._event_handler, self._owner_id, self._policy, child.task_id
+                )
+                self._children[child.task_id] = asyncio.create_task(running, name=f"task {child.task_id}")
+
+    async def children_ended(self) -> None:
+        """Return when all that was spawned has ended."""
+        if self._children:
+            await asyncio.wait(self._children.values())
+
+    async def cancel_children(self) -> None:
+        """Cancel what still runs, and wait for its end."""
+        for child in self._children.values():
+            child.cancel()
+        await asyncio.gather(*self._children.values(), return_exceptions=True)
+
+    async def _await(self, waiting: Park) -> Mapping[str, bytes]:
+        """Wait for the children of a parked turn, each as long as it says, and give what came of them."""
+        arrived: dict[str, bytes] = {PLAN: encode_plan(waiting)}
+        by_timeout: dict[float, list[str]] = {}
+        for key, timeout in awaited_keys(waiting).items():
+            by_timeout.setdefault(timeout, []).append(key.removeprefix("child:"))
+
+        async def wait(task_ids: list[str], timeout: float) -> None:
+            known = [self._children[task_id] for task_id in task_ids if task_id in self._children]
+            if known:
+                await asyncio.wait(known, timeout=timeout or None)
+            for task_id in task_ids:
+                arrived[f"child:{task_id}"] = b"!" + dump_json(_outcome(self._children.get(task_id)))
+
+        await asyncio.gather(*(wait(task_ids, timeout) for timeout, task_ids in by_timeout.items()))
+        return arrived
+
     async def settle(self, settlement: Settlement) -> Answer:
         """Carry out what the turn came to."""
-        if isinstance(settlement.step, Continue):
+        if settlement.turn_done:
             self._journal.clear()
             self._changed = {}
             self._snapshot.stored(settlement.context, self._snapshot.changes(settlement.context))
+        if isinstance(settlement.step, Continue):
             return Proceed()
         for event in settlement.endings:
             await self.publish_event(event)
         match settlement.step:
-            case Backoff(delay, _):
+            case Park() as waiting:
+                return Resumed(await self._await(waiting))
+            case Complete() as completed:
+                return Left(completed)
+            case Backoff(delay, error):
+                here = ExecutionContext.current()
+                story = Story(here.task_id, here.agent_name, here.owner_id)
+                story.retried(describe(error), turn=here.run.turn, attempt=here.retries + 1, delay=delay)
                 await asyncio.sleep(delay)
                 self._snapshot.restore(settlement.context, self._changed)
                 return Retried()
-            case Fail(error):
+            case Fail(error) as failed:
                 self.failure = error
+                return Left(failed)
         return Left()
 
     def interruption(self) -> Cancel | Release | None:
         """An inline run is only ever cancelled by its caller."""
         return None
+
+
+def _outcome(child: "asyncio.Task[RunCompletion[Any]] | None") -> dict[str, Any]:
+    """What became of a child that is not waited for any longer; what has not ended is cancelled."""
+    if child is None:
+        return {"status": "unknown"}
+    if not child.done():
+        child.cancel()
+        return {"status": "expired"}
+    if child.cancelled():
+        return {"status": "cancelled", "error": ""}
+    if error := child.exception():
+        return {"status": "failed", "error": describe(error)}
+    return {"status": "completed", "output": child.result().output}

@@ -4,7 +4,8 @@
 context is a summary, so that an event never grows with the conversation.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from factorial.agent.failure import describe
@@ -12,7 +13,7 @@ from factorial.context import AgentContext, ExecutionContext
 from factorial.events import AgentEvent, bounded
 from factorial.utils import shorten
 
-__all__ = ["metadata", "progress", "summary"]
+__all__ = ["Ending", "Progress", "metadata", "showing", "summary"]
 
 T = TypeVar("T")
 
@@ -27,38 +28,68 @@ def metadata(execution: ExecutionContext, turn: int) -> dict[str, Any]:
     return {"turn": turn, "attempt": execution.pickups, "process": execution.process}
 
 
-async def progress(
-    operation: str,
-    execution: ExecutionContext,
-    context: AgentContext,
-    call: Callable[[], Awaitable[T]],
-    *,
-    args: Sequence[Any] = (),
-    kwargs: Mapping[str, Any] | None = None,
-    show: Callable[[T], Any] | None = None,
-) -> T:
-    """Await `call()`, with an event before and one after. `show` makes of the result what the event tells of it."""
-    about = {"args": bounded(list(args)), "kwargs": bounded(dict(kwargs or {})), "context": summary(context)}
+class Progress:
+    """One operation of an agent, as the events tell of it. `args` and `kwargs` are what it was called with; `hidden`
+    names what is left out: `args`, `kwargs`, `context`."""
 
-    async def tell(status: str, error: str | None = None, **more: Any) -> None:
+    def __init__(
+        self,
+        operation: str,
+        execution: ExecutionContext,
+        context: AgentContext,
+        *,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        hidden: Collection[str] = (),
+    ) -> None:
+        self._operation = operation
+        self._execution = execution
+        self._context = context
+        about = {"args": bounded(list(args)), "kwargs": bounded(dict(kwargs or {})), "context": summary(context)}
+        self._about = {name: value for name, value in about.items() if name not in hidden}
+
+    async def tell(self, status: str, error: str | None = None, **more: Any) -> None:
+        """Publish that the operation has `started`, `completed` or `failed`."""
+        execution, turn = self._execution, self._context.turn
         await execution.events.publish_event(
             AgentEvent(
-                event_type=f"progress_update_{operation}_{status}",
+                event_type=f"progress_update_{self._operation}_{status}",
                 task_id=execution.task_id,
                 owner_id=execution.owner_id,
                 agent_name=execution.agent_name,
-                turn=context.turn,
-                metadata=metadata(execution, context.turn),
-                data={**about, **more},
+                turn=turn,
+                metadata=metadata(execution, turn),
+                data={**self._about, **more},
                 error=error,
             )
         )
 
-    await tell("started")
-    try:
-        result = await call()
-    except Exception as error:  # whatever the agent raises is told of, and goes on its way
-        await tell("failed", error=describe(error))
-        raise
-    await tell("completed", **({"result": bounded(show(result))} if show else {}))
-    return result
+    async def follow(self, call: Callable[[], Awaitable[T]], ending: Callable[[T], "Ending | None"]) -> T:
+        """Await `call()`, with an event before and one after. `ending` says what the latter tells of the result, if
+        there is anything to tell yet."""
+        await self.tell("started")
+        try:
+            result = await call()
+        except Exception as error:  # whatever the agent raises is told of, and goes on its way
+            await self.tell("failed", error=describe(error))
+            raise
+        if told := ending(result):
+            await self.tell_end(told)
+        return result
+
+    async def tell_end(self, ending: "Ending") -> None:
+        """Publish how the operation has ended."""
+        await self.tell("completed" if ending.error is None else "failed", error=ending.error, **ending.more)
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """What an event tells of a result."""
+
+    error: str | None = None
+    more: Mapping[str, Any] = field(default_factory=dict)
+
+
+def showing(result: Any, error: str | None = None) -> Ending:
+    """An ending that shows `result`, bounded; or an `error`, and no result."""
+    return Ending(error, {"result": bounded(result)} if error is None else {})

@@ -2,17 +2,22 @@
 
     take a turn -> settle it with the host -> and again, as the host answers
 
+A turn whose tools wait for something is settled as `Park`; `finish_turn` is its second half, when everything is there.
 Called by `inline.py` and by `actors/execution.py`, each with itself as the host.
 """
 
 import asyncio
 import logging
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, assert_never
 
-from factorial.agent.completion import TurnCompletion
+from factorial.agent.awaiting import answer_calls, park, read_results
+from factorial.agent.callbacks import Callback, call_back
+from factorial.agent.completion import RunCompletion, TurnCompletion
 from factorial.agent.failure import after_failure, describe, explain_failure, is_final
-from factorial.agent.host import Host, Left, Proceed, Retried, Settlement
-from factorial.agent.progress import metadata, progress
+from factorial.agent.host import Answer, Host, Left, Proceed, Resumed, Retried, Settlement
+from factorial.agent.progress import Ending, Progress, metadata
 from factorial.agent.steps import Steps
 from factorial.config import AgentWorkerConfig
 from factorial.context import AgentContext, ExecutionContext
@@ -25,8 +30,9 @@ from factorial.errors import (
     TurnTimeoutError,
 )
 from factorial.events import AgentEvent, BaseEvent, EventType, QueueEvent
-from factorial.task import Backoff, Complete, Continue, Fail
-from factorial.utils import dump_json
+from factorial.story import fields_here
+from factorial.task import Backoff, Cancel, Complete, Continue, Fail
+from factorial.utils import dump_json, listed
 
 if TYPE_CHECKING:
     from factorial.agent.agent import BaseAgent
@@ -47,6 +53,9 @@ class Run(Generic[ContextType]):
         execution: ExecutionContext,
         host: Host,
         policy: AgentWorkerConfig,
+        *,
+        awaited: Mapping[str, bytes] | None = None,
+        started_at: datetime | None = None,
     ) -> None:
         self.agent = agent
         self.context = context
@@ -56,40 +65,79 @@ class Run(Generic[ContextType]):
         self.turn = context.turn
         """The turn that is being taken, or was taken last."""
         self.steps = Steps(host, execution)
+        self.awaited: Mapping[str, bytes] = awaited or {}
+        """What the turn was parked for, with the results, until it is finished with them."""
+        self.started_at = started_at or datetime.now(UTC)
         execution.run = self
 
-    async def take_turns(self) -> None:
-        """Take turns until the run is left."""
+    async def take_turns(self, *, begins: bool = True) -> None:
+        """Take turns until the run is left. `begins`: nothing of it was done before."""
         try:
             with self.execution.active():
-                while await self._goes_on():
-                    pass
+                left = await self._until_left(begins)
+                await self._tell_of_end(left)
         finally:
             # Else the two would hold each other, and the whole conversation, until the garbage collector comes.
             self.execution.run = None
 
-    async def _goes_on(self) -> bool:
-        """Take one turn, and tell whether another one follows here."""
-        match await self._settle(await self._next_settlement()):
-            case Proceed():
-                self.execution.retries = 0
-                return True
-            case Retried():
-                self.execution.retries += 1
-                return True
-            case Left():
-                return False
-            case never:
-                assert_never(never)
+    async def _until_left(self, begins: bool) -> Left:
+        while True:
+            match await self._settle(await self._next_settlement(begins)):
+                case Proceed():
+                    self.execution.retries = 0
+                    self.awaited = {}
+                case Retried():
+                    self.execution.retries += 1
+                case Resumed(awaited):
+                    self.execution.retries = 0
+                    self.awaited = awaited
+                case Left() as left:
+                    return left
+                case never:
+                    assert_never(never)
+            begins = False
 
-    async def _settle(self, settlement: Settlement) -> Proceed | Retried | Left:
+    async def _tell_of_end(self, left: Left) -> None:
+        agent, error = self.agent, None
+        match left.ended:
+            case None:
+                return
+            case Cancel():
+                await self._call_back_finally(agent.on_run_cancelled)
+                return
+            case Fail(failure):
+                error = failure
+        completion = RunCompletion(
+            self.context.output, self.context, self.started_at, finished_at=datetime.now(UTC), error=error
+        )
+        await self._call_back_finally(agent.on_run_end, completion)
+
+    async def _call_back(self, callback: Callback, *told: Any) -> None:
+        """Call back within the time that a turn may take."""
+        if callback is not None:
+            async with asyncio.timeout(self.policy.turn_timeout):
+                await call_back(callback, self.context, self.execution, *told)
+
+    async def _call_back_finally(self, callback: Callback, *told: Any) -> None:
+        """The run has ended: no error of a callback's can change that any more."""
+        try:
+            await self._call_back(callback, *told)
+        except (FatalAgentError, TimeoutError) as error:
+            about = (self.execution.task_id, self.execution.agent_name, describe(error))
+            logger.warning("task %s of %s: a callback failed after the run's end: %s", *about, extra=fields_here())
+
+    async def _settle(self, settlement: Settlement) -> Answer:
         try:
             return await self.host.settle(settlement)
         except ContextError as unfit:
             return await self.host.settle(self._after_failure(unfit))
 
-    async def _next_settlement(self) -> Settlement:
+    async def _next_settlement(self, begins: bool) -> Settlement:
         try:
+            if begins:
+                await self._call_back(self.agent.on_run_start)
+            if self.awaited:
+                return await self._finish_turn()
             return self._after_turn(await self._turn())
         except asyncio.CancelledError:
             if interruption := self.host.interruption():
@@ -106,7 +154,25 @@ class Run(Generic[ContextType]):
         self.turn = self.context.turn
         self.steps = Steps(self.host, self.execution)
         self.execution.iterations += 1
-        return await progress("run_turn", self.execution, self.context, self._turn_in_time)
+        await self._call_back(self.agent.on_turn_start)
+        completion = await Progress("run_turn", self.execution, self.context).follow(
+            self._turn_in_time, lambda _: Ending()
+        )
+        await self._call_back(self.agent.on_turn_end, completion)
+        return completion
+
+    async def _finish_turn(self) -> Settlement:
+        """The second half of a turn that was parked: its calls are answered, in their order."""
+        self.turn = self.context.turn - 1
+        results = read_results(self.awaited)
+        came = [result for result, was_awaited in results if was_awaited]
+        told = [(result.tool_call_id, result.output_data if result.error is None else result.error) for result in came]
+        await self._call_back(self.agent.on_pending_tool_results, told)
+        calls = {call["id"]: call for message in self.context.messages for call in message.get("tool_calls") or ()}
+        for result in came:
+            await self.steps.told_late(self.context, calls.get(result.tool_call_id, {}), result)
+        answer_calls(self.context.messages, [result for result, _ in results])
+        return Settlement(Continue(), self.context, turn_done=True)
 
     async def _turn_in_time(self) -> TurnCompletion[ContextType]:
         try:
@@ -128,11 +194,37 @@ class Run(Generic[ContextType]):
         self.context.turn = max(self.context.turn, self.turn + 1)
         if completion.is_done:
             return self._complete(completion.output)
-        if self.agent.max_turns is not None and self.context.turn >= self.agent.max_turns:
+        if self._is_last:
             return self._fail(
                 MaxTurnsError(f"the run was not done within max_turns={self.agent.max_turns}"), turn_done=True
             )
+        if completion.pending_tool_call_ids or completion.pending_child_task_ids:
+            return self._park(completion)
         return Settlement(Continue(), self.context, turn_done=True)
+
+    def _park(self, completion: TurnCompletion[ContextType]) -> Settlement:
+        results = completion.tool_call_results
+        covered = {child for _, result in results for child in result.pending_child_task_ids}
+        covered |= {result.tool_call_id for _, result in results if result.pending_result}
+        if strays := {*completion.pending_tool_call_ids, *completion.pending_child_task_ids} - covered:
+            raise FatalAgentError(
+                f"{type(self.agent).__name__}.run_turn waits for {listed(sorted(strays))}, and no tool call of the "
+                "turn does: use deferred_result and forking_tool"
+            )
+        endings = []
+        if calls := completion.pending_tool_call_ids:
+            endings.append(
+                self._queue_event(EventType.TASK_PENDING_TOOL_CALL_RESULTS, data={"tool_call_ids": calls[:100]})
+            )
+        if children := completion.pending_child_task_ids:
+            about = {"child_task_ids": children[:100], "children": len(children)}
+            endings.append(self._queue_event(EventType.TASK_PENDING_CHILD_TASK_RESULTS, data=about))
+        return Settlement(park(results), self.context, turn_done=True, endings=endings)
+
+    @property
+    def _is_last(self) -> bool:
+        """Whether the finished turn is the last one that `max_turns` allows (checklist O17)."""
+        return self.agent.max_turns is not None and self.context.turn >= self.agent.max_turns
 
     def _complete(self, output: Any) -> Settlement:
         try:
@@ -144,11 +236,12 @@ class Run(Generic[ContextType]):
             self._agent_event(EventType.AGENT_OUTPUT, turn=self.turn, data=output),
             self._agent_event(EventType.RUN_COMPLETED),
         )
-        return Settlement(Complete(output), self.context, turn_done=True, endings=endings)
+        return Settlement(Complete(output, self._is_last), self.context, turn_done=True, endings=endings)
 
     def _after_failure(self, error: BaseException) -> Settlement:
         if not isinstance(error, FactorialError):  # the user's code: where it failed is what they need to know
-            logger.warning("task %s: turn %d failed", self.execution.task_id, self.turn, exc_info=error)
+            about = (self.execution.task_id, self.execution.agent_name, self.turn)
+            logger.warning("task %s of %s: turn %d failed", *about, exc_info=error, extra=fields_here())
         match after_failure(error, self.execution.retries, self.policy):
             case Fail(final):
                 return self._fail(final, turn_done=False)

@@ -5,25 +5,32 @@ repeat them, whoever overrode `completion` or `tool_action`: the outermost call 
 within a step belongs to that step.
 """
 
-from collections.abc import Awaitable, Callable
-from dataclasses import replace
+import uuid
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from factorial.agent.answer import function_calls
-from factorial.agent.host import Host, Recorded
-from factorial.agent.progress import progress
-from factorial.context import AgentContext, ExecutionContext
-from factorial.errors import FatalAgentError
+from factorial.agent.callbacks import call_back
+from factorial.agent.host import Child, Host, Recorded
+from factorial.agent.progress import Ending, Progress, showing
+from factorial.context import AgentContext, Batch, ExecutionContext
+from factorial.errors import ConfigError, FatalAgentError
 from factorial.tools import FINAL_OUTPUT, FunctionToolActionResult
 from factorial.utils import dump_anything, dump_json, load_json
 
 if TYPE_CHECKING:
     from openai.types.chat import ChatCompletion, ChatCompletionMessageToolCall
 
+    from factorial.agent.agent import BaseAgent
+
 __all__ = ["Steps", "journaled", "tool_message"]
 
 T = TypeVar("T")
+
+MOST_CHILDREN = 10_000
+"""Runs that one call may spawn."""
 
 
 class Steps:
@@ -47,10 +54,8 @@ class Steps:
             return ChatCompletion.model_validate_json(earlier.result)
         execution = replace(self._execution, step="completion", idempotency_key=self._idempotency_key(agent_ctx, key))
         with execution.active():
-            response = await progress(
-                "completion", execution, agent_ctx, self._checked("completion", call, ChatCompletion),
-                kwargs={"messages": len(messages)}, show=_show_completion,
-            )  # fmt: skip
+            told = Progress("completion", execution, agent_ctx, kwargs={"messages": len(messages)})
+            response = await told.follow(self._checked("completion", call, ChatCompletion), _end_of_completion)
         urgent = any(call.function.name != FINAL_OUTPUT for call in function_calls(response))
         answer = response.model_dump(exclude_unset=True)
         try:
@@ -73,17 +78,55 @@ class Steps:
             if recorded := self._host.recall(key):
                 return _recalled_result(recorded)
             execution = replace(
-                self._execution, step="tool_action", idempotency_key=self._idempotency_key(agent_ctx, key)
+                self._execution,
+                step="tool_action",
+                idempotency_key=self._idempotency_key(agent_ctx, key),
+                tool_call_id=tool_call.id,
             )
+            agent = self._execution.run.agent
+            tool = agent.tools.get(tool_call.function.name)
+            if tool is not None and tool.deferral is not None and tool.deferral.waits_for == "result":
+                await self._host.expect(key, tool.name)
             with execution.active():
-                result = await progress(
-                    "tool_action", execution, agent_ctx, self._checked("tool_action", call, FunctionToolActionResult),
-                    args=[tool_call.model_dump()], show=_show_result,
-                )  # fmt: skip
+                told = Progress("tool_action", execution, agent_ctx, args=[tool_call.model_dump()])
+                result = await told.follow(
+                    self._checked("tool_action", call, FunctionToolActionResult), _end_of_tool_action
+                )
+                result.tool_call_id = result.tool_call_id or tool_call.id  # an overridden method need not say it
+                if result.pending_result:
+                    await call_back(agent.on_pending_tool_call, agent_ctx, execution, tool_call)
         finally:
             self.outstanding -= 1
         await self._host.record(key, _record_result(result), urgent=self.outstanding != 0)
         return result
+
+    async def told_late(
+        self, agent_ctx: AgentContext, tool_call: Mapping[str, Any], result: FunctionToolActionResult
+    ) -> None:
+        """The result of a call that an earlier activation of the run made: tell what `tool_action` could not."""
+        if ending := _end_of_tool_action(result):
+            await Progress("tool_action", self._execution, agent_ctx, args=[tool_call]).tell_end(ending)
+
+    async def spawn(
+        self, execution: ExecutionContext, agent: "BaseAgent[Any]", contexts: Sequence[AgentContext], *, as_batch: bool
+    ) -> Batch:
+        """Begin a run of `agent` for each of `contexts`, as children of this run.
+
+        Their ids follow from the place where they are spawned, so that a step that is executed again spawns nothing
+        twice.
+        """
+        if len(contexts) > MOST_CHILDREN:
+            raise ConfigError(f"{len(contexts)} children at once, and {MOST_CHILDREN} is the most: spawn them in parts")
+        for context in contexts:
+            agent.check_payload(context)
+        place = execution.idempotency_key or self._idempotency_key(self._execution.run.context, "run_turn")
+        place = f"{place}:spawn#{self._count(f'spawn:{place}')}"
+        task_ids = [_id(f"{place}:{number}") for number in range(len(contexts))]
+        children = [Child(task_id, agent, context) for task_id, context in zip(task_ids, contexts, strict=True)]
+        batch = Batch(_id(place), task_ids)
+        if children:
+            await self._host.spawn(batch.id if as_batch else "", children)
+        return batch
 
     def _checked(self, step: str, call: Callable[[], Awaitable[T]], kind: type[T]) -> Callable[[], Awaitable[T]]:
         """`call`, which fails for good if an overridden method returns something else than `kind`."""
@@ -99,8 +142,12 @@ class Steps:
 
     def _key(self, step: str) -> str:
         """The name of a step in the journal: the same when the turn is taken again."""
-        count = self._begun[step] = self._begun.get(step, 0) + 1
+        count = self._count(step)
         return step if count == 1 else f"{step}#{count}"
+
+    def _count(self, step: str) -> int:
+        self._begun[step] = self._begun.get(step, 0) + 1
+        return self._begun[step]
 
     def _idempotency_key(self, agent_ctx: AgentContext, key: str) -> str:
         return f"{self._execution.task_id}:{agent_ctx.turn}:{key}"
@@ -130,14 +177,19 @@ def tool_message(result: FunctionToolActionResult) -> dict[str, Any]:
 
 
 def _record_result(result: FunctionToolActionResult) -> Recorded:
-    about: dict[str, Any] = {"error": result.error}
+    if result.is_pending:
+        return Recorded(result=dump_anything(asdict(result)))
+    about = {"error": result.error}
     if not (isinstance(result.output_data, str) and result.output_data == result.output_str):  # mostly they are one
         about["output_data"] = result.output_data
     return Recorded(result=dump_anything(about), message=dump_json(tool_message(result)))
 
 
 def _recalled_result(recorded: Recorded) -> FunctionToolActionResult:
-    about, message = load_json(recorded.result), load_json(recorded.message)
+    about = load_json(recorded.result)
+    if not recorded.message:
+        return FunctionToolActionResult(**about)
+    message = load_json(recorded.message)
     return FunctionToolActionResult(
         tool_call_id=message["tool_call_id"],
         output_str=message["content"],
@@ -146,12 +198,20 @@ def _recalled_result(recorded: Recorded) -> FunctionToolActionResult:
     )
 
 
-def _show_completion(response: "ChatCompletion") -> dict[str, Any]:
+def _end_of_completion(response: "ChatCompletion") -> Ending:
     choice = response.choices[0]
     calls = [call.function.name for call in function_calls(response)]
     usage = response.usage.model_dump(include={"prompt_tokens", "completion_tokens"}) if response.usage else None
-    return {"model": response.model, "content": choice.message.content, "tool_calls": calls, "usage": usage}
+    about = {"model": response.model, "content": choice.message.content, "tool_calls": calls, "usage": usage}
+    return showing(about)
 
 
-def _show_result(result: FunctionToolActionResult) -> Any:
-    return result.error if result.error is not None else result.output_data
+def _id(place: str) -> str:
+    return uuid.uuid5(uuid.NAMESPACE_OID, place).hex
+
+
+def _end_of_tool_action(result: FunctionToolActionResult) -> Ending | None:
+    """None for a result that is still to come."""
+    if result.is_pending:
+        return None
+    return showing(result.output_data, result.error)

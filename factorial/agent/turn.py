@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from factorial.agent.answer import function_calls
 from factorial.agent.completion import TurnCompletion
+from factorial.agent.opening import messages_to_send
 from factorial.agent.steps import tool_message
 from factorial.context import AgentContext, ExecutionContext
 from factorial.errors import RetryableError
 from factorial.models import assistant_message
 from factorial.tools import FunctionToolActionResult, call_tool
+from factorial.tools.output import failure
 
 if TYPE_CHECKING:
     from factorial.agent.agent import BaseAgent
@@ -25,14 +27,12 @@ ContextType = TypeVar("ContextType", bound=AgentContext)
 
 async def take_turn(agent: "BaseAgent[ContextType]", agent_ctx: ContextType) -> TurnCompletion[ContextType]:
     """Take the next turn of the run, and append its messages to the context."""
-    response = await agent.completion(agent_ctx, agent.prepare_messages(agent_ctx))
+    response = await agent.completion(agent_ctx, messages_to_send(agent, agent_ctx))
     if not response.choices:
         raise RetryableError("the model's answer holds no choice")
     calls = function_calls(response)
     agent_ctx.messages.append(assistant_message(response))
     results = await _answer(agent, agent_ctx, calls)
-    agent_ctx.messages.extend(tool_message(result) for result in results)
-
     done, output = False, None
     if agent.final_output is None and not calls:
         done, output = True, response.choices[0].message.content
@@ -40,9 +40,16 @@ async def take_turn(agent: "BaseAgent[ContextType]", agent_ctx: ContextType) -> 
         if agent.is_final_output(call) and result.error is None:
             done, output = True, result.output_data
             break
-    return TurnCompletion(
+    completion = TurnCompletion(
         is_done=done, context=agent_ctx, output=output, tool_call_results=list(zip(calls, results, strict=True))
     )
+    pending = [result for result in results if result.is_pending]
+    if pending and not done:  # the answers to all calls come later, together
+        completion.pending_tool_call_ids = [result.tool_call_id for result in pending if result.pending_result]
+        completion.pending_child_task_ids = [child for result in pending for child in result.pending_child_task_ids]
+    else:
+        agent_ctx.messages.extend(tool_message(_settled(result)) for result in results)
+    return completion
 
 
 async def _answer(
@@ -62,6 +69,11 @@ async def _answer(
         else _checked(call, next(outcomes))
         for call in calls
     ]
+
+
+def _settled(result: FunctionToolActionResult) -> FunctionToolActionResult:
+    """`result`, which the run does not wait for any more: each call needs an answer, should the run go on after all."""
+    return failure(result.tool_call_id, "the run has ended without this result") if result.is_pending else result
 
 
 def _checked(call: Any, outcome: Any) -> FunctionToolActionResult:

@@ -3,7 +3,8 @@
 --
 -- ARGV     process, worker, agent, count, nonce (unique to this request), recovery limit
 -- Answers  {'OK', ms until the next run is due or -1, {run, ...}} | {'NOLEASE'}: register the process first
---          run = {id, owner, epoch, seq, retries, pickups, cancel, {conversation}, {context fields}, {journal}}
+--          run = {id, owner, epoch, seq, retries, pickups, cancel, {conversation}, {context fields}, {journal},
+--          {what it was parked for, with the results}, ms since 1970 when it was first taken up}
 -- Events   run_started, when a run is taken up for the first time; run_steering_applied
 --
 -- The same request again (its answer was lost) gives the same runs. A wake token is passed on if work remains.
@@ -21,9 +22,10 @@ end
 -- takes long. The wake token brings the worker back for the rest.
 local MOST_STALE = 1000
 
-local function contents(run, journal)
+local function contents(run, journal, awaited)
   return {run.id, run.owner, run.epoch, run.seq, run.retries, run.pickups, run.cancel,
-    redis.call('LRANGE', conversation_key(run.id), 0, -1), redis.call('HGETALL', fields_key(run.id)), journal}
+    redis.call('LRANGE', conversation_key(run.id), 0, -1), redis.call('HGETALL', fields_key(run.id)), journal, awaited,
+    tonumber(run.started)}
 end
 
 local now = now_ms()
@@ -34,14 +36,17 @@ local function take_up(run)
     'nonce', nonce, 'told', 0, 'pickups', run.pickups, 'recovery_limit', recovery_limit)
   redis.call('SADD', held_key(process), run.id)
   if run.pickups == 1 then
+    run.started = now
+    redis.call('HSET', run_key(run.id), 'started', now)
     tell(run, 'run_started', now, ',"metadata":{"process":' .. cjson.encode(process) .. '}')
   end
-  -- A turn that was begun is finished as it was begun: its model has not seen what was posted since.
-  local journal = redis.call('HGETALL', journal_key(run.id))
-  if #journal == 0 then
+  -- A turn that was begun is finished as it was begun: its model has not seen what was posted since. Nor may anything
+  -- come between a tool call and its result.
+  local journal, awaited = redis.call('HGETALL', journal_key(run.id)), redis.call('HGETALL', awaited_key(run.id))
+  if #journal == 0 and #awaited == 0 then
     read_mail(run, now)
   end
-  return contents(run, journal)
+  return contents(run, journal, awaited)
 end
 
 local claimed = {}
@@ -71,7 +76,7 @@ if redis.call('HGET', claims_key(process), worker) == nonce then
   for _, id in ipairs(redis.call('SMEMBERS', held_key(process))) do
     local run = load_run(id)
     if run and run.status == 'processing' and run.nonce == nonce then
-      claimed[#claimed + 1] = contents(run, redis.call('HGETALL', journal_key(id)))
+      claimed[#claimed + 1] = contents(run, redis.call('HGETALL', journal_key(id)), redis.call('HGETALL', awaited_key(id)))
     end
   end
 else

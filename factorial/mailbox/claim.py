@@ -3,6 +3,7 @@
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from factorial.mailbox.script import Scripts
@@ -40,6 +41,10 @@ class ClaimedRun:
     conversation: Sequence[bytes]
     fields: Mapping[str, bytes]
     journal: Mapping[str, bytes]
+    awaited: Mapping[str, bytes]
+    """What the run was parked for, with the results; empty if it was not."""
+    started_at: datetime
+    """When it was taken up for the first time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +77,7 @@ def new_nonce() -> str:
 
 
 def _read_run(found: list[Any], agent: str, nonce: str) -> ClaimedRun:
-    task_id, owner, epoch, seq, retries, pickups, cancel, conversation, fields, journal = found
+    task_id, owner, epoch, seq, retries, pickups, cancel, conversation, fields, journal, awaited, started = found
     return ClaimedRun(
         task_id=task_id.decode(),
         owner_id=owner.decode(),
@@ -84,6 +89,8 @@ def _read_run(found: list[Any], agent: str, nonce: str) -> ClaimedRun:
         conversation=conversation,
         fields=paired(fields),
         journal=paired(journal),
+        awaited=paired(awaited),
+        started_at=datetime.fromtimestamp(started / 1000, UTC),
     )
 
 

@@ -7,10 +7,14 @@
 --          context fields (list of name, value), journal entries (list of name, value;
 --          kept, with those before, if the turn is not done), events (list),
 --          action, delay in ms (backoff), error text (fail),
---          final fields (list of name, value) and final events (list): only if the action is carried out
--- action   continue | complete | backoff | release | fail | cancel
--- Answers  {'OK', action carried out, mail that has entered the conversation (list)} | {'SUPERSEDED'}
---          A `complete` with unread mail is answered as `continue`: an accepted steer is never dropped.
+--          final fields (list of name, value) and final events (list): only if the action is carried out,
+--          plan and awaited (list of key, ms until its deadline or 0): only for `park`
+-- action   continue | complete | conclude (complete, even over unread mail) | park | backoff | release | fail | cancel
+-- Answers  {'OK', action carried out, mail that has entered the conversation (list), {what was awaited, with the
+--          results}} | {'SUPERSEDED'}
+--          A `complete` with unread mail is answered as `continue`: an accepted steer is never dropped; over a
+--          `conclude`, in the last turn that is allowed, it is answered with run_steering_failed.
+--          A `park` that has nothing to wait for, since all results are there, is answered as `resume`.
 --          Anything but the end of a run that is to be cancelled is answered as `cancel`.
 -- Events   those given, once; run_steering_applied, run_steering_failed, run_cancelled
 -- include: lib/args.lua
@@ -24,13 +28,15 @@ local events = take_list()
 local action, delay, error_text = take(), take_number(), take()
 local final_fields = take_list()
 local final_events = take_list()
+local plan, awaited = take(), take_list()
 
 local run = load_run(id)
 local token = epoch .. ':' .. nonce .. ':' .. seq
 if run and string.sub(run.closed, 1, #token + 1) == token .. ':' then
   -- The same commit again: its answer was lost.
   local carried_out, mail = string.match(run.closed, '(%a+):(%d+)$')
-  return {'OK', carried_out, mail == '0' and {} or redis.call('LRANGE', conversation_key(id), -tonumber(mail), -1)}
+  return {'OK', carried_out, mail == '0' and {} or redis.call('LRANGE', conversation_key(id), -tonumber(mail), -1),
+    carried_out == 'resume' and redis.call('HGETALL', awaited_key(id)) or {}}
 end
 if not is_held_by(run, epoch, nonce) or run.seq ~= seq then
   return {'SUPERSEDED'}
@@ -48,24 +54,67 @@ end
 
 if run.cancel == '1' then
   action = 'cancel'
+elseif action == 'conclude' then
+  action = 'complete'
 elseif action == 'complete' and redis.call('LLEN', mail_key(id)) > 0 then
   action = 'continue'
 end
 
+-- What the run is to wait for, with the results that are there already. Gives the fields of the hash, how much is open,
+-- and the first deadline.
+local function look_ahead(now)
+  local found, open, first_deadline = {'plan', plan}, 0, nil
+  for i = 1, #awaited, 2 do
+    local key, patience = awaited[i], tonumber(awaited[i + 1])
+    local child = string.match(key, '^child:(.*)$')
+    local result
+    if child then
+      local status, error_text, parent = unpack(redis.call('HMGET', run_key(child), 'status', 'error', 'parent'))
+      if not status or parent ~= id then
+        result = '{"status":"unknown"}'
+      elseif is_final(status) then
+        result = outcome(child, status, error_text)
+      end
+    else
+      result = redis.call('HGET', journal_key(id), key .. '/given')
+    end
+    if result then
+      extend(found, {key, '!' .. result})
+    else
+      local deadline = patience > 0 and now + patience or 0
+      extend(found, {key, '?' .. deadline})
+      open = open + 1
+      first_deadline = deadline > 0 and math.min(deadline, first_deadline or deadline) or first_deadline
+    end
+  end
+  extend(found, {'open', open})
+  return found, open, first_deadline
+end
+
 local now = now_ms()
+local waits_for, open, first_deadline
+if action == 'park' then
+  waits_for, open, first_deadline = look_ahead(now)
+  if open == 0 then
+    action = 'resume'
+  end
+end
 if rewrite then
   redis.call('DEL', conversation_key(id))
 end
 append_all(conversation_key(id), messages)
-if action ~= 'continue' and action ~= 'cancel' then
+if action ~= 'continue' and action ~= 'resume' and action ~= 'cancel' then
   extend(fields, final_fields)
   extend(events, final_events)
 end
 set_all(fields_key(id), fields)
 if turn_done then
-  redis.call('DEL', journal_key(id))
+  redis.call('DEL', journal_key(id), awaited_key(id))
 else
   set_all(journal_key(id), entries)
+end
+if action == 'complete' or action == 'fail' then
+  refuse_mail(run, action == 'complete' and 'completed' or 'failed', now)
 end
 for _, event in ipairs(events) do
   publish(run.owner, event)
@@ -79,8 +128,14 @@ if turn_done or #entries > 0 then
   acquit(run)
 end
 
+if waits_for then
+  set_all(awaited_key(id), waits_for)
+end
+
 if action == 'continue' then
-  return {'OK', action, mail}
+  return {'OK', action, mail, {}}
+elseif action == 'resume' then
+  return {'OK', action, {}, redis.call('HGETALL', awaited_key(id))}
 end
 
 redis.call('SREM', held_key(process), id)
@@ -96,8 +151,16 @@ elseif action == 'cancel' then
 elseif action == 'backoff' then
   redis.call('HSET', run_key(id), 'status', 'backoff', 'holder', '', 'retries', run.retries + 1, 'error', error_text)
   redis.call('ZADD', due_key(run.agent), now + delay, id)
+  tally(run.agent, 'retried', now)
+elseif action == 'park' then
+  local for_tools = string.sub(awaited[1], 1, 5) == 'tool:'
+  redis.call('HSET', run_key(id), 'status', for_tools and 'pending_tool_results' or 'pending_child_tasks', 'holder', '')
+  redis.call('SADD', parked_key(run.agent), id)
+  if first_deadline then
+    redis.call('ZADD', due_key(run.agent), first_deadline, id)
+  end
 else
   redis.call('HSET', run_key(id), 'status', 'queued', 'holder', '')
   make_ready(run, true)
 end
-return {'OK', action, {}}
+return {'OK', action, {}, {}}

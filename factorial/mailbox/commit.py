@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from factorial.mailbox.claim import Token
+from factorial.mailbox.claim import Token, paired
 from factorial.mailbox.enqueue import flattened
 from factorial.mailbox.script import Scripts, counted
 from factorial.mailbox.step import Superseded
@@ -17,6 +17,11 @@ class Action(StrEnum):
 
     CONTINUE = "continue"
     COMPLETE = "complete"
+    CONCLUDE = "conclude"
+    """`complete`, also over unread mail: no further turn is allowed."""
+    PARK = "park"
+    RESUME = "resume"
+    """An answer only: all that was to be waited for is there."""
     BACKOFF = "backoff"
     RELEASE = "release"
     FAIL = "fail"
@@ -42,6 +47,10 @@ class Commit:
     final_fields: Mapping[str, bytes] = field(default_factory=dict)
     """Context fields and events that count only if the action is carried out."""
     final_events: Sequence[bytes] = ()
+    plan: bytes = b""
+    """For `PARK`: what to make of the results, and what to wait for: `tool:<call id>` or `child:<task id>`, each with
+    the seconds after which it is waited for no more (0: never)."""
+    awaited: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +60,8 @@ class Committed:
 
     action: Action
     mail: Sequence[bytes]
+    awaited: Mapping[str, bytes] = field(default_factory=dict)
+    """With `RESUME`: what was to be waited for, and the results."""
 
 
 async def commit(scripts: Scripts, *, task_id: str, process: str, token: Token, work: Commit) -> Committed | Superseded:
@@ -61,7 +72,8 @@ async def commit(scripts: Scripts, *, task_id: str, process: str, token: Token, 
         *counted(flattened(work.entries)), *counted(work.events),
         work.action, round(work.delay * 1000), work.error,
         *counted(flattened(work.final_fields)), *counted(work.final_events),
+        work.plan, *counted(part for key, patience in work.awaited.items() for part in (key, round(patience * 1000))),
     )  # fmt: skip
     if answer[0] == b"SUPERSEDED":
         return Superseded()
-    return Committed(action=Action(answer[1].decode()), mail=answer[2])
+    return Committed(action=Action(answer[1].decode()), mail=answer[2], awaited=paired(answer[3]))

@@ -10,9 +10,9 @@ All three connections are opened by `endpoint.py`, and read and write through a 
 
 from factorial.mailbox.blocking import BlockingConnection
 from factorial.mailbox.connection import Connection, ConnectionStats
-from factorial.mailbox.endpoint import shown_url
 from factorial.mailbox.listener import Listener
 from factorial.mailbox.server import Commands, check_server
+from factorial.redact import shown_url
 
 __all__ = [
     "BlockingConnection",

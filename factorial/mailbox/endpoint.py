@@ -9,7 +9,6 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import urlsplit
 
 from redis import exceptions as redis_errors
 from redis.asyncio.connection import AbstractConnection, parse_url
@@ -20,8 +19,9 @@ from redis.backoff import NoBackoff
 from factorial.config import RedisConfig
 from factorial.errors import ConfigError, MailboxError, MailboxFullError, MailboxRefusedError, MailboxUnavailableError
 from factorial.mailbox.link import Link
+from factorial.redact import remember_password, shown_url
 
-__all__ = ["Backoff", "Endpoint", "passes_by_itself", "shown_url", "translate"]
+__all__ = ["Backoff", "Endpoint", "passes_by_itself", "translate"]
 
 # Answers that say "not now": the server loads its data, runs a slow script, is a replica for the time of a
 # failover, or cannot write to its disk.
@@ -36,17 +36,6 @@ _PASSING_WORDS = ("BUSY ", "MISCONF ", "UNBLOCKED ")
 
 # What a URL may say in its query that belongs to redis-py's pools and clients, not to one connection.
 _NOT_FOR_ONE_CONNECTION = ("max_connections", "timeout")
-
-
-def shown_url(url: str) -> str:
-    """`url` as it may appear in messages: without password and query."""
-    try:
-        parts = urlsplit(url)
-        port = f":{parts.port}" if parts.port else ""
-    except ValueError:
-        return "(a URL that cannot be read)"
-    user = f"{parts.username}@" if parts.username else ""
-    return f"{parts.scheme}://{user}{parts.hostname or ''}{port}{parts.path}"
 
 
 def passes_by_itself(error: Exception) -> bool:
@@ -85,6 +74,7 @@ class Endpoint:
         url = config.resolved_url
         if url.startswith("embedded:"):
             raise ConfigError(f"{url}: an embedded server is started first (factorial.mailbox.embedded.resolve)")
+        remember_password(url)
         endpoint = cls(url, config.timeout, shown_url(url))
         endpoint._new_connection()
         return endpoint

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from factorial.mailbox.script import Argument, Scripts, counted
 from factorial.utils import dump_json
 
-__all__ = ["Enqueued", "enqueue", "flattened"]
+__all__ = ["Enqueued", "enqueue", "flattened", "head"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,11 +26,16 @@ async def enqueue(
     fields: Mapping[str, bytes],
 ) -> Enqueued:
     """Store and queue a run. The same id again changes nothing."""
-    head = dump_json({"task_id": task_id, "owner_id": owner_id, "agent_name": agent})[1:-1]
     answer = await scripts.run(
-        "enqueue", task_id, agent, owner_id, head, *counted(conversation), *counted(flattened(fields))
-    )
+        "enqueue", task_id, agent, owner_id, head(task_id, owner_id, agent),
+        *counted(conversation), *counted(flattened(fields)),
+    )  # fmt: skip
     return Enqueued(event_id=answer[1].decode() if answer[0] == b"OK" else "")
+
+
+def head(task_id: str, owner_id: str, agent: str) -> bytes:
+    """What each event of a run says of it, as JSON members."""
+    return dump_json({"task_id": task_id, "owner_id": owner_id, "agent_name": agent})[1:-1]
 
 
 def flattened(pairs: Mapping[str, bytes]) -> list[Argument]:

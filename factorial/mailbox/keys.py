@@ -13,16 +13,21 @@ _BY_ID = {
     "journal": "j",  # HASH    what finished within the current turn
     "mail": "m",  # LIST    steering that was not read yet
     "seen": "d",  # SET     ids of mail that was accepted
+    "awaited": "w",  # HASH    what a parked run waits for, and what has come of it
+    "children": "f",  # SET     the runs that it has spawned and that have not ended
+    "batch": "b",  # HASH    per batch: how many children it has, and how many have ended
     "ready": "q",  # LIST    per agent: runs to take up
     "suspects": "u",  # LIST    per agent: runs to take up one by one, since their processes crashed
     "passed": "v",  # SET     per agent: processes that cannot take those, and have passed the wake token on
-    "due": "z",  # ZSET    per agent: runs in backoff, by the time they are due
+    "due": "z",  # ZSET    per agent: runs in backoff, and parked ones with a deadline, by when they are due
+    "parked": "W",  # SET     per agent: runs that wait for results or children
     "wake": "k",  # LIST    per agent: one token if something is ready
     "ended": "t",  # ZSET    per agent and status: runs that ended, by when
     "lease": "p",  # STRING  per process: lives as long as its heartbeat
     "held": "h",  # SET     per process: runs it holds
     "signals": "s",  # LIST    per process: what it has to hear at once
     "claims": "y",  # HASH    per process: each worker's latest claim, its suspect, and what its burial needs
+    "bucket": "B",  # HASH    per span of time and agent: what was counted
     "events": "e",  # STREAM  per owner: durable events
     "published": "n",  # STRING  per message id: an event that was published on its own, a moment ago
     "owner": "o",  # HASH    per owner: how many runs are active, and since which event
@@ -33,8 +38,10 @@ _BY_ID = {
 }
 _SINGLE = {
     "processes": "P",  # ZSET    processes that have registered, by since when the lease is missing (0: it is not)
+    "doomed": "F",  # LIST    runs to cancel, because those that spawned them were cancelled
     "supervisors": "S",  # ZSET    supervisors, by when they were last heard of
     "reports": "R",  # HASH    per supervisor: how its tree is
+    "timeline": "T",  # ZSET    the names of these buckets, by when they go
     "layout": "V",  # HASH    version of this layout
 }
 
@@ -57,6 +64,14 @@ class Keys:
     def conversation(self, task_id: str) -> str:
         """LIST: a run's messages."""
         return self._of("conversation", task_id)
+
+    def awaited(self, task_id: str) -> str:
+        """HASH: what a parked run waits for, and what has come of it."""
+        return self._of("awaited", task_id)
+
+    def batch(self, batch_id: str) -> str:
+        """HASH: how many children a batch has, and how many of them have ended."""
+        return self._of("batch", batch_id)
 
     def wake(self, agent: str) -> str:
         """LIST: holds a token while something is ready for `agent`."""

@@ -11,7 +11,7 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, Self
 
-from factorial.config import EventsConfig, RedisConfig
+from factorial.config import EventsConfig, MetricsTimelineConfig, RedisConfig
 from factorial.errors import MailboxRefusedError
 from factorial.mailbox import lease
 from factorial.mailbox.connect import Connection, Listener, check_server, shown_url
@@ -42,7 +42,14 @@ class Mailbox:
         self._opening_listener = asyncio.Lock()
 
     @classmethod
-    async def open(cls, redis: RedisConfig, events: EventsConfig | None = None, *, patient: bool = False) -> Self:
+    async def open(
+        cls,
+        redis: RedisConfig,
+        events: EventsConfig | None = None,
+        metrics: MetricsTimelineConfig | None = None,
+        *,
+        patient: bool = False,
+    ) -> Self:
         """Connect, and make sure that the server can be trusted with tasks.
 
         Raises `MailboxUnavailableError`, `MailboxRefusedError` that says what to change, and `ConfigError` for a URL
@@ -52,7 +59,8 @@ class Mailbox:
         url, server = await asyncio.to_thread(resolve, redis.resolved_url)
         redis = replace(redis, url=url)
         try:
-            return cls(redis, *await _connect(redis, events or EventsConfig(), patient), server)
+            constants = _constants(events or EventsConfig(), metrics or MetricsTimelineConfig())
+            return cls(redis, *await _connect(redis, constants, patient), server)
         except BaseException:
             if server is not None:
                 await asyncio.to_thread(server.release)
@@ -74,7 +82,7 @@ class Mailbox:
         return await lease.bury(self.scripts, process=process, cause=cause)
 
     async def subscribe(
-        self, owner_id: str, start: Position | None, wanted: EventFilter
+        self, owner_id: str, start: Position, wanted: EventFilter
     ) -> AsyncGenerator[dict[str, Any], None]:
         """The owner's events from behind `start` on. All subscribers of this mailbox share one connection."""
         async with self._opening_listener:
@@ -85,7 +93,17 @@ class Mailbox:
                 yield event
 
 
-async def _connect(redis: RedisConfig, events: EventsConfig, patient: bool) -> tuple[Connection, Scripts]:
+def _constants(events: EventsConfig, metrics: MetricsTimelineConfig) -> dict[str, int]:
+    """The settings that the scripts know by name."""
+    return {
+        "EVENTS_MAX": events.max_per_owner,
+        "EVENTS_TTL_MS": round(events.ttl * 1000),
+        "METRICS_BUCKET": metrics.bucket_duration,
+        "METRICS_RETENTION": metrics.retention_duration,
+    }
+
+
+async def _connect(redis: RedisConfig, constants: dict[str, int], patient: bool) -> tuple[Connection, Scripts]:
     connection = await Connection.open(redis, patient=patient)
     try:
         shown = shown_url(redis.url)
@@ -97,7 +115,6 @@ async def _connect(redis: RedisConfig, events: EventsConfig, patient: bool) -> t
     except BaseException:
         await connection.close()
         raise
-    constants = {"EVENTS_MAX": events.max_per_owner, "EVENTS_TTL_MS": round(events.ttl * 1000)}
     return connection, Scripts(connection, keys, constants)
 
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from factorial.errors import CorruptedTaskDataError, InactiveTaskError, MailboxFullError, TaskNotFoundError
 from factorial.mailbox.script import Scripts, counted
+from factorial.mailbox.tend import cascade
 from factorial.task import TaskStatus
 
 __all__ = ["MAX_WAITING_MAIL", "cancel", "post"]
@@ -29,10 +30,13 @@ async def post(scripts: Scripts, *, task_id: str, message_id: str, messages: Seq
 async def cancel(scripts: Scripts, *, task_id: str) -> TaskStatus:
     """Have the run end as cancelled, and tell its status now: `cancelled`, or `processing` until its holder obeys.
 
+    What it has spawned is cancelled with it: here, by its holder, or by maintenance if either dies on the way.
     Raises `TaskNotFoundError`, and `InactiveTaskError` if the run has completed or failed.
     """
     answer = await scripts.run("cancel", task_id)
     _refuse(task_id, answer)
+    if answer[2]:
+        await cascade(scripts)
     return TaskStatus(answer[1].decode())
 
 

@@ -2,7 +2,7 @@
 -- How much work there is: for the agents that are named, and for those that a process has registered for.
 --
 -- ARGV     agents (list)
--- Answers  {agent, runs that are ready, suspects that wait, in backoff, held by processes, ...}
+-- Answers  {agent, runs that are ready, suspects that wait, in backoff, parked, held by processes, ...}
 -- include: lib/args.lua
 local agents, held = take_list(), {}
 for _, agent in ipairs(agents) do
@@ -20,7 +20,9 @@ for _, process in ipairs(redis.call('ZRANGE', processes_key(), 0, -1)) do
 end
 local answer = {}
 for _, agent in ipairs(agents) do
+  local due, parked = due_key(agent), parked_key(agent)
+  local backoff = redis.call('ZCARD', due) - redis.call('ZINTERCARD', 2, due, parked) -- some parked ones have a deadline
   extend(answer, {agent, redis.call('LLEN', ready_key(agent)), redis.call('LLEN', suspects_key(agent)),
-    redis.call('ZCARD', due_key(agent)), held[agent]})
+    backoff, redis.call('SCARD', parked), held[agent]})
 end
 return answer

@@ -17,7 +17,9 @@ class Queue:
     suspects: int
     """To be taken up one by one, since their processes crashed."""
     backoff: int
-    """Due later."""
+    """To be tried again later."""
+    waiting: int
+    """Parked until results of deferred tools, or children, come."""
     held: int
     """Executed by some process now."""
 
@@ -25,4 +27,4 @@ class Queue:
 async def read_queues(scripts: Scripts, agents: Iterable[str]) -> dict[str, Queue]:
     """The queues of `agents`, and of all agents that some process works for, by name."""
     answer = await scripts.run("queues", *counted(sorted(set(agents))))
-    return {answer[i].decode(): Queue(*map(int, answer[i + 1 : i + 5])) for i in range(0, len(answer), 5)}
+    return {answer[i].decode(): Queue(*map(int, answer[i + 1 : i + 6])) for i in range(0, len(answer), 6)}

@@ -2,8 +2,16 @@
 -- One consistent view of a run.
 --
 -- ARGV     id
--- Answers  {{hash fields}, {conversation}, {context fields}}; empty lists if there is no such run
+-- Answers  {{hash fields}, {conversation}, {context fields}, {keys of what it still waits for}}; empty lists if there is
+--          no such run
 -- include: lib/args.lua
 local id = take()
+local open = {}
+local awaited = redis.call('HGETALL', awaited_key(id))
+for i = 1, #awaited, 2 do
+  if string.sub(awaited[i + 1], 1, 1) == '?' then
+    open[#open + 1] = awaited[i]
+  end
+end
 return {redis.call('HGETALL', run_key(id)), redis.call('LRANGE', conversation_key(id), 0, -1),
-  redis.call('HGETALL', fields_key(id))}
+  redis.call('HGETALL', fields_key(id)), open}

@@ -63,6 +63,7 @@ local function take_back(run, process, alone)
     finish(run, 'cancelled', now, '')
     return
   elseif error_text then
+    refuse_mail(run, 'failed', now)
     tell(run, 'run_failed', now, ',"metadata":null,"error":"' .. error_text .. '"')
     finish(run, 'failed', now, error_text)
     given_up[#given_up + 1] = run.id
@@ -71,6 +72,9 @@ local function take_back(run, process, alone)
   go_on[#go_on + 1] = run.id
   tell(run, 'task_reclaimed', now, ',"metadata":null,"data":{"process":' .. cjson.encode(process)
     .. ',"cause":"' .. cause .. '","recoveries":' .. run.recoveries .. '}')
+  if cause ~= 'left' then
+    tally(run.agent, 'recovered', now)
+  end
   if cause == 'left' or run.recoveries <= AT_ONCE then
     redis.call('HSET', run_key(run.id), 'status', 'queued')
     make_ready(run, true)

@@ -20,7 +20,7 @@ from factorial.mailbox.connect import Listener
 from factorial.mailbox.script import Scripts
 from factorial.utils import load_json
 
-__all__ = ["EventFilter", "Position", "activity_since", "subscribe"]
+__all__ = ["EventFilter", "Position", "activity_since", "end_of_events", "subscribe"]
 
 _PAGE = 500
 _MOST_WAITING = 1000
@@ -87,14 +87,14 @@ def _as_set(name: str, values: Collection[str] | None) -> frozenset[str] | None:
 
 
 async def subscribe(
-    scripts: Scripts, listener: Listener, owner_id: str, start: Position | None, wanted: EventFilter
+    scripts: Scripts, listener: Listener, owner_id: str, start: Position, wanted: EventFilter
 ) -> AsyncGenerator[dict[str, Any], None]:
-    """The owner's events from behind `start` on (None: from now on), in order, each once."""
+    """The owner's events from behind `start` on, in order, each once."""
     news = _News()
     channel = scripts.keys.channel(owner_id)
     await listener.subscribe(channel, news.hear, news.miss)
     try:
-        position = start or await _end_of_stream(scripts, owner_id)
+        position = start
         while True:
             if news.missed:
                 news.start_over()
@@ -191,7 +191,8 @@ async def _trimmed_behind(scripts: Scripts, owner_id: str, position: Position) -
     return str(Position.before(str(first))) if position.next() < first else None
 
 
-async def _end_of_stream(scripts: Scripts, owner_id: str) -> Position:
+async def end_of_events(scripts: Scripts, owner_id: str) -> Position:
+    """Behind the owner's newest event."""
     last = await scripts.commands.execute("XREVRANGE", scripts.keys.events(owner_id), "+", "-", "COUNT", 1)
     return Position.after(last[0][0].decode()) if last else Position(0, 0)
 

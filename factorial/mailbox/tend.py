@@ -1,12 +1,16 @@
-"""What keeps the queues in order: due runs are queued (`promote.lua`), ended ones removed (`expire.lua`).
+"""What keeps the queues in order: due runs are queued (`promote.lua`), ended ones removed (`expire.lua`), and what the
+cancelled have spawned is cancelled (`cascade.lua`).
 
-Called by the maintenance actor.
+Called by the maintenance actor, and by whoever cancels.
 """
 
 from factorial.mailbox.script import Scripts
 from factorial.task import TaskStatus
 
-__all__ = ["expire", "promote"]
+__all__ = ["cascade", "expire", "promote"]
+
+_MOST_CANCELLED = 200
+"""Runs that one script call cancels: no call takes long."""
 
 
 async def promote(scripts: Scripts, *, agent: str) -> int:
@@ -22,3 +26,9 @@ async def expire(scripts: Scripts, *, agent: str, status: TaskStatus, ttl: float
         total += removed
         if removed < most:
             return total
+
+
+async def cascade(scripts: Scripts) -> None:
+    """Cancel all runs whose parent was cancelled, or waits for them no more."""
+    while await scripts.run("cascade", _MOST_CANCELLED):
+        pass

@@ -33,13 +33,16 @@ from factorial.models.client import close_clients
 from factorial.models.complete import assistant_message, check_model, complete
 from factorial.models.fallback import FallbackModels, fallback_models
 from factorial.models.model import Model, Provider
+from factorial.models.multi_client import MultiClient, refuse_http_client
 from factorial.models.request import ModelRequest, OnChunk, Transport
 from factorial.models.settings import ModelSettings, ResolvedModelSettings
+from factorial.models.tokens import count_tokens
 
 __all__ = [
-    "DEFAULT_MODEL", "MODELS", "FallbackModels", "Model", "ModelRequest", "ModelSettings", "OnChunk", "Provider",
-    "ResolvedModelSettings", "Transport", "anthropic", "assistant_message", "check_model", "claude_35_haiku",
-    "claude_35_sonnet", "claude_37_sonnet", "claude_4_opus", "claude_4_sonnet", "close_clients", "complete",
-    "fallback_models", "find_model", "google", "gpt_41", "gpt_41_mini", "gpt_41_nano", "gpt_5", "gpt_54", "gpt_54_mini",
-    "gpt_5_mini", "gpt_5_nano", "grok_3", "grok_3_mini", "o3", "o4_mini", "openai", "xai",
+    "DEFAULT_MODEL", "MODELS", "FallbackModels", "Model", "ModelRequest", "ModelSettings", "MultiClient", "OnChunk",
+    "Provider", "ResolvedModelSettings", "Transport", "anthropic", "assistant_message", "check_model",
+    "claude_35_haiku", "claude_35_sonnet", "claude_37_sonnet", "claude_4_opus", "claude_4_sonnet", "close_clients",
+    "complete", "count_tokens", "fallback_models", "find_model", "google", "gpt_41", "gpt_41_mini", "gpt_41_nano",
+    "gpt_5", "gpt_54", "gpt_54_mini", "gpt_5_mini", "gpt_5_nano", "grok_3", "grok_3_mini", "o3", "o4_mini",
+    "openai", "refuse_http_client", "xai",
 ]  # fmt: skip

@@ -19,6 +19,7 @@ openai = Provider("openai", "https://api.openai.com/v1", "OPENAI_API_KEY", "OPEN
 anthropic = Provider("anthropic", "https://api.anthropic.com/v1", "ANTHROPIC_API_KEY")
 google = Provider("google", "https://generativelanguage.googleapis.com/v1beta/openai", "GEMINI_API_KEY")
 xai = Provider("xai", "https://api.x.ai/v1", "XAI_API_KEY")
+Provider.OPENAI, Provider.ANTHROPIC, Provider.XAI = openai, anthropic, xai
 
 gpt_54 = Model("gpt_54", openai, "gpt-5.4", 1_050_000)
 gpt_54_mini = Model("gpt_54_mini", openai, "gpt-5.4-mini", 400_000)

@@ -18,6 +18,7 @@ from factorial.errors import ContextError, ModelRefusedError
 from factorial.loop import close_with_loop
 from factorial.models.faults import explain, missing_key, unreadable
 from factorial.models.streaming import read_stream
+from factorial.redact import remember_secret
 from factorial.utils import dump_json
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def request_body(model: "Model", request: "ModelRequest") -> bytes:
         body["stream"] = True
         body["stream_options"] = {"include_usage": True}
     try:
-        return dump_json({key: value for key, value in body.items() if value is not None})
+        return dump_json({key: value for key, value in body.items() if value is not None} | dict(request.extra))
     except PydanticSerializationError as error:
         raise ContextError(
             f"the conversation cannot be sent to {model.name!r}, it does not serialise: {error}"
@@ -143,6 +144,7 @@ async def _client(provider: "Provider") -> "AsyncOpenAI":
         await close_with_loop(close_clients)
     identity = (provider.url, provider.api_key or "")
     if identity not in clients:
+        remember_secret(provider.api_key)
         clients[identity] = AsyncOpenAI(
             base_url=provider.url,
             api_key=provider.api_key or "none",  # the SDK insists on one, also for a server that needs none

@@ -17,6 +17,7 @@ from factorial.models.fallback import FallbackModels
 from factorial.models.faults import missing_key, worth_another_try
 from factorial.models.model import Model
 from factorial.models.request import ModelRequest, OnChunk
+from factorial.story import fields_here
 from factorial.utils import load_json
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ async def complete(
                 return await candidate.transport().create(candidate, request, on_chunk)
             except ModelError as error:
                 failures[candidate] = error
-                logger.warning("model call failed: %s", error)
+                logger.warning("model call failed: %s", error, extra=fields_here())
         candidates = tuple(candidate for candidate in candidates if worth_another_try(failures[candidate]))
         pause = _pause(round_number, [failures[candidate] for candidate in candidates])
         if not candidates or round_number == _ROUNDS - 1 or time.monotonic() - started + pause > request.timeout:

@@ -14,12 +14,12 @@ Messages never hold a key. The SDK's errors are not chained: they hold the reque
 """
 
 import math
-import re
 import time
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
 from factorial.errors import ModelError, ModelRefusedError, RateLimitError, TruncatedResponseError
+from factorial.redact import hide_secrets
 from factorial.utils import shorten
 
 if TYPE_CHECKING:
@@ -36,7 +36,6 @@ LONGEST_PAUSE = 10.0
 
 _TRANSIENT = frozenset({408, 409, 425})
 _NO_QUOTA = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"})
-_KEY = re.compile(r"\b(?:sk|xai|gsk|AIza)[-_]?[\w*.-]{8,}")
 
 
 def worth_another_try(error: ModelError) -> bool:
@@ -106,7 +105,7 @@ def _public(text: object, model: "Model") -> str:
     shown = str(text)
     if key := model.provider.api_key:
         shown = shown.replace(key, "***")
-    return shorten(_KEY.sub("***", shown), 500)
+    return shorten(hide_secrets(shown), 500)
 
 
 def _retry_after(headers: "Mapping[str, str]") -> float | None:

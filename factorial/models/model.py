@@ -8,7 +8,8 @@ when a call is made: to import an agent needs none.
 """
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 from factorial.errors import ConfigError
 from factorial.models.client import OpenAITransport
@@ -29,12 +30,19 @@ class Provider:
     """The variable with the key; None for a server that needs none."""
     base_url_env: str | None = None
     """A variable that, if it is set, replaces `base_url`."""
+    key: str | None = field(default=None, repr=False, kw_only=True)
+    """A key that was given in code (`MultiClient`), and beats the environment's."""
+
+    OPENAI: ClassVar["Provider"]
+    ANTHROPIC: ClassVar["Provider"]
+    XAI: ClassVar["Provider"]
 
     @property
     def api_key(self) -> str | None:
-        """The key, if the environment has one."""
+        """The key: the given one, or the environment's, if it has one."""
+        key = self.key or (os.environ.get(self.api_key_env) if self.api_key_env else None)
         # A line end after the key would make the HTTP library refuse the header, and show it.
-        return (os.environ.get(self.api_key_env, "").strip() or None) if self.api_key_env else None
+        return (key or "").strip() or None
 
     @property
     def lacks_key(self) -> bool:

@@ -35,6 +35,8 @@ class ModelRequest:
     try begins once so many seconds are over."""
     stream: bool = False
     """Whether the answer comes in pieces."""
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    """What else goes into the request's body, by its name there."""
 
 
 class Transport(Protocol):

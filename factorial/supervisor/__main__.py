@@ -9,17 +9,19 @@ left running.
 
 import argparse
 import asyncio
-import logging
 import os
 import signal
 import sys
 from collections.abc import Sequence
-from typing import Any, NoReturn
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any, NoReturn, get_args
 
-from factorial.config import RedisConfig, SystemConfig, naming
+from factorial.config import LogFormat, LoggingConfig, LogLevel, RedisConfig, SystemConfig, naming
 from factorial.errors import ConfigError, FactorialError
+from factorial.redact import hide_secrets
 from factorial.supervisor.init import as_init
-from factorial.supervisor.logs import log_to_stderr
+from factorial.supervisor.logs import logging_to_stderr
 from factorial.utils import dump_json
 
 __all__ = ["main"]
@@ -92,13 +94,17 @@ VERBS: dict[str, tuple[str, Sequence[str]]] = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    words = sys.argv[1:] if arguments is None else list(arguments)
+    with ExitStack() as output:  # how a mistake is told is as the configuration says, once that has been read
+        return _obey(sys.argv[1:] if arguments is None else list(arguments), output)
+
+
+def _obey(words: list[str], output: ExitStack) -> int:
     try:
         if words and words[0] in VERBS:
             return _operate(_verb_parser(words[0]).parse_args(words[1:]), words[0])
-        return _run(_run_parser().parse_args(words))
+        return _run(_run_parser().parse_args(words), output)
     except FactorialError as error:
-        message = " ".join(str(error).split())
+        message = hide_secrets(" ".join(str(error).split()))
         print(f"factorial: {message}", file=sys.stderr)
         return 2 if isinstance(error, ConfigError) else 1
     except KeyboardInterrupt:  # once a system runs, it is a request to stop
@@ -127,8 +133,12 @@ def _run_parser() -> argparse.ArgumentParser:
     parser.add_argument("--check", action="store_true", help="validate the file and its agents, and start nothing")
     parser.add_argument("--json", action="store_true", help="with --check: print the runners as JSON")
     parser.add_argument(
-        "--log-level", default="info", choices=["debug", "info", "warning", "error"],
-        help="of the supervisor and its processes (default: info)",
+        "--log-level", choices=get_args(LogLevel),
+        help="of the supervisor and its processes (default: FACTORIAL_LOG_LEVEL, else [logging] of the file)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--log-format", choices=get_args(LogFormat),
+        help="lines for people, or JSON (default: FACTORIAL_LOG_FORMAT, else [logging] of the file)",
     )  # fmt: skip
     return parser
 
@@ -189,7 +199,7 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-def _run(options: argparse.Namespace) -> int:
+def _run(options: argparse.Namespace, output: ExitStack) -> int:
     if options.json and not options.check:
         raise ConfigError("--json goes with --check; for a running system: status --json")
     if not options.check:
@@ -198,6 +208,9 @@ def _run(options: argparse.Namespace) -> int:
     from factorial.supervisor.system import run_system
 
     config = SystemConfig.from_toml(options.config)
+    logs = _logs(config.logging, options)
+    if not options.check:  # before the agents' modules are imported, which may set up logging themselves
+        output.enter_context(logging_to_stderr("supervisor", logs))
     with naming(options.config):
         runners = load_runners(config)
     if options.check:
@@ -208,9 +221,14 @@ def _run(options: argparse.Namespace) -> int:
             processes = sum(runner.process_count for runner in runners.values())
             print(f"{options.config}: good; agents: {', '.join(runners)}; processes: {processes}")
         return 0
-    log_to_stderr("supervisor", logging.getLevelNamesMapping()[options.log_level.upper()])
-    asyncio.run(run_system(config, runners, path=options.config))
+    asyncio.run(run_system(config, runners, path=options.config, logs=logs))
     return 0
+
+
+def _logs(config: LoggingConfig, options: argparse.Namespace) -> LoggingConfig:
+    """How it logs: as the command says, else the environment, else the file."""
+    said = {"level": options.log_level, "format": options.log_format}
+    return replace(config.resolved, **{name: value for name, value in said.items() if value is not None})
 
 
 def _operate(options: argparse.Namespace, verb: str) -> int:

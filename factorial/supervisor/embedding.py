@@ -14,23 +14,24 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from factorial.config import (
     AgentWorkerConfig,
-    EventsConfig,
     HealthConfig,
+    LoggingConfig,
+    LogLevel,
     MaintenanceWorkerConfig,
-    RedisConfig,
+    ObservabilityConfig,
     Restart,
     RunnerConfig,
     RunnerSupervisorConfig,
-    SupervisorConfig,
     SystemConfig,
 )
 from factorial.errors import ConfigError
+from factorial.story import TaskFields
 from factorial.supervisor.lifeline import inside_child
-from factorial.supervisor.logs import log_to_stderr
+from factorial.supervisor.logs import logging_to_stderr
 from factorial.supervisor.plan import load_runners
 from factorial.supervisor.signals import StopRequests
 from factorial.supervisor.system import run_system
@@ -57,15 +58,42 @@ class Registered:
 
 
 def run_registered(
-    redis: RedisConfig, events: EventsConfig, supervisor: SupervisorConfig, registered: Sequence[Registered]
+    config: SystemConfig, registered: Sequence[Registered], observability: ObservabilityConfig | None = None
 ) -> None:
-    """Run them all until SIGINT or SIGTERM. In a process of such a system, which imports the program, do nothing."""
+    """Run them all until SIGINT or SIGTERM. In a process of such a system, which imports the program, do nothing.
+
+    `config` has all but the runners. `observability` is what was asked for, if anything was.
+    """
     if inside_child():
         return
     if not registered:
         raise ConfigError("orchestrator.run(): no runner is registered: call register_runner(agent=...) first")
-    if not logging.getLogger().hasHandlers():
-        log_to_stderr("supervisor")
+    with logging_to_stderr("supervisor", logs := _logs(config.logging)) as handler:
+        if handler is not None:
+            handler.addFilter(TaskFields())
+        _run(config, registered, observability, logs)
+
+
+def _logs(config: LoggingConfig) -> LoggingConfig:
+    """What the processes log. If nothing was said, and the program has set up logging itself, as much as that does."""
+    root = logging.getLogger()
+    if config == LoggingConfig() and root.handlers:
+        named = [level for level in get_args(LogLevel) if logging.getLevelName(level.upper()) <= root.level]
+        config = LoggingConfig(level=named[-1] if named else "debug")
+    return config.resolved
+
+
+def _run(
+    config: SystemConfig,
+    registered: Sequence[Registered],
+    observability: ObservabilityConfig | None,
+    logs: LoggingConfig,
+) -> None:
+    if observability is not None and observability.enabled:
+        log.warning(
+            "ObservabilityConfig(enabled=True): this release has no dashboard page. `python -m factorial.supervisor "
+            "status` draws the system, and orchestrator.get_metrics() tells what was done"
+        )
     runners, guests = [], []
     for one in registered:
         one.agent.check_ready()
@@ -86,9 +114,9 @@ def run_registered(
                 "without the protection of one of its own",
                 one.agent.name,
             )
-            guests.append(_Guest(one, supervisor.childrens_grace))
-    config = SystemConfig(redis=redis, events=events, supervisor=supervisor, runner=tuple(runners))
-    asyncio.run(run_system(config, load_runners(config), guests))
+            guests.append(_Guest(one, config.supervisor.childrens_grace))
+    config = replace(config, runner=tuple(runners))
+    asyncio.run(run_system(config, load_runners(config), guests, logs=logs))
 
 
 def _reference(agent: "BaseAgent[Any]") -> str | None:

@@ -34,10 +34,10 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
+from factorial.config import LoggingConfig
 from factorial.errors import FactorialError, SupervisionError
-from factorial.supervisor.logs import log_to_stderr
+from factorial.supervisor.logs import log_to_stderr, name_standard_streams
 from factorial.supervisor.stacks import write_stacks_on_sigusr1
-from factorial.supervisor.streams import name_standard_streams
 
 __all__ = [
     "BEAT", "FAILURE", "LEAVE_SECONDS", "READY", "SIGNALS", "Lifeline", "Orders", "inside_child", "run_child", "serve",
@@ -75,7 +75,7 @@ class Orders:
     reports: Connection
     seconds_to_stop: float
     beat_every: float
-    log_level: int
+    logs: LoggingConfig
 
 
 class Lifeline:
@@ -158,8 +158,7 @@ def run_child(unit: Any) -> None:
 async def serve(orders: Orders) -> int:
     """Run the target as `orders` say, and return the exit code."""
     lifeline = Lifeline(orders.process, orders.reports, orders.beat_every)
-    log_to_stderr(orders.process, orders.log_level)
-    name_standard_streams(orders.process)
+    name_standard_streams(orders.process, log_to_stderr(orders.process, orders.logs))
     if task := asyncio.current_task():
         task.set_name(orders.target)
     _listen(lifeline)

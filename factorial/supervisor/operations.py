@@ -176,7 +176,7 @@ class Operator:
         if self._path is None:
             return self._config, self._tree.spec
         config = SystemConfig.from_toml(self._path)
-        for table in ("redis", "events"):
+        for table in ("redis", "events", "logging"):
             if getattr(config, table) != getattr(self._config, table):
                 raise ConfigError(f"{self._path}: a change in [{table}] needs a restart of the supervisor")
         names = await _names_in_fresh_process(self._path)

@@ -111,6 +111,7 @@ def _runner_spec(config: SystemConfig, name: str, runner: RunnerConfig) -> Super
         "runner": as_mapping(runner),
         "redis": as_mapping(redis),
         "events": as_mapping(config.events),
+        "metrics": as_mapping(config.metrics),
         "grace": config.supervisor.childrens_grace,
     }
     health = HealthLimits(

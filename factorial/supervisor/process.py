@@ -32,6 +32,7 @@ import aiomultiprocess
 import aiomultiprocess.core
 import psutil
 
+from factorial.config import LoggingConfig
 from factorial.errors import SupervisionError
 from factorial.supervisor.health import Figures, pace
 from factorial.supervisor.lifeline import BEAT, FAILURE, LEAVE_SECONDS, READY, SIGNALS, Orders, run_child, serve
@@ -60,11 +61,12 @@ aiomultiprocess.set_start_method("spawn")
 class ChildProcess:
     """One incarnation of a child. Made within a running event loop; the process starts with it.
 
-    Raises `SupervisionError` if the operating system does not give us a process.
+    `logs`: what it logs, and how. Raises `SupervisionError` if the operating system does not give us a process.
     """
 
-    def __init__(self, spec: ChildSpec) -> None:
+    def __init__(self, spec: ChildSpec, logs: LoggingConfig | None = None) -> None:
         self.spec = spec
+        self._logs = logs or LoggingConfig()
         self.process = f"{spec.id}-{secrets.token_hex(3)}"
         self.failure = ""
         """What the child said about why it failed."""
@@ -162,9 +164,8 @@ class ChildProcess:
     def _start(self, spec: ChildSpec) -> Connection:
         reports: Connection
         reports, childs_end = aiomultiprocess.core.get_context().Pipe(duplex=False)
-        log_level = logging.getLogger().getEffectiveLevel()
         orders = Orders(
-            self.process, spec.target, spec.kwargs, childs_end, spec.seconds_to_stop, pace(spec.health), log_level
+            self.process, spec.target, spec.kwargs, childs_end, spec.seconds_to_stop, pace(spec.health), self._logs
         )
         self._aio = aiomultiprocess.Process(target=serve, args=(orders,), name=self.process, process_target=run_child)
         try:

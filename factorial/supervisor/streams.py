@@ -5,31 +5,25 @@ What C code and programs write to the descriptors themselves goes out as it is, 
 """
 
 import io
-import sys
 import threading
-from typing import Any, BinaryIO, TextIO, cast
+from collections.abc import Callable
+from typing import Any, BinaryIO, TextIO
 
-__all__ = ["NamedLines", "name_standard_streams"]
+from factorial.redact import hide_secrets
 
-
-def name_standard_streams(process: str) -> None:
-    """Begin each line that Python code prints from now on with the name of the process."""
-    if sys.stdout is not None:
-        sys.stdout = cast(TextIO, NamedLines(sys.stdout, process))
-    if sys.stderr is not None:
-        sys.stderr = cast(TextIO, NamedLines(sys.stderr, process))
+__all__ = ["NamedLines"]
 
 
 class NamedLines(io.TextIOBase):
-    """A text stream that writes whole lines to another one at once, each after `name`.
+    """A text stream that writes whole lines to another one at once: each after `name`, or as `render` writes it.
 
     `print` writes a line in several pieces: they are put together for each thread, so that lines of threads do not
     mix. `flush()` ends a line that was begun: what somebody wants to be seen is seen, and under its own name.
     """
 
-    def __init__(self, stream: TextIO, name: str) -> None:
+    def __init__(self, stream: TextIO, name: str, render: Callable[[str], str] | None = None) -> None:
         self._stream = stream
-        self._prefix = f"{name} | "
+        self._render = render or (lambda line: f"{name} | {hide_secrets(line)}")
         self._writing = threading.RLock()
         self._begun = threading.local()
 
@@ -48,7 +42,7 @@ class NamedLines(io.TextIOBase):
 
     def _put(self, lines: list[str]) -> None:
         with self._writing:
-            self._stream.write("".join(f"{self._prefix}{line}\n" for line in lines))
+            self._stream.write("".join(f"{self._render(line)}\n" for line in lines))
             self._stream.flush()
 
     @property

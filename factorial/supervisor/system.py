@@ -24,8 +24,9 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from factorial.config import SystemConfig
+from factorial.config import LoggingConfig, SystemConfig
 from factorial.errors import FactorialError, MailboxError
+from factorial.story import Story
 from factorial.supervisor.monitor import Monitor
 from factorial.supervisor.notify import ServiceManager
 from factorial.supervisor.operations import Operator
@@ -37,7 +38,6 @@ from factorial.supervisor.spec import ChildExit
 from factorial.supervisor.stacks import of_tasks
 from factorial.supervisor.status import Subject, draw
 from factorial.supervisor.tree import Tree
-from factorial.utils import listed
 from factorial.version import __version__
 
 if TYPE_CHECKING:
@@ -62,22 +62,28 @@ _FROM_OUTSIDE = ("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT")
 
 
 async def run_system(
-    config: SystemConfig, runners: Runners, guests: Sequence[Guest] = (), *, path: str | None = None
+    config: SystemConfig,
+    runners: Runners,
+    guests: Sequence[Guest] = (),
+    *,
+    path: str | None = None,
+    logs: LoggingConfig | None = None,
 ) -> None:
     """Run the whole system until it is asked to stop. Raises a `FactorialError` that says why it could not go on.
 
     `runners`: those of `config`, loaded. When one of the guests ends, all of it does. `path` is the file that `config`
-    comes from: it is read again on SIGHUP.
+    comes from: it is read again on SIGHUP. `logs`: how its processes log, if not as the configuration says.
     """
     spec = tree_spec(config, runners)
+    launch = partial(ChildProcess, logs=logs or config.logging.resolved)
     manager = ServiceManager()
     from factorial.mailbox import Mailbox
 
     with stop_requests() as requests:
-        mailbox = await Mailbox.open(config.redis, config.events)
+        mailbox = await Mailbox.open(config.redis, config.events, config.metrics)
         try:
             changed = asyncio.Event()
-            tree = Tree(spec, launch=ChildProcess, on_exit=partial(_release, mailbox), on_change=changed.set)
+            tree = Tree(spec, launch=launch, on_exit=partial(_release, mailbox), on_change=changed.set)
             name = f"{re.sub('[^A-Za-z0-9_.-]', '-', socket.gethostname())[:100]}-{secrets.token_hex(3)}"
             operator = Operator(name, config, tree, requests, path, changed, lambda: [guest.node() for guest in guests])
             monitor = Monitor(partial(_processes, tree), operator.replace)
@@ -207,10 +213,11 @@ async def _release(mailbox: "Mailbox", exit: ChildExit) -> None:
     except MailboxError as unreachable:
         log.warning("the tasks of %s go on when its lease is over: %s", exit.process, unreachable)
         return
-    if taken.go_on:
-        log.info("%s held %d tasks (%s), which go on: %s", exit.process, len(taken.go_on), cause, listed(taken.go_on))
-    if taken.given_up:
-        log.warning("%s held %s, given up as crash_loop: failed", exit.process, listed(taken.given_up))
+    agent = exit.child_id.rpartition(".")[0]
+    for task_id in taken.go_on:
+        Story(task_id, agent).reclaimed(exit.process, cause)
+    for task_id in taken.given_up:
+        Story(task_id, agent).given_up(exit.process)
 
 
 def blame(exit: ChildExit) -> "Cause":

@@ -20,6 +20,7 @@ from pydantic import ValidationError
 
 from factorial.context import AgentContext, ExecutionContext
 from factorial.errors import FatalAgentError, RetryableError
+from factorial.story import fields_here
 from factorial.tools.function_tool import FunctionTool
 from factorial.tools.output import FunctionToolActionResult, failure, shape
 from factorial.utils import dump_json, shorten
@@ -73,9 +74,9 @@ async def call_tool(
     # A tool is the user's code: whatever it raises is for the model to see (checklist A14). SystemExit too: a
     # tool that calls sys.exit() must not end the worker process.
     except (Exception, SystemExit) as error:
-        logger.info("tool %s failed", tool.name, exc_info=error)
+        logger.info("tool %s failed", tool.name, exc_info=error, extra=fields_here())
         return failure(tool_call.id, f"{type(error).__name__}: {error}")
-    return shape(tool_call.id, value)
+    return shape(tool_call.id, value) if tool.deferral is None else tool.deferral.shape(tool_call.id, value)
 
 
 async def _run(tool: FunctionTool, arguments: dict[str, Any]) -> Any:

@@ -35,7 +35,9 @@ def final_output_tool(output_type: Any) -> FunctionTool:
         parameters = Parameters({"type": "object"} | schema, lambda text: {"output": adapter.validate_json(text)}, ())
     else:
         parameters = _as_argument(output_type)
-    return FunctionTool(FINAL_OUTPUT, described, _final_output, parameters, is_final_output=True)
+    return FunctionTool(
+        FINAL_OUTPUT, described, parameters.json_schema, _final_output, is_final_output=True, parameters=parameters
+    )
 
 
 def _final_output(output: Any) -> Any:

@@ -18,8 +18,9 @@ from typing import Any, overload
 
 from factorial.context import AgentContext
 from factorial.errors import ConfigError
+from factorial.tools.deferred import Deferral, deferral_of
 from factorial.tools.docstring import read_docstring
-from factorial.tools.schema import Parameters, inner, read_parameters, where
+from factorial.tools.schema import Parameters, described_parameters, inner, read_parameters, where
 
 __all__ = ["FunctionTool", "build_tools", "function_tool", "tool_param"]
 
@@ -30,18 +31,35 @@ IsEnabled = bool | Callable[[Any], bool]
 
 @dataclass(frozen=True, eq=False)
 class FunctionTool:
-    """A tool: what the model is told about it, and what is called. Made by `function_tool`."""
+    """A tool: what the model is told about it, and what is called. Made by `function_tool`.
+
+    Made by hand, it is told with a JSON schema of its own, as for a tool of another server. The arguments are checked
+    against the function's types then, as far as it has any, and passed by name.
+    """
 
     name: str
     description: str
-    function: Callable[..., Any]
-    parameters: Parameters = field(repr=False)
+    params_json_schema: dict[str, Any] = field(repr=False)
+    """What the model is told of the arguments."""
+    on_invoke_tool: Callable[..., Any]
+    strict_json_schema: bool = False
+    """Ask the provider to hold the model to the schema, if all parameters are required. They are checked anyway."""
     is_enabled: IsEnabled = True
     """Whether the model may call it: a fact, or a function of the agent's context."""
     is_final_output: bool = False
     """Whether it ends the run: its arguments are the output, and are always parsed."""
+    deferral: Deferral | None = None
+    """What its result waits for, if it is not simply what the function returns."""
+    parameters: Parameters = field(default=None, repr=False)  # type: ignore[assignment]  # made here, if not given
+    """The check of the arguments, and the contexts to fill in."""
 
     def __post_init__(self) -> None:
+        if self.parameters is None:
+            if not callable(self.on_invoke_tool) or not isinstance(self.params_json_schema, dict):
+                raise ConfigError(f"FunctionTool {self.name!r}: give a function, and a JSON schema as a dictionary")
+            described = described_parameters(self.on_invoke_tool, self.params_json_schema)
+            object.__setattr__(self, "parameters", described)
+            object.__setattr__(self, "deferral", self.deferral or deferral_of(self.on_invoke_tool))
         if not _NAME.fullmatch(self.name):
             raise ConfigError(
                 f"{where(self.function)}: {self.name!r} cannot be the name of a tool: use 1 to 64 letters, digits, "
@@ -52,10 +70,14 @@ class FunctionTool:
         """Call the function itself: a decorated function can still be used in code."""
         return self.function(*args, **kwargs)
 
+    def __class_getitem__(cls, context_class: Any) -> type["FunctionTool"]:
+        """`FunctionTool[MyContext]`, in annotations, is `FunctionTool`."""
+        return cls
+
     @property
-    def params_json_schema(self) -> dict[str, Any]:
-        """What the model is told of the arguments."""
-        return self.parameters.json_schema
+    def function(self) -> Callable[..., Any]:
+        """What is called."""
+        return self.on_invoke_tool
 
     def enabled_for(self, agent_ctx: AgentContext) -> bool:
         """Whether the model may call the tool in this state."""
@@ -70,8 +92,17 @@ class FunctionTool:
     @cached_property
     def param(self) -> dict[str, Any]:
         """The entry of the request's `tools`."""
-        described = {"description": self.description} if self.description else {}
-        return {"type": "function", "function": {"name": self.name, **described, "parameters": self.params_json_schema}}
+        told: dict[str, Any] = {"name": self.name}
+        if self.description:
+            told["description"] = self.description
+        told["parameters"] = schema = self.params_json_schema
+        if self.strict_json_schema and set(schema.get("properties", ())) == set(schema.get("required", ())):
+            told["strict"] = True
+        return {"type": "function", "function": told}
+
+    def to_openai_tool_schema(self) -> dict[str, Any]:
+        """The same; do not change it."""
+        return self.param
 
 
 def tool_param(tool: FunctionTool) -> dict[str, Any]:
@@ -83,7 +114,11 @@ def tool_param(tool: FunctionTool) -> dict[str, Any]:
 def function_tool(function: Callable[..., Any], /) -> FunctionTool: ...
 @overload
 def function_tool(
-    *, name: str | None = None, description: str | None = None, is_enabled: IsEnabled = True
+    *,
+    name: str | None = None,
+    description: str | None = None,
+    strict_json_schema: bool = False,
+    is_enabled: IsEnabled = True,
 ) -> Callable[[Callable[..., Any]], FunctionTool]: ...
 def function_tool(
     function: Callable[..., Any] | None = None,
@@ -91,6 +126,7 @@ def function_tool(
     *,
     name: str | None = None,
     description: str | None = None,
+    strict_json_schema: bool = False,
     is_enabled: IsEnabled = True,
 ) -> FunctionTool | Callable[[Callable[..., Any]], FunctionTool]:
     """Make a tool of a function; as `@function_tool` or `@function_tool(...)`. Raises `ConfigError`.
@@ -99,7 +135,7 @@ def function_tool(
     """
 
     def make(function: Callable[..., Any]) -> FunctionTool:
-        return _make(function, name, description, is_enabled)
+        return _make(function, name, description, strict_json_schema, is_enabled)
 
     return make if function is None else make(function)
 
@@ -127,16 +163,24 @@ def build_tools(functions: Iterable[Callable[..., Any]], *, parse_args: bool = T
 
 
 def _make(
-    function: Any, name: str | None = None, description: str | None = None, is_enabled: IsEnabled = True
+    function: Any,
+    name: str | None = None,
+    description: str | None = None,
+    strict: bool = False,
+    is_enabled: IsEnabled = True,
 ) -> FunctionTool:
     if not callable(function) or inspect.isclass(function):
         raise ConfigError(f"{function!r} is no function, so it cannot be a tool: pass a function with typed parameters")
     written = inner(function)
-    described, parameters = read_docstring(written)
+    described, described_ones = read_docstring(written)
+    parameters = read_parameters(function, described_ones)
     return FunctionTool(
         name=name or str(getattr(written, "__name__", type(written).__name__)),
         description=described if description is None else description,
-        function=function,
-        parameters=read_parameters(function, parameters),
+        params_json_schema=parameters.json_schema,
+        on_invoke_tool=function,
+        strict_json_schema=strict,
         is_enabled=is_enabled,
+        parameters=parameters,
+        deferral=deferral_of(function),
     )

@@ -9,7 +9,7 @@ import inspect
 import types
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, NotRequired, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from pydantic import ConfigDict, Field, TypeAdapter
@@ -21,7 +21,15 @@ from typing_extensions import TypedDict  # pydantic takes typing's own from Pyth
 from factorial.context import AgentContext, ExecutionContext
 from factorial.errors import ConfigError
 
-__all__ = ["Parameters", "inner", "json_schema", "read_parameters", "where"]
+__all__ = [
+    "Parameters",
+    "described_parameters",
+    "execution_parameters",
+    "inner",
+    "json_schema",
+    "read_parameters",
+    "where",
+]
 
 _BY_NAME: dict[str, type] = {"agent_ctx": AgentContext, "execution_ctx": ExecutionContext}
 
@@ -61,6 +69,33 @@ def read_parameters(function: Callable[..., Any], described: dict[str, str]) -> 
             fields[parameter.name] = _field(annotation, parameter, described.get(parameter.name))
     adapter = _adapter(function, fields)
     return Parameters(json_schema(adapter, where(function)), adapter.validate_json, tuple(fields), tuple(contexts))
+
+
+def described_parameters(function: Callable[..., Any], schema: dict[str, Any]) -> Parameters:
+    """The parameters of `function` as somebody else describes them to the model. Raises `ConfigError`.
+
+    A function with types of its own has its arguments checked; one with `**arguments` gets whatever the model sends.
+    """
+    signature = inspect.signature(function).parameters.values()
+    if all(one.kind is not one.VAR_KEYWORD and one.annotation is not one.empty for one in signature):
+        return replace(read_parameters(function, {}), json_schema=schema)
+    contexts = {
+        one.name: _context_kind(one.name, _annotation(function, one))
+        for one in signature
+        if one.kind is not one.VAR_KEYWORD
+    }
+    filled_in = tuple((name, kind) for name, kind in contexts.items() if kind is not None)
+    return Parameters(schema, TypeAdapter(dict[str, Any]).validate_json, tuple(schema.get("properties", ())), filled_in)
+
+
+def execution_parameters(function: Callable[..., Any]) -> list[str]:
+    """The parameters of `function` that take the execution context; the first one takes something else."""
+    _, *others = inspect.signature(function).parameters.values()
+    return [
+        parameter.name
+        for parameter in others
+        if _context_kind(parameter.name, _annotation(function, parameter)) is ExecutionContext
+    ]
 
 
 def json_schema(adapter: TypeAdapter[Any], place: str) -> dict[str, Any]:

@@ -56,7 +56,7 @@ namespace = "{self.namespace}"
 grace = {grace}
 {supervisor}
 [[runner]]
-agent = "tests.chaos.agents:{agent}"
+agent = "tests.chaos.{agent if ":" in agent else f"agents:{agent}"}"
 processes = {processes}
 worker = {{ workers = {workers}, batch_size = {batch_size}, heartbeat_interval = {heartbeat}, missed_heartbeats = 2 }}
 maintenance = {{ interval = 0.25 }}

@@ -3,18 +3,24 @@
 Real: the commands, the worker processes, the embedded Valkey, signals. Scripted: the model.
 """
 
+import asyncio
 import os
 import re
 import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from websockets.exceptions import ConnectionClosed
 
+from tests.spec.web import hear, post, socket
 from tests.support import wait_until
+from tests.valkey import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -25,10 +31,10 @@ def environment() -> dict[str, str]:
     return {**kept, "PYTHONPATH": str(ROOT)}
 
 
-def run(directory: Path, *command: str, timeout: float = 20.0) -> subprocess.CompletedProcess[str]:
+def run(directory: Path, *command: str, timeout: float = 20.0, answer: str = "") -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", *command],
-        cwd=directory, env=environment(), capture_output=True, text=True, timeout=timeout, check=False,
+        input=answer, cwd=directory, env=environment(), capture_output=True, text=True, timeout=timeout, check=False,
     )  # fmt: skip
 
 
@@ -50,6 +56,16 @@ def test_repository_inline(tmp_path: Path) -> None:
     done = run(tmp_path, "examples.repository", "What is an 'idempotency_key'?")
     assert "It is not a language model" in done.stdout
     assert re.search(r"'idempotency_key' is in [1-9]\d* lines of [1-9]\d* files", done.stdout), done.stderr
+
+
+async def test_newsroom(tmp_path: Path) -> None:
+    """A task waits for its children and for a person, who answers on the terminal."""
+    with started(tmp_path, "examples.newsroom") as log:
+        await wait_until(lambda: log.read_text().count("is ready") >= 2, timeout=20, message="the workers")
+        asked = await asyncio.to_thread(run, tmp_path, "examples.newsroom", "ask", answer="Yes.\n")
+        assert "2 of 2 reporters are back" in asked.stdout, asked.stderr + log.read_text()
+        assert asked.stdout.splitlines()[-1] == "May it be printed? It is settled."
+    assert "Traceback" not in log.read_text()
 
 
 @pytest.fixture
@@ -74,6 +90,53 @@ async def test_weather(tmp_path: Path, weather_workers: subprocess.Popen[bytes])
     weather_workers.send_signal(signal.SIGINT)
     assert weather_workers.wait(timeout=15) == 0
     assert "Traceback" not in log.read_text()
+
+
+async def test_web(tmp_path: Path, weather_workers: subprocess.Popen[bytes]) -> None:
+    """A browser that is cut off comes back with the last event that it has seen, and misses nothing."""
+    log = tmp_path / "log"
+    await wait_until(lambda: "children are ready" in log.read_text(), timeout=20, message="the workers")
+    address = f"127.0.0.1:{free_port()}"
+    with started(tmp_path, "examples.web", address.partition(":")[2]) as web_log:
+        await wait_until(lambda: "running on" in web_log.read_text(), timeout=20, message="the web server")
+        assert "<title>Weather</title>" in await asyncio.to_thread(page, f"http://{address}/")
+        async with socket(address, "/ws/user123") as browser:
+            asked = await post(address, "/api/ask", {"user_id": "user123", "query": "What's the weather?"})
+            seen = await hear(browser, lambda heard: len(heard) == 2)
+            browser.transport.abort()
+        async with socket(address, f"/ws/user123?after={seen[-1]['id']}") as browser:
+            seen += await hear(browser, lambda heard: bool(heard) and heard[-1]["event_type"] == "run_completed")
+        types = [update["event_type"] for update in seen]
+        assert types[:2] == ["run_enqueued", "run_started"] and len(types) == len({update["id"] for update in seen})
+        assert {update["task_id"] for update in seen} == {asked["task_id"]}
+        assert seen[-2]["data"] == "It is sunny, and 72°F."
+        async with socket(address, "/ws/user123?after=yesterday") as browser:
+            with pytest.raises(ConnectionClosed, match="'yesterday' is not an event id"):
+                await browser.recv()
+        assert "Traceback" not in web_log.read_text()
+
+
+@contextmanager
+def started(directory: Path, *command: str) -> Iterator[Path]:
+    """A server; in the end, Ctrl-C has to stop it. Gives its log."""
+    log = directory / f"{command[0]}.log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            [sys.executable, "-m", *command], cwd=directory, env=environment(), stdout=output, stderr=output
+        )
+    try:
+        yield log
+        process.send_signal(signal.SIGINT)
+        process.wait(timeout=30)
+    finally:
+        process.kill()
+        process.wait()
+
+
+def page(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=20) as response:
+        text: str = response.read().decode()
+        return text
 
 
 def test_the_demo_keeps_its_promises(tmp_path: Path) -> None:

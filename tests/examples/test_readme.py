@@ -23,6 +23,7 @@ import pytest
 
 from factorial import Agent, AgentContext
 from factorial.config import SystemConfig
+from factorial.events import CATALOGUE
 from factorial.testing import ScriptedModel, call, say
 from tests.support import wait_until
 
@@ -145,6 +146,18 @@ def _settings(kind: Any, path: str) -> Iterator[tuple[str, str, str]]:
 
 def _toml(value: Any) -> str:
     return json.dumps(value)
+
+
+def test_the_table_of_events_is_the_catalogue() -> None:
+    table = [
+        [cell.strip() for cell in line.strip("|").split("|")]
+        for line in README.split("\n### Events\n")[1].split("\n## ")[0].splitlines()
+        if line.startswith("| `") and not line.startswith("| `event_type`")
+    ]
+    assert table == [
+        [f"`{name}`", entry.when, ", ".join(f"`{field}`" for field in entry.carries)]
+        for name, entry in CATALOGUE.items()
+    ]
 
 
 def test_the_messages_in_the_table_of_troubles_are_those_of_the_code() -> None:

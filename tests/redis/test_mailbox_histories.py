@@ -1,8 +1,8 @@
 """Random histories of everything that can happen to a few runs, and what must be true of them after each step.
 
-Processes claim, work, commit twice, commit with tokens they held long ago, die, come back and are reclaimed, while
-clients enqueue, steer and cancel. The server is a real Valkey and the scripts are real; nothing is fake. A failure is
-repeated by its seed.
+Processes claim, work, spawn children, park, commit twice, commit with tokens they held long ago, die, come back and are
+reclaimed, while clients enqueue, steer, cancel and give results: before they are waited for, twice, and too late. The
+server is a real Valkey and the scripts are real; nothing is fake. A failure is repeated by its seed.
 """
 
 import random
@@ -15,10 +15,12 @@ from factorial.mailbox import Mailbox, lease, tend
 from factorial.mailbox.claim import Claim, Token, claim
 from factorial.mailbox.commit import Action, Commit, Committed, commit
 from factorial.mailbox.enqueue import enqueue
+from factorial.mailbox.give import give
 from factorial.mailbox.lease import Cause
 from factorial.mailbox.post import cancel, post
 from factorial.mailbox.read import read_run
-from factorial.mailbox.step import step
+from factorial.mailbox.spawn import NewRun, spawn
+from factorial.mailbox.step import Noted, step
 from tests.redis.invariants import assert_invariants
 
 RUNS = [f"t{number}" for number in range(4)]
@@ -37,12 +39,15 @@ class History:
         self.cancelled: set[str] = set()
         self.posted: Counter[str] = Counter()
         self.enqueued: set[str] = set()
+        self.calls: list[tuple[str, str]] = []
+        """Deferred calls that were begun: run, call id. Each is waited for once."""
+        self.given: set[tuple[str, str]] = set()
 
     async def happen(self) -> None:
         """One step of the history."""
         deeds = {
-            self.enqueue: 2, self.claim: 5, self.work: 3, self.settle: 8, self.post: 2, self.cancel: 1, self.die: 1,
-            self.lose_lease: 1, self.tend: 3,
+            self.enqueue: 2, self.claim: 5, self.work: 3, self.settle: 8, self.park: 4, self.spawn: 2, self.give: 4,
+            self.post: 2, self.cancel: 1, self.die: 1, self.lose_lease: 1, self.tend: 3,
         }  # fmt: skip
         await self.random.choices(list(deeds), list(deeds.values()))[0]()
 
@@ -83,21 +88,76 @@ class History:
             return
         recent = self.random.random() < 0.7
         run, process, token = self.tokens[-1] if recent else self.random.choice(self.tokens)
-        action = self.random.choice([Action.CONTINUE] * 4 + [a for a in Action if a is not Action.CANCEL])
+        action = self.random.choice(
+            [Action.CONTINUE] * 4 + [Action.COMPLETE, Action.BACKOFF, Action.RELEASE, Action.FAIL]
+        )
         done = action in (Action.CONTINUE, Action.COMPLETE) or self.random.random() < 0.3
         event = b'{"event_type":"commit","run":"%s","seq":%d}' % (run.encode(), token.seq)
-        work = Commit(action, turn_done=done, events=[event], messages=[b"m{}"])
+        await self.commit(run, process, token, Commit(action, turn_done=done, events=[event], messages=[b"m{}"]))
+
+    async def commit(self, run: str, process: str, token: Token, work: Commit) -> None:
         answers = [
             await commit(self.scripts, task_id=run, process=process, token=token, work=work)
             for _ in range(self.random.randint(1, 2))
         ]
         if isinstance(answers[0], Committed):
-            assert isinstance(answers[-1], Committed) and answers[-1].action == answers[0].action
+            assert answers[-1] == answers[0]
+            if answers[0].action is Action.RESUME:
+                assert not any(value[:1] == b"?" for key, value in answers[0].awaited.items() if ":" in key)
             if (run, process, token.next()) not in self.tokens:
                 self.tokens.append((run, process, token.next()))
 
+    async def park(self) -> None:
+        """Begin some calls, perhaps hear of a result, and wait for them and for some runs, mostly its own children."""
+        if not self.tokens:
+            return
+        run, process, token = self.tokens[-1] if self.random.random() < 0.7 else self.random.choice(self.tokens)
+        calls = [f"c{len(self.calls)}_{number}" for number in range(self.random.randint(0, 2))]
+        self.calls += [(run, call) for call in calls]
+        if self.random.random() < 0.8:
+            entries = {f"tool:{call}/expected": b"1" for call in calls}
+            await step(
+                self.scripts, task_id=run, token=token, told=self.random.randint(1, 5), entries=entries, events=[]
+            )
+        if self.random.random() < 0.3:
+            await self.give()
+        own = sorted(name for name in self.enqueued if name.startswith(f"{run}."))
+        known = own if own and self.random.random() < 0.8 else sorted(self.enqueued)
+        children = self.random.sample(known, self.random.randint(0, min(3, len(known))))
+        keys = [*(f"tool:{call}" for call in calls), *(f"child:{child}" for child in children)]
+        awaited = {key: self.random.choice([0, 0, 0.001, 3600]) for key in keys}
+        if awaited:
+            event = b'{"event_type":"commit","run":"%s","seq":%d}' % (run.encode(), token.seq)
+            work = Commit(Action.PARK, turn_done=True, events=[event], plan=b"[]", awaited=awaited)
+            await self.commit(run, process, token, work)
+
+    async def spawn(self) -> None:
+        """As a step does it that is executed again: the same children, whoever executes it."""
+        if self.tokens:
+            run, _, token = self.random.choice(self.tokens[-3:])
+            batch = self.random.choice(["", "b"])
+            names = [f"{run}.{batch}{number}" for number in range(2)] if run.count(".") < 2 else []
+            children = [NewRun(name, "a", [b"{}"], {"query": b'""', "output": b'"out"'}) for name in names]
+            answer = await spawn(
+                self.scripts, parent=run, owner_id="o", token=token, batch_id=batch and f"{run}.b", children=children
+            )
+            if isinstance(answer, Noted) and not answer.cancelled:
+                self.enqueued.update(names)
+
+    async def give(self) -> None:
+        """A result, mostly for a call of late; it is accepted once."""
+        if self.calls:
+            run, call = self.random.choice(self.calls[-6:])
+            accepted = [
+                await give(self.scripts, task_id=run, tool_call_id=call, result=b'{"output_str":""}')
+                for _ in range(self.random.randint(1, 2))
+            ]
+            assert accepted.count(True) <= ((run, call) not in self.given)
+            if True in accepted:
+                self.given.add((run, call))
+
     async def post(self) -> None:
-        run = self.random.choice(RUNS)
+        run = self.random.choice(sorted(self.enqueued) or RUNS)
         if run in self.enqueued:
             message_id = f"{self.random.random()}"
             try:
@@ -108,7 +168,7 @@ class History:
                 pass
 
     async def cancel(self) -> None:
-        run = self.random.choice(RUNS)
+        run = self.random.choice(sorted(self.enqueued) or RUNS)
         if run in self.enqueued:
             try:
                 await cancel(self.scripts, task_id=run)
@@ -126,9 +186,10 @@ class History:
 
     async def tend(self) -> None:
         await lease.reclaim(self.scripts, most=self.random.randint(1, 5))
-        for run in RUNS:  # time passes: what is due, is due
+        for run in self.enqueued:  # time passes: what is due, is due
             await self.mailbox.connection.execute("ZADD", self.mailbox.keys.prefix + "z:a", "XX", 1, run)
         await tend.promote(self.scripts, agent="a")
+        await tend.cascade(self.scripts)
 
     async def end(self) -> None:
         """Let everything that is still under way come to its end."""
@@ -148,9 +209,22 @@ class History:
                     if settled.action is not Action.CONTINUE:
                         break
                     token = token.next()
-            if not answer.runs and answer.next_due is None:
+            parked = await self.open_calls()
+            for run, call in parked:
+                assert await give(self.scripts, task_id=run, tool_call_id=call, result=b"{}")
+            if not parked and not answer.runs and answer.next_due is None:
                 return
         raise AssertionError("it does not end")
+
+    async def open_calls(self) -> list[tuple[str, str]]:
+        """What parked runs wait for that somebody has to give."""
+        stored = [await read_run(self.scripts, run) for run in self.enqueued]
+        return [
+            (run.task_id, key.removeprefix("tool:"))
+            for run in stored
+            for key in (run.waits_for if run else ())
+            if key.startswith("tool:")
+        ]
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -171,12 +245,16 @@ async def test_whatever_happens_the_invariants_hold(mailbox: Mailbox, seed: int)
     for run in history.enqueued:
         found = await read_run(mailbox.scripts, run)
         assert found is not None and found.status.is_final
+        parent = await read_run(mailbox.scripts, found.parent_id) if found.parent_id else None
+        if parent and parent.status == "cancelled" and found.status != "cancelled":
+            assert found.ended_at and parent.ended_at and found.ended_at <= parent.ended_at, "children go with it"
         if run in history.cancelled:
             assert found.status == "cancelled", "an accepted cancel ends as cancelled"
         messages = found.payload["messages"].count({"steer": 1})
-        told = any(b'"run_steering_failed"' in event and run.encode() in event for event in events)
+        told = any(b'"run_steering_failed"' in event and b'"task_id":"%s"' % run.encode() in event for event in events)
         assert messages <= history.posted[run]
         assert messages == history.posted[run] or (told and found.status != "completed"), "accepted steering is applied"
-        ends = [event for event in events if b'"run_cancelled"' in event and run.encode() in event]
+        mine = b'"task_id":"%s"' % run.encode()
+        ends = [event for event in events if b'"run_cancelled"' in event and mine in event]
         assert len(ends) == (found.status == "cancelled")
     assert await mailbox.connection.execute("HGET", mailbox.keys.owner("o"), "active") in (None, b"0")

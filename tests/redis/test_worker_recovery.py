@@ -460,7 +460,7 @@ async def test_an_idle_process_leaves_at_once_and_leaves_nothing(system: System)
     await asyncio.wait_for(process.drain(), 2)
     prefix = (await system.mailbox()).keys.prefix
     left = {key.decode().removeprefix(prefix)[0] for key in await system.execute("KEYS", prefix + "*")}
-    assert left <= set("rlxteoV")
+    assert left <= set("rlxteoVBT")
 
 
 # -- maintenance, fairness

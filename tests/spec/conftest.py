@@ -5,11 +5,14 @@ A file holds one chapter of the checklist; a test's name begins with the row tha
 """
 
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 
 from factorial.models import close_clients
 from tests.harness import System
+from tests.spec.program import Program
+from tests.spec.provider import Provider
 
 
 @pytest.fixture(autouse=True)
@@ -27,3 +30,22 @@ async def system(redis_url: str, namespace: str) -> AsyncIterator[System]:
         yield system
     finally:
         await system.close()
+
+
+@pytest.fixture
+async def provider(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Provider]:
+    """A server for the models of OpenAI that answers when the test says so."""
+    async with Provider().running() as running:
+        monkeypatch.setenv("OPENAI_BASE_URL", running.url)
+        monkeypatch.setenv("OPENAI_API_KEY", "test-key")
+        yield running
+
+
+@pytest.fixture
+async def program(tmp_path: Path) -> AsyncIterator[Program]:
+    """A directory with a module of agents, and a system in processes of its own to be started there."""
+    program = Program(tmp_path)
+    try:
+        yield program
+    finally:
+        await program.clean_up()

@@ -9,6 +9,8 @@ from factorial.config import (
     EventsConfig,
     GroupConfig,
     HealthConfig,
+    MetricsTimelineConfig,
+    ObservabilityConfig,
     RunnerConfig,
     RunnerSupervisorConfig,
     SystemConfig,
@@ -30,6 +32,8 @@ from factorial.errors import ConfigError, FactorialError
         EventsConfig,
         HealthConfig,
         RunnerSupervisorConfig,
+        MetricsTimelineConfig,
+        ObservabilityConfig,
     ],
 )
 def test_spec_I13_every_setting_has_a_default(cls: type) -> None:
@@ -73,6 +77,24 @@ def test_spec_O05_the_documented_names() -> None:
         (lambda: HealthConfig(blocked_after=0.01), "'blocked_after': input should be greater than or equal to 0.1"),
         (lambda: SupervisorConfig(grace=float("inf")), "'grace': input should be a finite number"),
         (lambda: SystemConfig(runner=(RunnerConfig(agent="a:b", group="g"),)), "there is no such [[group]]"),
+        (lambda: MetricsTimelineConfig(bucket_size="weeks"), "'bucket_size': input should be 'seconds', 'minutes'"),
+        (
+            lambda: MetricsTimelineConfig(timeline_duration=3600, bucket_size="days"),
+            "timeline_duration=3600 is less than one of its buckets, which bucket_size='days' makes 86400 seconds long",
+        ),
+        (
+            lambda: MetricsTimelineConfig(timeline_duration=5001, bucket_size="seconds"),
+            "timeline_duration=5001 with bucket_size='seconds' makes 5001 buckets, and the most is 5000",
+        ),
+        (lambda: MetricsTimelineConfig(timeline_duration=0), "timeline_duration"),
+        (lambda: MetricsTimelineConfig(retention_multiplier=0.5), "'retention_multiplier': input should be greater"),
+        (lambda: MetricsTimelineConfig(buckets="minutes"), "unknown key 'buckets'; did you mean 'bucket_size'?"),
+        (lambda: ObservabilityConfig(port=0), "'port': input should be greater than or equal to 1"),
+        (lambda: ObservabilityConfig(port="8080"), "'port': input should be a valid integer"),
+        (lambda: ObservabilityConfig(host="http://here"), "host='http://here': give a name or an address alone"),
+        (lambda: ObservabilityConfig(host=""), "host='': give a name or an address alone"),
+        (lambda: ObservabilityConfig(cors_origins=["a.example"]), "cors_origins: 'a.example' is no origin"),
+        (lambda: ObservabilityConfig(cors_origins=["https://a/b"]), "cors_origins: 'https://a/b' is no origin"),
     ],
 )
 def test_a_mistake_is_named(make: object, complaint: str) -> None:
@@ -80,6 +102,23 @@ def test_a_mistake_is_named(make: object, complaint: str) -> None:
         make()  # type: ignore[operator]
     assert complaint in str(raised.value)
     assert isinstance(raised.value, FactorialError) and isinstance(raised.value, ValueError)
+
+
+@pytest.mark.parametrize(
+    ("config", "length", "buckets", "kept_for", "name"),
+    [
+        (MetricsTimelineConfig(), 60, 60, 7200, "1h"),
+        (MetricsTimelineConfig(timeline_duration=90, bucket_size="seconds"), 1, 90, 180, "90s"),
+        (MetricsTimelineConfig(timeline_duration=5400.5, retention_multiplier=1.5), 60, 91, 8101, "90m"),
+        (MetricsTimelineConfig(timeline_duration=7 * 86_400, bucket_size="hours"), 3600, 168, 14 * 86_400, "7d"),
+        (MetricsTimelineConfig(timeline_duration=86_400, bucket_size="days"), 86_400, 1, 172_800, "1d"),
+    ],
+)
+def test_spec_O12_what_follows_from_the_timeline(
+    config: MetricsTimelineConfig, length: int, buckets: int, kept_for: int, name: str
+) -> None:
+    assert (config.bucket_duration, config.bucket_count) == (length, buckets)
+    assert (config.retention_duration, config.display_name) == (kept_for, name)
 
 
 def test_settings_are_frozen() -> None:
@@ -100,6 +139,10 @@ GOOD = """
 [redis]
 url = "unix:///tmp/s"
 namespace = "ns"
+
+[metrics]
+bucket_size = "hours"
+timeline_duration = 86400
 
 [supervisor]
 strategy = "rest_for_one"
@@ -126,6 +169,7 @@ def test_spec_D01_the_toml_file(tmp_path: Path) -> None:
     config = toml(tmp_path, GOOD)
     [runner] = config.runner
     assert (config.redis.namespace, config.supervisor.grace, runner.process_count) == ("ns", 5.0, 2)
+    assert config.metrics == MetricsTimelineConfig(bucket_size="hours", timeline_duration=86_400)
     assert (runner.worker.batch_size, runner.maintenance.task_ttl.completed_ttl) == (10, 60.0)
     assert runner.worker.turn_timeout == AgentWorkerConfig().turn_timeout
 
@@ -141,6 +185,7 @@ def test_spec_D01_the_toml_file(tmp_path: Path) -> None:
         (GOOD.replace("workers = 2", "workers = 'two'"), "[[runner]] 1: 'worker.workers'"),
         (GOOD.replace('agent = "myapp.agents:weather"', ""), "[[runner]] 1: 'agent' is missing"),
         (GOOD.replace(":weather", ""), "write it as 'module:attribute'"),
+        (GOOD.replace("86400", "60"), "metrics.timeline_duration=60 is less than one of its buckets"),
     ],
 )
 def test_a_mistake_in_the_file_is_named_with_the_file(tmp_path: Path, text: str, complaint: str) -> None:

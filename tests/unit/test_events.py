@@ -6,10 +6,21 @@ from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydantic import BaseModel, field_serializer
 
 from factorial import AgentEvent, BaseEvent, QueueEvent
-from factorial.events import MAX_EVENT_DATA, EventType, bounded, encode_event
+from factorial.events import (
+    CATALOGUE,
+    MAX_EVENT_DATA,
+    MAX_EVENT_ERROR,
+    MAX_EVENT_TOTAL,
+    EventType,
+    bounded,
+    encode_event,
+)
+from factorial.utils import dump_anything
 
 BASE = {"task_id": "t", "owner_id": "o", "agent_name": "a"}
 
@@ -28,9 +39,18 @@ def test_spec_E03_the_timestamp_is_iso_8601_in_utc() -> None:
 
 
 def test_fields_that_are_not_set_are_left_out() -> None:
-    event = AgentEvent(event_type="agent_output", turn=0, data=None, **BASE).to_dict()
+    event = AgentEvent(event_type="task_failed", turn=0, data=None, **BASE).to_dict()
     assert event["turn"] == 0
     assert "data" not in event and "error" not in event
+
+
+def test_spec_E04_an_output_is_always_there_though_it_may_be_none() -> None:
+    assert AgentEvent(event_type="agent_output", turn=0, **BASE).to_dict()["data"] is None
+
+
+def test_an_error_is_bounded() -> None:
+    event = AgentEvent(event_type="run_failed", error="x" * 100_000, **BASE).to_dict()
+    assert len(event["error"]) < MAX_EVENT_ERROR + 50 and event["error"].endswith("96000 more characters)")
 
 
 @dataclass(kw_only=True)
@@ -39,6 +59,14 @@ class Custom(AgentEvent):
 
     name: str
     percent: float = 0.5
+
+
+@dataclass
+class PlainCustom(AgentEvent):
+    """As the document writes it: required fields, and no word of keywords."""
+
+    analysis_type: str
+    score: float
 
 
 @dataclass(kw_only=True)
@@ -54,6 +82,8 @@ def test_spec_E10_custom_events_carry_their_own_fields() -> None:
     assert "level" not in Custom(event_type="c", name="n").to_dict()
     with pytest.raises(TypeError, match="name"):
         Custom(event_type="c")  # type: ignore[call-arg]
+    plain = PlainCustom(event_type="c", analysis_type="sentiment", score=0.5, **BASE)
+    assert plain.to_dict().items() >= {"event_type": "c", "analysis_type": "sentiment", "score": 0.5}.items()
 
 
 def test_to_json_is_plain_json() -> None:
@@ -110,5 +140,62 @@ def test_bounded_cuts_strings_and_lists_and_keeps_the_shape() -> None:
     assert len(json.dumps(bounded(Model(text=long)))) < MAX_EVENT_DATA + 100
 
 
+def test_bounded_shows_the_structure_of_what_json_can_hold() -> None:
+    class Model(BaseModel):
+        when: datetime
+        parts: set[int]
+
+    moment = datetime(2026, 1, 1, tzinfo=UTC)
+    assert bounded([moment, Model(when=moment, parts={1})]) == [
+        "2026-01-01T00:00:00Z", {"when": "2026-01-01T00:00:00Z", "parts": [1]},
+    ]  # fmt: skip
+
+
+class Long(str):
+    """A long text that is shown in few words when a test fails."""
+
+    def __new__(cls, text: str) -> "Long":
+        return super().__new__(cls, text * 9_999)
+
+    def __repr__(self) -> str:
+        return f"Long({self[:9]!r}...)"
+
+
+@given(
+    st.recursive(
+        st.none() | st.integers() | st.text(max_size=50) | st.builds(Long, st.text(max_size=9)),
+        lambda inner: st.lists(inner, max_size=150) | st.dictionaries(st.text(max_size=400), inner, max_size=150),
+        max_leaves=60,
+    )
+)
+@settings(deadline=None, max_examples=40)
+def test_bounded_leaves_small_things_as_they_are_and_large_ones_fit(value: Any) -> None:
+    shown = bounded(value)
+    if len(dump_anything(value)) < 2_000 and not _has_long_keys(value):
+        assert shown == value
+    assert len(json.dumps(shown, ensure_ascii=False)) < 7 * MAX_EVENT_TOTAL  # a control character takes six in JSON
+
+
+def _has_long_keys(value: Any) -> bool:
+    if isinstance(value, dict):
+        return any(len(key) > 200 or _has_long_keys(item) for key, item in value.items())
+    return isinstance(value, list) and (len(value) > 100 or any(map(_has_long_keys, value)))
+
+
+def test_bounded_bounds_the_whole() -> None:
+    text = "x" * 16_000
+    wide = {f"key{n}": [[text] * 100] * 100 for n in range(100)}
+    assert len(json.dumps(bounded(wide))) < MAX_EVENT_TOTAL + 2_000
+    assert len(json.dumps(bounded({text: 1}))) < 300
+    twice: list[Any] = []
+    twice += [twice, twice]  # a circle with two ways round
+    assert len(json.dumps(bounded(twice))) < 3 * MAX_EVENT_TOTAL
+    assert bounded([text] * 10)[:4] == [text] * 4
+
+
 def test_event_types_are_plain_words() -> None:
     assert EventType.RUN_COMPLETED == "run_completed" and f"{EventType.RUN_FAILED}" == "run_failed"
+
+
+def test_every_event_type_is_in_the_catalogue() -> None:
+    assert {str(name) for name in EventType} <= CATALOGUE.keys()

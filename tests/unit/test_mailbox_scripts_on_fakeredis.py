@@ -45,7 +45,8 @@ class Commands:
 @pytest.fixture
 def scripts() -> Scripts:
     """A namespace on a server of its own."""
-    return Scripts(Commands(), Keys("ns"), {"EVENTS_MAX": 1000, "EVENTS_TTL_MS": 60_000})
+    constants = {"EVENTS_MAX": 1000, "EVENTS_TTL_MS": 60_000, "METRICS_BUCKET": 60, "METRICS_RETENTION": 7200}
+    return Scripts(Commands(), Keys("ns"), constants)
 
 
 async def test_a_run_from_end_to_end(scripts: Scripts) -> None:

@@ -1,0 +1,11 @@
+"""The result of a deferred tool call (`give.lua`). Called by the orchestrator."""
+
+from factorial.mailbox.script import Scripts
+
+__all__ = ["give"]
+
+
+async def give(scripts: Scripts, *, task_id: str, tool_call_id: str, result: bytes) -> bool:
+    """Hand `result` to the run that waits for it. False: nobody does (any more), or it has one already."""
+    answer = await scripts.run("give", task_id, tool_call_id, result)
+    return bool(answer[0] == b"OK")

@@ -1,0 +1,18 @@
+-- include: lib/run.lua
+-- Have a run end as cancelled: at once if nobody holds it, else by telling the process that does. Gives its status.
+local function cancel(run, now)
+  if run.status == 'processing' then
+    redis.call('HSET', run_key(run.id), 'cancel', '1')
+    redis.call('RPUSH', signals_key(run.holder), 'cancel ' .. run.id)
+    redis.call('PEXPIRE', signals_key(run.holder), 60000)
+    return 'processing'
+  end
+  redis.call('ZREM', due_key(run.agent), run.id)
+  redis.call('SREM', parked_key(run.agent), run.id)
+  if is_suspect(run) then
+    redis.call('LREM', suspects_key(run.agent), 0, run.id)
+  end
+  redis.call('HSET', run_key(run.id), 'epoch', run.epoch + 1)
+  finish(run, 'cancelled', now, '')
+  return 'cancelled'
+end

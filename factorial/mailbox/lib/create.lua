@@ -1,0 +1,20 @@
+-- include: lib/run.lua
+-- A new run, stored and queued. Gives the id of its first event; nil if there is such a run already, unchanged.
+local function create(run, conversation, fields, now, metadata)
+  if redis.call('EXISTS', run_key(run.id)) == 1 then
+    return nil
+  end
+  append_all(conversation_key(run.id), conversation)
+  set_all(fields_key(run.id), fields)
+  redis.call('PERSIST', owner_key(run.owner))
+  local active = redis.call('HINCRBY', owner_key(run.owner), 'active', 1)
+  local born = tell(run, 'run_enqueued', now, ',"metadata":' .. metadata)
+  if active == 1 then
+    redis.call('HSET', owner_key(run.owner), 'since', born)
+  end
+  redis.call('HSET', run_key(run.id), 'status', 'queued', 'agent', run.agent, 'owner', run.owner, 'head', run.head,
+    'created', now, 'born', born, 'epoch', 0, 'seq', 0)
+  make_ready(run, false)
+  tally(run.agent, 'enqueued', now)
+  return born
+end

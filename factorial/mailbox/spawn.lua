@@ -1,0 +1,39 @@
+#!lua
+-- Store and queue children of a run, some or all of a batch.
+--
+-- ARGV     id of the parent, epoch, nonce, batch id or '', children in the whole batch,
+--          how many follow, and of each: id, agent, head (its ids as JSON members), conversation (list),
+--          context fields (list of name, value)
+-- Answers  {'OK'} | {'CANCELLED'}: the parent is to be cancelled, nothing was stored
+--          | {'SUPERSEDED'}: somebody else holds the parent now, nothing was stored
+-- Events   run_enqueued
+--
+-- The ids are the same whenever the step that spawns them is executed again: a child that is there is left as it is.
+-- include: lib/args.lua
+-- include: lib/create.lua
+local parent_id, epoch, nonce, batch, total, count =
+  take(), take_number(), take(), take(), take_number(), take_number()
+
+local parent = load_run(parent_id)
+if not is_held_by(parent, epoch, nonce) then
+  return {'SUPERSEDED'}
+end
+if parent.cancel == '1' then
+  return {'CANCELLED'}
+end
+
+local now = now_ms()
+local metadata = '{"parent_id":"' .. parent_id .. '","batch_id":' .. (batch == '' and 'null' or '"' .. batch .. '"') .. '}'
+if batch ~= '' then
+  redis.call('HSETNX', batch_key(batch), 'total', total)
+end
+for _ = 1, count do
+  local run = {id = take(), agent = take(), owner = parent.owner, head = take(), crashes = 0}
+  local conversation = take_list()
+  local fields = take_list()
+  if create(run, conversation, fields, now, metadata) then
+    redis.call('HSET', run_key(run.id), 'parent', parent_id, 'batch', batch)
+    redis.call('SADD', children_key(parent_id), run.id)
+  end
+end
+return {'OK'}

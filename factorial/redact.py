@@ -1,0 +1,92 @@
+"""Keys and passwords, kept out of what people read: log lines, messages of errors, events.
+
+Two ways to know a secret: by what it is (`remember_secret` was told of it, or of the environment), and by how it
+looks (`sk-...`, a password within a URL, what follows `Authorization:`). Used by whoever writes text that others read.
+"""
+
+import os
+import re
+from collections.abc import Mapping
+from urllib.parse import unquote, urlsplit
+
+__all__ = [
+    "hide_secrets", "is_secret_name", "remember_environment", "remember_password", "remember_secret", "shown_url",
+]  # fmt: skip
+
+HIDDEN = "***"
+
+_SHORTEST = 6
+"""Characters of a secret that is known by what it is. A shorter one is a word that other text has, too."""
+_NAMES = re.compile(r"(?:API_?KEY|SECRET(?:_?KEY)?|ACCESS_?KEY|TOKEN|PASSWORD|PASSWD)$", re.IGNORECASE)
+_URL = re.compile(r"(://[^\s:@/\"'<>]*):[^\s\"'<>]*@")
+_KEY = re.compile(
+    r"\b(?:(?:sk|pk|rk|xai|gsk|hf|gh[opsu]|github_pat|xox[abps])[-_][\w*.-]{8,}"  # providers, GitHub, Slack
+    r"|AIza[\w*-]{8,}|AKIA[A-Z0-9]{12,}|eyJ[\w-]{8,}\.[\w-]+\.[\w-]+)"  # Google, AWS, a JSON web token
+)
+_NAMED = re.compile(
+    r"""((?:\bauthorization["']?\s*[:=]\s*["']?(?:bearer|basic)?|\bbearer\s"""
+    r"""|(?:api[-_ ]?key|secret(?:[-_]?key)?|passw(?:or)?d|(?:access|auth|refresh)[-_]?token)["']?\s*[:=])\s*["']?)"""
+    r"""(?!bearer\b|basic\b)[^\s"',;&]{4,}""",
+    re.IGNORECASE,
+)
+# Most text has none of these, and this is found out quickly.
+_PREFIXES = ("sk-", "sk_", "pk-", "pk_", "rk-", "rk_", "xai", "hf", "gh", "github", "xox", "AIza", "AKIA", "eyJ")
+_WORDS = ("authorization", "bearer", "key", "secret", "passw", "token")
+
+_remembered: list[str] = []
+"""The longest first: one may be part of another. Replaced as a whole, since threads read it."""
+
+
+def hide_secrets(text: str) -> str:
+    """`text` with `***` where a secret was."""
+    for secret in _remembered:
+        if secret in text:
+            text = text.replace(secret, HIDDEN)
+    if "@" in text:
+        text = _URL.sub(rf"\1:{HIDDEN}@", text)
+    if any(prefix in text for prefix in _PREFIXES):
+        text = _KEY.sub(HIDDEN, text)
+    lower = text.lower()
+    if any(word in lower for word in _WORDS):
+        text = _NAMED.sub(rf"\1{HIDDEN}", text)
+    return text
+
+
+def is_secret_name(name: str) -> bool:
+    """Whether what is called `name` is a secret: `..._API_KEY`, `password`, `access_token`."""
+    return _NAMES.search(name) is not None
+
+
+def shown_url(url: str) -> str:
+    """`url` as it may appear in messages: without password and query."""
+    try:
+        parts = urlsplit(url)
+        port = f":{parts.port}" if parts.port else ""
+    except ValueError:
+        return "(a URL that cannot be read)"
+    user = f"{parts.username}@" if parts.username else ""
+    return f"{parts.scheme}://{user}{parts.hostname or ''}{port}{parts.path}"
+
+
+def remember_secret(secret: str | None) -> None:
+    """Have `secret` hidden wherever it turns up in this process, if it is long enough to be told from other text."""
+    global _remembered
+    if secret and len(secret) >= _SHORTEST and secret not in _remembered:
+        _remembered = sorted([*_remembered, secret], key=len, reverse=True)
+
+
+def remember_password(url: str) -> None:
+    """Have the password within `url` hidden, as it is written there and as it is meant."""
+    try:
+        password = urlsplit(url).password
+    except ValueError:
+        return
+    for secret in (password, password and unquote(password)):
+        remember_secret(secret)
+
+
+def remember_environment(environment: Mapping[str, str] = os.environ) -> None:
+    """Have hidden what the environment holds under names that say so: `..._API_KEY`, `..._TOKEN`, `..._PASSWORD`."""
+    for name, value in environment.items():
+        if is_secret_name(name):
+            remember_secret(value.strip())

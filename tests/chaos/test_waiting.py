@@ -1,0 +1,88 @@
+"""Tasks that wait for children and for answers from outside, while the processes of all of them are killed.
+
+Real: supervisor, worker processes, Valkey, signals. Scripted: the model. The witness's file tells what was executed.
+"""
+
+import asyncio
+import os
+import random
+import signal
+import time
+from collections import Counter
+from contextlib import suppress
+from typing import Any
+
+from factorial import AgentContext
+from tests.chaos.family import CHILDREN, parent
+from tests.chaos.system import OWNER, System, show
+from tests.chaos.test_storm import workers
+from tests.redis.invariants import assert_invariants, contents
+
+PARENTS = 20
+KILLS, PAUSE = 24, 0.3
+
+CHILD_RUNNER = """
+[[runner]]
+agent = "tests.chaos.family:child"
+processes = 2
+worker = { workers = 6, batch_size = 10, heartbeat_interval = 0.5, missed_heartbeats = 2 }
+maintenance = { interval = 0.25 }
+"""
+
+
+async def answer_all(system: System, answered: Counter[str]) -> None:
+    """Somebody outside, who gives each answer twice."""
+    async for event in system.orchestrator.subscribe_to_updates(
+        OWNER, event_types=["task_pending_tool_call_results"], after="0"
+    ):
+        for call_id in event["data"]["tool_call_ids"]:
+            for _ in range(2):
+                kept = await system.orchestrator.complete_deferred_tool(event["task_id"], call_id, "yes")
+                answered[event["task_id"]] += kept
+
+
+async def test_families_survive_a_storm(system: System) -> None:
+    patient = "intensity = 1000\nmax_backoff = 0.5"
+    system.configure(workers=4, batch_size=10, agent="family:parent", supervisor=patient, more=CHILD_RUNNER)
+    await system.start()
+    answered: Counter[str] = Counter()
+    outside = asyncio.create_task(answer_all(system, answered))
+    tasks = [
+        await system.orchestrator.enqueue_task(parent, owner_id=OWNER, payload=AgentContext(query="go"))
+        for _ in range(PARENTS)
+    ]
+    chance, began = random.Random(3), time.time()
+    killed: list[int] = []
+    for number in range(KILLS):
+        await asyncio.sleep(max(0.0, began + number * PAUSE - time.time()))
+        pid = chance.choice([process.pid for process in workers(system) if process.pid not in killed])
+        killed.append(pid)
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    under_way = PARENTS - (await system.statuses(tasks))["completed"]
+    data = await system.all_end(tasks, 120)
+    outside.cancel()
+    mailbox = await system.orchestrator._mailbox()
+    runs: dict[str, Any] = (await contents(mailbox.connection, system.namespace))["r"]
+    executed = Counter(line["what"] for line in system.witness() if line["edge"] == "begin")
+    show(
+        f"{KILLS} x SIGKILL, one every {PAUSE} s, over 4 processes: {PARENTS} parents, each with {CHILDREN} children "
+        "and a question",
+        parents_under_way_when_the_kills_were_over=under_way,
+        ends=dict(Counter(run["status"] for run in runs.values())),
+        answers_that_were_kept=answered.total(),
+        calls_executed=f"{dict(executed)}; needed: send {PARENTS}, ask {PARENTS}, look {PARENTS * CHILDREN * 2}",
+        retries=sum(int(run.get("retries", 0)) for run in runs.values()),
+    )
+    assert under_way > 0  # the kills met work
+    assert len(runs) == PARENTS * (1 + CHILDREN)  # nothing was lost, and nothing spawned twice
+    assert {run["status"] for run in runs.values()} == {"completed"}
+    assert set(answered.values()) == {1} and len(answered) == PARENTS
+    for each in data:
+        assert each["payload"]["output"] == f"{CHILDREN} corners seen, and I was told: yes"
+        assert [message["role"] for message in each["payload"]["messages"]] == [
+            "user", "assistant", "tool", "assistant", "tool", "assistant",
+        ]  # fmt: skip
+        assert (each["retries"], each["payload"]["turn"]) == (0, 3)
+    await assert_invariants(mailbox.connection, system.namespace)
+    assert await system.stop() == 0

@@ -1,0 +1,146 @@
+"""The documents' snippets and examples, each by its place (see `documents.py`), and what is done to a snippet before
+it runs: the slips that are mended, and the level of the few lines whose indentation the syntax does not tell.
+
+A table holds one document, in its order. `test_spec_documents.py` runs them, and asserts that none is missing here.
+"""
+
+from tests.spec.documents import Example, Snippet
+
+__all__ = ["AGENTS", "CONTEXT", "EVENTS", "INTRODUCTION", "ORCHESTRATOR", "TABLES"]
+
+WEBSOCKET = '@app.websocket("/ws/{user_id}")'
+DISCONNECTED = 'print(f"WebSocket disconnected for user_id={user_id}")'
+
+INTRODUCTION: dict[str, Example] = {
+    "quick example": Snippet("000", 1),
+    "installation": Example("000", 2),  # a shell's
+}
+
+ORCHESTRATOR: dict[str, Example] = {
+    "basic setup": Snippet("001", 1),
+    "redis configuration": Snippet("001", 2),
+    "worker configuration": Snippet("001", 3),
+    "maintenance worker configuration": Snippet("001", 4),
+    "enqueue tasks": Snippet(
+        "001",
+        5,
+        slips=[
+            ("Agent(...)", 'Agent(instructions="You analyze data.")'),
+            ("Orchestrator(...)", "Orchestrator()"),
+            ("register_runner(...)", "register_runner(agent=agent)"),
+        ],
+    ),
+    "check task status": Snippet("001", 6),
+    "get task data": Snippet("001", 7),
+    "get task result": Snippet("001", 8, slips=[("get_results(", "get_task_result(")]),
+    "cancel tasks": Snippet("001", 9),
+    "steer tasks": Snippet("001", 10),
+    "dashboard": Snippet("001", 11, slips=[("import ObservabilityConfig", "import ObservabilityConfig, Orchestrator")]),
+    "metrics": Snippet("001", 12),
+    "run inline": Snippet("001", 13, slips=[("tools=[...],", "tools=[],")]),
+    "progress streaming": Snippet(
+        "001",
+        14,
+        slips=[
+            (" = extract_tool_data(", " = _extract_tool_data("),
+            ("_format_tool_message(tool_name, tool_args)", "_format_tool_message(tool_name, tool_args, None)"),
+            ("event_handler=handle_event", "event_handler=event_printer"),
+        ],
+    ),
+}
+
+CONTEXT: dict[str, Example] = {
+    "agent context": Snippet("002", first="from factorial import AgentContext", last=")"),
+    "custom context": Snippet(
+        "002", first="from typing import Any", last="agent_b_messages: list[dict[str, Any]] = []"
+    ),
+    "using a custom context": Snippet(
+        "002",
+        first="from factorial import BaseAgent",
+        last='task = agent.create_task(owner_id="user123", payload=context)',
+        slips=[("task = agent.", "agent = ABTestableAgent()\ntask = agent.")],
+        levels={"# Create tasks with custom context": 0},
+    ),
+    "execution context": Snippet(
+        "002",
+        first="from factorial import AgentContext, ExecutionContext",
+        last='print(f"Iterations: {execution_ctx.iterations}")',
+        slips=[
+            ("import AgentContext", "import Agent, AgentContext"),
+            ("def run_turn(self, agent_ctx: AgentContext)", "async def run_turn(self, agent_ctx: AgentContext):"),
+            ('execution_ctx.iterations}")', 'execution_ctx.iterations}")\nreturn await super().run_turn(agent_ctx)'),
+        ],
+    ),
+    "context in tools": Snippet(
+        "002",
+        first="def stateless_tool(input_args: str) -> str:",
+        last="return run_tool_a(input_args)",
+        nth=2,
+        slips=[("execution_context.retries", "execution_ctx.retries")],
+    ),
+}
+
+AGENTS: dict[str, Example] = {
+    "quick start": Snippet("003", 1),
+    "tools": Snippet("003", 2),
+    "models": Snippet("003", 3, slips=[("import gpt_5,", "import Agent, AgentContext, Model, gpt_5,")]),
+    "model settings": Snippet("003", 4),
+    "dynamic model settings": Snippet("003", 5),
+    "structured output": Snippet("003", 6),
+    "creating tasks": Snippet("003", 7),
+    "custom agent": Snippet("003", 8),
+    "custom context classes": Snippet(
+        "003",
+        9,
+        slips=[
+            ("orchestrator = ...", "orchestrator = Orchestrator()"),
+            ("agent=research_agent", "agent=ResearchAgent()"),
+        ],
+    ),
+    "errors and retries": Snippet("003", 10),
+}
+
+EVENTS: dict[str, Example] = {
+    "enqueue": Snippet("004", first='@app.post("/api/enqueue")', last='return {"task_id": task.id}'),
+    "subscribe": Snippet("004", first=WEBSOCKET, last=DISCONNECTED),
+    "final": Snippet("004", first="# Only get completion and failure events", last=DISCONNECTED),
+    "tasks": Snippet("004", first="# Only get updates for specific tasks", last=DISCONNECTED),
+    "progress": Snippet("004", first="# Get all progress events using regex pattern", last=DISCONNECTED),
+    "manual": Snippet("004", first=WEBSOCKET, last=")", nth=3, levels={"await websocket.send_text(data)": 4}),
+    "base fields": Example("004", first="{", last="}"),
+    "agent_output": Example("004", first="{", last="}"),
+    "progress_update_completion_started": Example("004", first="{", last="}", nth=2),
+    "run_started": Example("004", first="{", last="}"),
+    "run_completed": Example("004", first="{", last="}"),
+    "run_failed": Example("004", first="{", last="}"),
+    "run_cancelled": Example("004", first="{", last="}"),
+    "task_failed": Example("004", first="{", last="}"),
+    "task_retried": Example("004", first="{", last="}"),
+    "task_pending_tool_call_results": Example("004", first="{", last="}"),
+    "run_steering_applied": Example("004", first="{", last="}"),
+    "run_steering_failed": Example("004", first="{", last="}"),
+    "custom events": Snippet(
+        "004",
+        first="from factorial import Agent, AgentContext, AgentEvent",
+        last="...",
+        slips=[("\n...\n", "\nreturn await super().run_turn(agent_ctx)\n")],
+    ),
+    "progress decorator": Snippet(
+        "004",
+        first="from factorial import Agent, AgentContext, AgentEvent",
+        last='print("doing some work"...)',
+        slips=[
+            ("AgentContext, AgentEvent", "AgentContext, AgentEvent, publish_progress"),
+            ("\n...\n", "\nawait self.do_some_work()\nreturn await super().run_turn(agent_ctx)\n"),
+            ("do_some_work():", "do_some_work(self):"),
+            ('("doing some work"...)', '("doing some work")'),
+        ],
+    ),
+    "custom event types": Snippet(
+        "004", first="from dataclasses import dataclass", last=")", nth=2, levels={"# Usage in agent": 0}
+    ),
+}
+
+TABLES: dict[str, dict[str, Example]] = {
+    "000": INTRODUCTION, "001": ORCHESTRATOR, "002": CONTEXT, "003": AGENTS, "004": EVENTS,
+}  # fmt: skip

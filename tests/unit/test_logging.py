@@ -1,0 +1,370 @@
+"""Log lines: what is in them, and what is not. Nothing is fake; no process is started."""
+
+import io
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import pytest
+
+from factorial import Agent, AgentContext, AgentWorkerConfig, LoggingConfig, redact
+from factorial.config import SystemConfig
+from factorial.errors import ConfigError, FactorialError
+from factorial.redact import hide_secrets, remember_environment, remember_password, remember_secret, shown_url
+from factorial.story import Story, TaskFields
+from factorial.supervisor.logs import JsonFormatter, TextFormatter, logging_to_stderr
+from factorial.testing import ScriptedModel, call, say
+from factorial.utils import one_line
+
+KEY = "sk-proj-0123456789abcdef"
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one test calls a secret is none in the next."""
+    monkeypatch.setattr(redact, "_remembered", [])
+
+
+@dataclass
+class Log:
+    """What a handler with the formatter under test has written."""
+
+    stream: io.StringIO
+
+    @property
+    def text(self) -> str:
+        return self.stream.getvalue()
+
+    @property
+    def objects(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.text.splitlines()]
+
+
+Formatter = Callable[[str], logging.Formatter]
+
+
+@pytest.fixture
+def log_with() -> Iterator[Callable[[Formatter], Log]]:
+    """Have all that is logged written by a formatter for the process `w.1`."""
+    root, level = logging.getLogger(), logging.getLogger().level
+    added = []
+
+    def start(formatter: Formatter) -> Log:
+        stream = io.StringIO()
+        handler = logging.StreamHandler(stream)
+        handler.setFormatter(formatter("w.1"))
+        handler.addFilter(TaskFields())
+        root.addHandler(handler)
+        root.setLevel(logging.DEBUG)
+        added.append(handler)
+        return Log(stream)
+
+    yield start
+    root.setLevel(level)
+    for handler in added:
+        root.removeHandler(handler)
+
+
+@pytest.fixture
+def as_json(log_with: Callable[[Formatter], Log]) -> Log:
+    return log_with(JsonFormatter)
+
+
+@pytest.fixture
+def as_text(log_with: Callable[[Formatter], Log]) -> Log:
+    return log_with(TextFormatter)
+
+
+# -- the story of a task
+
+
+def tell_all(story: Story) -> None:
+    story.enqueued()
+    story.taken_up(turn=0, attempt=1, pickups=1)
+    story.retried("ValueError: no", turn=0, attempt=1, delay=0.25)
+    story.taken_up(turn=0, attempt=2, pickups=2)
+    story.parked(turn=0, waiting_for=2)
+    story.released(turn=1)
+    story.reclaimed("w.2", "killed")
+    story.superseded()
+    story.given_up("w.2")
+    story.completed(turns=1)
+    story.failed("ValueError: no", turn=3, attempt=6)
+    story.cancelled(turn=2)
+
+
+def test_spec_I10_each_line_of_a_task_has_its_id_and_agent_as_fields(as_json: Log) -> None:
+    tell_all(Story("t1", "weather", "o1"))
+    lines = as_json.objects
+    assert [line["event"] for line in lines] == [
+        "enqueued", "started", "retried", "resumed", "parked", "released", "reclaimed", "superseded", "given_up",
+        "completed", "failed", "cancelled",
+    ]  # fmt: skip
+    for line in lines:
+        assert (line["task_id"], line["agent"], line["owner_id"]) == ("t1", "weather", "o1")
+        assert (line["logger"], line["process"]) == ("factorial.task", "w.1")
+        assert line["message"].startswith("task t1 of weather for o1: ")
+    assert lines[2] == {
+        "timestamp": lines[2]["timestamp"], "level": "warning", "logger": "factorial.task", "process": "w.1",
+        "message": "task t1 of weather for o1: turn 0 failed, attempt 1; again in 0.25 s: ValueError: no",
+        "event": "retried", "task_id": "t1", "agent": "weather", "owner_id": "o1", "turn": 0, "attempt": 1,
+        "delay": 0.25, "error": "ValueError: no",
+    }  # fmt: skip
+    assert [line["level"] for line in lines if line["event"] in ("enqueued", "failed")] == ["debug", "error"]
+
+
+def test_spec_I10_the_text_tells_the_same(as_text: Log) -> None:
+    tell_all(Story("t1", "weather", "o1"))
+    lines = [line.split("factorial.task: ")[1] for line in as_text.text.splitlines()]
+    assert lines[2:4] == [
+        "task t1 of weather for o1: turn 0 failed, attempt 1; again in 0.25 s: ValueError: no",
+        "task t1 of weather for o1: resumed at turn 0, attempt 2",
+    ]
+    assert lines[4] == "task t1 of weather for o1: parked after turn 0, waits for 2 results"
+    assert lines[9].startswith("task t1 of weather for o1: completed after 1 turn, ")
+    assert "WARNING w.1 factorial.task: " in as_text.text
+
+
+def test_a_line_that_nobody_wants_is_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logging.getLogger("factorial.task"), "level", logging.ERROR)
+    monkeypatch.setattr("factorial.story.one_line", lambda text: pytest.fail("a line was made"))
+    Story("t1", "weather").enqueued()
+
+
+async def test_what_is_logged_within_a_task_carries_its_fields(as_json: Log) -> None:
+    def look_up(city: str) -> str:
+        """Look it up."""
+        logging.getLogger("mine").info("looking up %s", city, extra={"city": city})
+        raise ValueError("no such city")
+
+    agent = Agent(name="a", tools=[look_up], model=ScriptedModel([call("look_up", city="Oslo"), say("done")]))
+    await agent.run_inline(AgentContext(query="q"), owner_id="me")
+    [mine] = [line for line in as_json.objects if line["logger"] == "mine"]
+    assert {name: mine[name] for name in ("agent", "owner_id", "turn", "attempt", "city")} == {
+        "agent": "a", "owner_id": "me", "turn": 0, "attempt": 1, "city": "Oslo",
+    }  # fmt: skip
+    [ours] = [line for line in as_json.objects if line["logger"] == "factorial.tools.call"]
+    assert ours["task_id"] == mine["task_id"]
+    assert "ValueError: no such city" in ours["exception"]
+    logging.getLogger("mine").info("after it")
+    assert "task_id" not in as_json.objects[-1]
+
+
+async def test_spec_I10_an_inline_run_tells_its_story_to_whoever_has_set_up_logging(as_json: Log) -> None:
+    def sometimes(agent_ctx: AgentContext) -> str:
+        attempts.append(1)
+        if len(attempts) == 1:
+            raise ValueError("not yet")
+        return "Do it."
+
+    attempts: list[int] = []
+    agent = Agent(name="a", instructions=sometimes, model=ScriptedModel([say("done")]))
+    await agent.run_inline(AgentContext(query="q"), worker_config=AgentWorkerConfig(retry_delay=0.01))
+    agent = Agent(name="a", instructions=sometimes, model=ScriptedModel([]))
+    with pytest.raises(FactorialError):
+        await agent.run_inline(AgentContext(query="q"), worker_config=AgentWorkerConfig(max_retries=0))
+    steps = [line for line in as_json.objects if "event" in line]
+    assert [step["event"] for step in steps] == ["started", "retried", "completed", "started", "failed"]
+    assert [step["task_id"] for step in steps] == [steps[0]["task_id"]] * 3 + [steps[3]["task_id"]] * 2
+    assert {(step["agent"], step["owner_id"]) for step in steps} == {("a", "inline")}
+    assert (steps[1]["turn"], steps[1]["attempt"], steps[1]["error"]) == (0, 1, "ValueError: not yet")
+
+
+# -- the two formats
+
+
+def test_json_has_the_time_in_utc_and_whatever_was_given_as_extra(as_json: Log) -> None:
+    odd = {"when": datetime(2026, 1, 2), "names": {"b"}, "self": object(), "half": "\ud83d"}
+    logging.getLogger("mine").warning("%d\nlines", 2, extra=odd)
+    [line] = as_json.objects
+    assert line["timestamp"].endswith("Z")
+    assert len(line["timestamp"]) == len("2026-01-02T03:04:05.678Z")
+    assert (line["message"], line["level"]) == ("2\nlines", "warning")
+    assert (line["when"], line["names"]) == ("2026-01-02T00:00:00", ["b"])
+    assert set(line) == {"timestamp", "level", "logger", "message", "process", *odd}
+
+
+def test_json_has_the_traceback_in_one_field(as_json: Log) -> None:
+    try:
+        raise ValueError("two\nlines")
+    except ValueError:
+        logging.getLogger("mine").exception("failed")
+    [line] = as_json.objects
+    assert line["exception"].startswith("Traceback (most recent call last):\n")
+    assert line["exception"].endswith("ValueError: two\nlines")
+
+
+@pytest.mark.parametrize(
+    "evil", ["x\n2026-01-02 03:04:05,678 ERROR w.1 factorial.task: forged", "\x1b[2Jx", "a\rb", "a\u2028b"]
+)
+def test_no_text_forges_a_line(evil: str, as_text: Log) -> None:
+    Story("t1", evil, evil).failed(evil)
+    assert len(as_text.text.splitlines()) == 1
+    logging.getLogger("mine").error("%s", evil, exc_info=ValueError(evil))
+    first, *others = as_text.text.splitlines()[1:]
+    assert "mine: " in first
+    assert all(line.startswith("    | ") for line in others)
+    assert all(character == "\n" or character.isprintable() for character in as_text.text)
+
+
+def test_one_line_is_quick_and_the_same_for_what_is_one() -> None:
+    assert one_line("Grüße") == "Grüße"
+    assert one_line("a\tb\x00") == "a b "
+
+
+# -- secrets
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        (f"the key {KEY} is wrong", "the key *** is wrong"),
+        (f"Incorrect API key provided: {KEY[:8]}****cdef.", "Incorrect API key provided: ***"),
+        ("redis://:123/word@db:6379/0", "redis://:***@db:6379/0"),
+        ("no route to redis://app:hunter2@db:6379/0?x=1.", "no route to redis://app:***@db:6379/0?x=1."),
+        ("rediss://:hunter2@db:6379: refused", "rediss://:***@db:6379: refused"),
+        ("https://example.org/users?id=7", "https://example.org/users?id=7"),
+        ("Authorization: Bearer abc.def.ghi", "Authorization: Bearer ***"),
+        ('{"authorization": "Basic dXNlcjpwdw=="}', '{"authorization": "Basic ***"}'),
+        ("headers={'x-api-key': 'abcdef'}", "headers={'x-api-key': '***'}"),
+        ("password=hunter2, host=db", "password=***, host=db"),
+        ("xai-0123456789 gsk_0123456789 ghp_0123456789ab AIzaSyA123456789", "*** *** *** ***"),
+        ("task-0123456789 asks a risk-averse desk", "task-0123456789 asks a risk-averse desk"),
+        ("skipped sky-scrapers; max_tokens=100", "skipped sky-scrapers; max_tokens=100"),
+        ("OPENAI_API_KEY, which is not set", "OPENAI_API_KEY, which is not set"),
+    ],
+)  # fmt: skip
+def test_spec_I10_secrets_are_hidden_by_how_they_look(text: str, shown: str) -> None:
+    assert hide_secrets(text) == shown
+    assert hide_secrets(shown) == shown
+
+
+def test_spec_I10_secrets_are_hidden_by_what_they_are() -> None:
+    remember_environment({"LOCAL_API_KEY": "open sesame", "HOME": "/home/me", "X_TOKEN": "1", "DB_PASSWORD": "sesame"})
+    remember_password("redis://app:p%40ssword@db/0")
+    remember_secret(None)
+    assert (
+        hide_secrets("1: open sesame, sesame, p%40ssword and p@ssword in /home/me")
+        == "1: ***, ***, *** and *** in /home/me"
+    )
+
+
+def test_a_url_is_shown_without_password_and_query() -> None:
+    assert shown_url("redis://app:secret@[::1]:6379/2?password=secret") == "redis://app@::1:6379/2"
+
+
+@pytest.mark.parametrize("formatter", [JsonFormatter, TextFormatter])
+def test_spec_I10_no_part_of_a_line_holds_a_secret(formatter: Formatter, log_with: Callable[[Formatter], Log]) -> None:
+    log = log_with(formatter)
+    remember_secret("open sesame")
+
+    class Client:
+        def __repr__(self) -> str:
+            return f"Client({KEY})"
+
+    try:
+        raise ValueError(f"{KEY} open sesame")
+    except ValueError as error:
+        extra = {"deep": [{"url": "redis://:hunter2@db/0", KEY: Client()}], "password": "hunter2", "client": Client()}
+        logging.getLogger("mine").error("%s", KEY, exc_info=error, stack_info=True, extra=extra)
+        Story("t1", "a", "o").failed(str(error))
+        Story("t1", "a", "o").trouble(logging.ERROR, str(error), error)
+    assert "***" in log.text
+    for secret in (KEY, "open sesame", "hunter2", KEY[-8:]):
+        assert secret not in log.text
+
+
+async def test_spec_I10_the_error_of_a_task_that_is_stored_and_published_holds_no_key() -> None:
+    def fail(agent_ctx: AgentContext) -> str:
+        raise RuntimeError(f"the key {KEY} is wrong")
+
+    events: list[Any] = []
+    agent = Agent(name="a", instructions=fail, model=ScriptedModel([say("hi")]))
+    with pytest.raises(RuntimeError):
+        await agent.run_inline(
+            AgentContext(query="q"), event_handler=events.append, worker_config=AgentWorkerConfig(max_retries=0)
+        )
+    told = [event.error for event in events if event.error]
+    assert told
+    assert all("***" in error and KEY not in error for error in told)
+
+
+# -- what is set up
+
+
+@contextmanager
+def a_new_program() -> Iterator[None]:
+    """As in a program that has not set up logging."""
+    root = logging.getLogger()
+    handlers, root.handlers, level = root.handlers, [], root.level
+    try:
+        yield
+        assert root.handlers in ([], [HANDLER])
+    finally:
+        root.handlers = handlers
+        root.setLevel(level)
+
+
+HANDLER = logging.NullHandler()
+
+
+def test_what_is_printed_is_json_too_and_then_no_more(capsys: pytest.CaptureFixture[str]) -> None:
+    with a_new_program(), logging_to_stderr("s", LoggingConfig(format="json")):
+        print("two\nlines")
+        print(f"a key: {KEY}", file=sys.stderr)
+        logging.getLogger("mine").info("logged")
+    print("plain")
+    out, err = capsys.readouterr()
+    *printed, plain = out.splitlines()
+    assert plain == "plain"
+    assert [(line["logger"], line["level"], line["message"], line["process"]) for line in map(json.loads, printed)] == [
+        ("stdout", "info", "two", "s"), ("stdout", "info", "lines", "s"),
+    ]  # fmt: skip
+    assert [(line["logger"], line["message"]) for line in map(json.loads, err.splitlines())] == [
+        ("stderr", "a key: ***"), ("mine", "logged"),
+    ]  # fmt: skip
+
+
+def test_who_has_set_up_logging_is_left_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    with a_new_program():
+        logging.getLogger().addHandler(HANDLER)
+        with logging_to_stderr("s", LoggingConfig(format="json", level="debug")) as handler:
+            assert handler is None
+            print("plain")
+            assert logging.getLogger().handlers == [HANDLER]
+    assert capsys.readouterr().out == "plain\n"
+
+
+def test_a_request_to_a_model_is_no_line_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    with a_new_program(), logging_to_stderr("s", LoggingConfig()):
+        logging.getLogger("httpx").info("HTTP Request: POST")
+    with a_new_program(), logging_to_stderr("s", LoggingConfig(level="debug")):
+        logging.getLogger("httpx").info("HTTP Request: POST again")
+        logging.getLogger("openai._base_client").debug("the conversation")
+    err = capsys.readouterr().err
+    assert err.count("HTTP Request") == err.count("POST again") == 1
+    assert "the conversation" not in err
+
+
+def test_the_environment_goes_before_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = LoggingConfig(level="warning", format="text")
+    assert config.resolved == config
+    monkeypatch.setenv("FACTORIAL_LOG_FORMAT", "JSON ")
+    assert config.resolved == LoggingConfig(level="warning", format="json")
+    monkeypatch.setenv("FACTORIAL_LOG_LEVEL", "inf")
+    with pytest.raises(ConfigError, match="FACTORIAL_LOG_LEVEL='inf': did you mean 'info'"):
+        _ = config.resolved
+
+
+def test_a_wrong_setting_is_named(tmp_path: Any) -> None:
+    file = tmp_path / "a.toml"
+    file.write_text('[logging]\nformat = "xml"\n[[runner]]\nagent = "a:b"\n')
+    with pytest.raises(ConfigError, match=r"logging\.format.*'text' or 'json'"):
+        SystemConfig.from_toml(file)
+    with pytest.raises(ConfigError, match="LoggingConfig: 'level'"):
+        LoggingConfig(level="loud")  # type: ignore[arg-type]
