@@ -4,11 +4,12 @@ import shutil
 import subprocess
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 
+from tests.harness import System
 from tests.valkey import ValkeyServer
 
 
@@ -46,6 +47,16 @@ def own_valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServe
         yield server
     finally:
         server.stop()
+
+
+@pytest.fixture
+async def system(redis_url: str, namespace: str) -> AsyncIterator[System]:
+    """A namespace with an orchestrator; the test starts processes in it. Asserts the invariants at the end."""
+    system = System(redis_url, namespace)
+    try:
+        yield system
+    finally:
+        await system.close()
 
 
 def pytest_report_header() -> str:

@@ -6,18 +6,7 @@ import pytest
 
 from factorial.config import RedisConfig
 from factorial.mailbox import Mailbox
-from tests.harness import System
 from tests.redis.invariants import assert_invariants
-
-
-@pytest.fixture
-async def system(redis_url: str, namespace: str) -> AsyncIterator[System]:
-    """A namespace with an orchestrator; the test starts processes in it. Asserts the invariants at the end."""
-    system = System(redis_url, namespace)
-    try:
-        yield system
-    finally:
-        await system.close()
 
 
 @pytest.fixture

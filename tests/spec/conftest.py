@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from factorial.models import close_clients
-from tests.harness import System
 from tests.spec.program import Program
 from tests.spec.provider import Provider
 
@@ -20,16 +19,6 @@ async def closed_clients() -> AsyncIterator[None]:
     """No connection outlives its test."""
     yield
     await close_clients()
-
-
-@pytest.fixture
-async def system(redis_url: str, namespace: str) -> AsyncIterator[System]:
-    """A namespace with an orchestrator; the test starts processes in it. Asserts the invariants at the end."""
-    system = System(redis_url, namespace)
-    try:
-        yield system
-    finally:
-        await system.close()
 
 
 @pytest.fixture
