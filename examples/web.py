@@ -8,6 +8,8 @@ python -m examples.web              in another terminal: open http://127.0.0.1:8
 import asyncio
 import json
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import uvicorn
 from fastapi import FastAPI, WebSocket, WebSocketDisconnect
@@ -18,7 +20,14 @@ from examples.weather import orchestrator, weather_agent
 from factorial import AgentContext
 from factorial.errors import ConfigError
 
-app = FastAPI()
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    yield
+    await orchestrator.close()  # uvicorn ends by the signal that stopped it, so nothing that `atexit` knows is done
+
+
+app = FastAPI(lifespan=lifespan)
 
 
 class Question(BaseModel):

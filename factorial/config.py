@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, TypeVar, dataclass_transform, get_ar
 from urllib.parse import quote
 
 from annotated_types import Ge, Gt, Le
-from pydantic import AllowInfNan, ConfigDict, Strict, TypeAdapter, ValidationError
+from pydantic import AfterValidator, AllowInfNan, ConfigDict, Strict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from factorial.errors import ConfigError
@@ -212,7 +212,7 @@ class ObservabilityConfig:
     """Address or name to listen on. The default is this machine alone; "0.0.0.0" is everybody who reaches it."""
     port: Port = 8080
     """Port to listen on."""
-    cors_origins: tuple[str, ...] = ()
+    cors_origins: Annotated[Sequence[str], AfterValidator(tuple)] = ()
     """Web pages of other origins that may read it, such as "https://intranet.example"; "*" for all of them."""
     dashboard_name: str | None = None
     """Its heading."""
@@ -534,8 +534,11 @@ def _complaint(cls: type, location: tuple[int | str, ...], kind: str, message: s
         return f"{entry}unknown key {key!r}; {_where_it_belongs(cls, location)}"
     if kind in ("missing", "missing_argument"):
         return f"{entry}{key!r} is missing"
-    if kind == "tuple_type":
+    if kind == "tuple_type" and key in ("group", "runner"):
         return f"write [[{key}]], with double brackets: there may be several"
+    is_list = kind in ("tuple_type", "sequence_str", "is_instance_of")
+    if is_list or (kind == "string_type" and isinstance(location[-1], int)):
+        return f'{_table(location)}: give a list of strings, such as ["...", "..."]'
     if kind == "dataclass_type":
         table = _table(location)
         return f"{entry}write it as a table, {f'[{table}]' if key else f'[[{table}]]'}"

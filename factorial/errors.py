@@ -7,7 +7,7 @@
      ├── TaskError
      │    ├── InvalidTaskIdError (ValueError)
      │    ├── TaskNotFoundError           no such task, or its time to live is over
-     │    ├── InactiveTaskError           the task has ended: it takes no more messages
+     │    ├── InactiveTaskError           the task has ended: it cannot be steered or cancelled
      │    └── CorruptedTaskDataError      what is stored for the task cannot be read
      ├── MailboxError
      │    ├── MailboxUnavailableError     the server does not answer
@@ -75,10 +75,10 @@ class TaskNotFoundError(TaskError):
 
 
 class InactiveTaskError(TaskError):
-    """The task has ended; it cannot be steered, cancelled or given a result."""
+    """The task has ended; it cannot be steered or cancelled any more."""
 
     def __init__(self, task_id: str, status: str) -> None:
-        super().__init__(task_id, f"task {task_id!r} has ended ({status}): it takes no more messages")
+        super().__init__(task_id, f"task {task_id!r} has ended ({status}): it cannot be steered or cancelled any more")
         self.status = status
 
 

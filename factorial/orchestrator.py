@@ -11,10 +11,14 @@ from collections import OrderedDict
 from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar, overload
+from typing import Any, TypeVar, get_args, overload
+
+from pydantic import ValidationError
 
 from factorial.agent.agent import BaseAgent
 from factorial.agent.awaiting import encode_result
+from factorial.agent.callbacks import call_back
+from factorial.agent.failure import describe
 from factorial.config import (
     AgentWorkerConfig,
     EventsConfig,
@@ -31,16 +35,17 @@ from factorial.config import (
     TaskTTLConfig,
 )
 from factorial.config import redis_url as url_of
-from factorial.context import AgentContext, opening_messages
+from factorial.context import ContextType, ExecutionContext, opening_messages
 from factorial.errors import (
     ConfigError,
     ContextError,
     FactorialError,
+    FatalAgentError,
     InactiveTaskError,
     MailboxFullError,
     TaskNotFoundError,
 )
-from factorial.events import EventType, QueueEvent, encode_event
+from factorial.events import EventType, QueueEvent
 from factorial.loop import close_with_loop
 from factorial.mailbox import Mailbox
 from factorial.mailbox.client import RedisClient, new_client, url_of_pool
@@ -50,20 +55,26 @@ from factorial.mailbox.give import give
 from factorial.mailbox.keys import Keys
 from factorial.mailbox.metrics import Metrics, read_metrics
 from factorial.mailbox.post import cancel, post
+from factorial.mailbox.publisher import Publisher
 from factorial.mailbox.read import born_at, read_batch, read_owner, read_run, read_status
+from factorial.mailbox.script import Scripts
 from factorial.mailbox.subscription import EventFilter, Position, activity_since, end_of_events
+from factorial.redact import hide_secrets
 from factorial.snapshot import encode_fields, encode_messages
 from factorial.story import Story
 from factorial.supervisor.embedding import Registered, run_registered
 from factorial.task import Task, TaskMetadata, TaskStatus, check_owner_id, check_task_id
-from factorial.utils import iso
+from factorial.utils import iso, shorten, with_article
 
 __all__ = [
     "AgentWorkerConfig", "MaintenanceWorkerConfig", "MetricsTimelineConfig", "ObservabilityConfig", "Orchestrator",
     "TaskTTLConfig",
 ]  # fmt: skip
 
-ContextType = TypeVar("ContextType", bound=AgentContext)
+
+logger = logging.getLogger(__name__)
+
+Config = TypeVar("Config")
 
 _MOST_MARKS = 10_000
 _LONGEST_CALL_ID = 512
@@ -117,25 +128,33 @@ class Orchestrator:
             if redis_url is not None or given:
                 raise ConfigError(f"redis_pool and {[*given, 'redis_url'][0]} exclude each other: give one of them")
             redis_url = url_of_pool(redis_pool)
-        if redis_max_connections < 1:
-            raise ConfigError(f"redis_max_connections={redis_max_connections}: use a whole number of at least 1")
+        most: object = redis_max_connections
+        if not isinstance(most, int) or most < 1:
+            raise ConfigError(f"redis_max_connections={most!r}: use a whole number of at least 1")
+        keys: dict[str, object] = {"openai_api_key": openai_api_key, "xai_api_key": xai_api_key}
+        for option, key in keys.items():
+            if key is not None and not isinstance(key, str):  # told without the value, whatever that is
+                raise ConfigError(f"Orchestrator: {option} is of type {type(key).__name__}: give the key as text")
         if given:
             host = redis_host or os.environ.get("REDIS_HOST") or "localhost"
             redis_url = url_of(host=host, port=redis_port or 6379, db=redis_db or 0, password=redis_password)
         self.redis = RedisConfig(url=redis_url or "", namespace=namespace or "factorial")
-        self.events = events_config or EventsConfig()
-        self.supervisor = supervisor_config or SupervisorConfig()
-        self.metrics = metrics_config or MetricsTimelineConfig()
+        place = "Orchestrator"
+        self.events = _config(place, "events_config", events_config, EventsConfig)
+        self.supervisor = _config(place, "supervisor_config", supervisor_config, SupervisorConfig)
+        self.metrics = _config(place, "metrics_config", metrics_config, MetricsTimelineConfig)
+        if observability_config is not None:
+            _config(place, "observability_config", observability_config, ObservabilityConfig)
         self.observability = observability_config
-        self.logging = logging_config or LoggingConfig()
+        self.logging = _config(place, "logging_config", logging_config, LoggingConfig)
         self.runners: dict[str, Registered] = {}
         self._keys = Keys(self.redis.namespace)
         self._server: EmbeddedServer | None = None
         self._opened: dict[asyncio.AbstractEventLoop, asyncio.Future[_Opened]] = {}
         self._unwatched: OrderedDict[str, str] = OrderedDict()
-        for variable, key in (("OPENAI_API_KEY", openai_api_key), ("XAI_API_KEY", xai_api_key)):
-            if key:
-                os.environ[variable] = key
+        for variable, given_key in (("OPENAI_API_KEY", openai_api_key), ("XAI_API_KEY", xai_api_key)):
+            if given_key:
+                os.environ[variable] = given_key
 
     @property
     def namespace(self) -> str:
@@ -165,12 +184,15 @@ class Orchestrator:
             raise ConfigError(
                 f"there is a runner for an agent named {agent.name!r} already: give one of them another name=..."
             )
+        if restart not in get_args(Restart):
+            raise ConfigError(f"register_runner: restart={restart!r}: use one of {', '.join(get_args(Restart))}")
+        place = "register_runner"
         self.runners[agent.name] = Registered(
             agent,
-            agent_worker_config or AgentWorkerConfig(),
-            maintenance_worker_config or MaintenanceWorkerConfig(),
-            supervisor_config or RunnerSupervisorConfig(),
-            health_config or HealthConfig(),
+            _config(place, "agent_worker_config", agent_worker_config, AgentWorkerConfig),
+            _config(place, "maintenance_worker_config", maintenance_worker_config, MaintenanceWorkerConfig),
+            _config(place, "supervisor_config", supervisor_config, RunnerSupervisorConfig),
+            _config(place, "health_config", health_config, HealthConfig),
             restart,
         )
 
@@ -303,15 +325,36 @@ class Orchestrator:
     async def cancel_task(self, task_id: str) -> TaskStatus:
         """Have the task end as cancelled (checklist O09). Accepted means that it will.
 
-        A task that nobody executes ends at once; for one that is executed, its model call is abandoned at once, and the
-        status is `processing` until it has ended. Raises `TaskNotFoundError`, and `InactiveTaskError` if the task has
-        completed or failed.
+        A task that nobody executes ends at once, and `on_run_cancelled` is called here, if its agent has a runner here.
+        Of one that is executed, the model call is abandoned at once, and the status is `processing` until it has ended.
+        Raises `TaskNotFoundError`, and `InactiveTaskError` if the task has completed or failed.
         """
         scripts = (await self._mailbox()).scripts
-        status = await cancel(scripts, task_id=check_task_id(task_id))
+        answer = await cancel(scripts, task_id=check_task_id(task_id))
         if Story.is_wanted(logging.DEBUG) and (whose := await read_owner(scripts, task_id)):
-            Story(task_id, whose[1], whose[0]).cancelling(status)
-        return status
+            Story(task_id, whose[1], whose[0]).cancelling(answer.status)
+        if answer.ended_here and any(agent.on_run_cancelled for agent in self.agents):
+            await self._call_back_cancelled(scripts, task_id)
+        return answer.status
+
+    async def _call_back_cancelled(self, scripts: Scripts, task_id: str) -> None:
+        """No worker had the task, so nobody else will tell its agent."""
+        run = await read_run(scripts, task_id)
+        agent = self.get_agent(run.agent) if run else None
+        if run is None or agent is None or agent.on_run_cancelled is None:
+            return
+        execution = ExecutionContext(
+            task_id=task_id,
+            owner_id=run.owner_id,
+            events=Publisher(scripts, run.owner_id),
+            agent_name=agent.name,
+            retries=run.retries,
+            pickups=run.pickups,
+        )
+        try:
+            await call_back(agent.on_run_cancelled, agent.context_class.model_validate(run.payload), execution)
+        except (FatalAgentError, ValidationError) as error:  # the run has ended: this cannot change it
+            logger.warning("task %s of %s: on_run_cancelled: %s", task_id, agent.name, describe(error))
 
     async def steer_task(self, task_id: str, messages: Sequence[Mapping[str, Any]]) -> None:
         """Have the task read `messages` before its next model call (checklist O10).
@@ -341,7 +384,7 @@ class Orchestrator:
             agent_name=agent,
             error=str(refused),
         )
-        await scripts.run("publish", owner_id, uuid.uuid4().hex, encode_event(event))
+        await Publisher(scripts, owner_id).publish_event(event)
 
     async def get_metrics(
         self, agent: BaseAgent[Any] | str | None = None, *, timeline: MetricsTimelineConfig | None = None
@@ -362,8 +405,11 @@ class Orchestrator:
         happened, by the server's clock. Clients whose settings differ do not disturb each other: if some have counted
         in longer buckets, all is told in these (`bucket_seconds`). Raises `MailboxError`.
         """
-        name = agent.name if isinstance(agent, BaseAgent) else agent
-        return await read_metrics((await self._mailbox()).scripts, timeline or self.metrics, name)
+        name: object = agent.name if isinstance(agent, BaseAgent) else agent
+        if name is not None and not isinstance(name, str):
+            raise ConfigError(f"get_metrics(agent={name!r}): give an agent, or the name of one")
+        view = self.metrics if timeline is None else _config("get_metrics", "timeline", timeline, MetricsTimelineConfig)
+        return await read_metrics((await self._mailbox()).scripts, view, name)
 
     async def complete_deferred_tool(self, task_id: str, tool_call_id: str, result: Any) -> bool:
         """Give the result of a deferred tool's call; the task goes on when all is there that it waits for (T02).
@@ -440,6 +486,9 @@ class Orchestrator:
         trimmed (`EventsConfig`), an update of type `subscription_gap` says so. Raises `ConfigError`, and
         `MailboxError` if the server cannot be reached to begin with.
         """
+        behind: object = after
+        if behind is not None and not isinstance(behind, str):
+            raise ConfigError(f"after={behind!r} is not an event id: use the 'id' of an update, '0' or '$'")
         wanted = EventFilter(task_ids, event_types, event_pattern)
         mailbox = await self._mailbox()
         start = await self._start(mailbox, check_owner_id(owner_id), task_ids, after)
@@ -524,6 +573,16 @@ class _Opened:
 
     mailbox: Mailbox
     closer: AsyncGenerator[None, None]
+
+
+def _config(place: str, option: str, given: Config | None, kind: type[Config]) -> Config:
+    """`given`, or the defaults. Raises `ConfigError` if it is something else."""
+    if given is None:
+        return kind()
+    if not isinstance(given, kind):
+        shown = hide_secrets(shorten(repr(given), 100))
+        raise ConfigError(f"{place}: {option}={shown}: give {with_article(kind.__name__)}")
+    return given
 
 
 def _checked_messages(messages: Any) -> Sequence[Mapping[str, Any]]:

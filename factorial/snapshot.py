@@ -6,18 +6,17 @@ messages and its changed fields and nothing that grows with the conversation.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeVar
+from typing import Any
 
 from pydantic import ValidationError
 from pydantic_core import PydanticSerializationError, to_json
 
-from factorial.context import AgentContext
+from factorial.context import AgentContext, ContextType
 from factorial.errors import ContextError
 from factorial.utils import dump_json, load_json
 
 __all__ = ["Changes", "ContextSnapshot", "decode_context", "encode_fields", "encode_messages"]
 
-ContextType = TypeVar("ContextType", bound=AgentContext)
 
 MAX_VALUE_BYTES = 64 * 1024 * 1024
 """The largest message or field that is stored."""
@@ -37,10 +36,14 @@ class ContextSnapshot:
     """What is known to be stored of a context. `fields` is what its fields were read from, if they were."""
 
     def __init__(self, context: AgentContext, fields: Mapping[str, bytes] | None = None) -> None:
-        written = encode_fields(context)
-        if fields is not None:  # written by another process, where a set may have another order
-            written = {name: written.get(name, value) for name, value in fields.items()}
-        self._fields = written
+        if fields is None:
+            self._fields = encode_fields(context)
+        elif any(value[:1] in (b"[", b"{") for value in fields.values()):
+            # Written by another process, where a set, or one within an object, may have another order.
+            written = encode_fields(context)
+            self._fields = {name: written.get(name, value) for name, value in fields.items()}
+        else:
+            self._fields = dict(fields)
         self._messages = [_copy(message) for message in context.messages]
 
     def changed_fields(self, context: AgentContext) -> dict[str, bytes]:
@@ -66,11 +69,16 @@ class ContextSnapshot:
         """Note that `messages` are stored now, behind the others."""
         self._messages.extend(_copy(message) for message in messages)
 
-    def restore(self, context: AgentContext, changed: Mapping[str, bytes]) -> None:
-        """Make `context` what is stored, but for the fields `changed`."""
-        for name, value in decode_context(type(context), self._fields | dict(changed), ()):
-            setattr(context, name, value)
+    def restore(self, context: AgentContext) -> None:
+        """Make `context` what is stored."""
+        self.restore_fields(context, {})
         context.messages = [_copy(message) for message in self._messages]
+
+    def restore_fields(self, context: AgentContext, changed: Mapping[str, bytes]) -> None:
+        """Make the fields of `context`, messages aside, what is stored, but for those `changed`."""
+        for name, value in decode_context(type(context), self._fields | dict(changed), ()):
+            if name != "messages":
+                setattr(context, name, value)
 
 
 def encode_fields(context: AgentContext) -> dict[str, bytes]:

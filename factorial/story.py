@@ -14,6 +14,7 @@
     reclaimed    warning   its process has died, and it goes on elsewhere
     given_up     error     its process has died, once too often: it is over, with `crash_loop`
     superseded   warning   somebody else has it: what was done here is dropped
+    trouble      any       no step of its life, and yet to be known: why it is given back, what could not be written
 
 Each line has `event`, `task_id` and `agent` as fields (`extra` of the logging module), `owner_id`, `turn` and `attempt`
 where they are known, and the text tells the same. A turn that goes well writes none.

@@ -19,7 +19,7 @@ from typing import Any, Generic
 
 from factorial.context import ContextType
 from factorial.errors import ConfigError, InvalidTaskIdError
-from factorial.utils import is_valid_task_id
+from factorial.utils import dump_json, is_valid_task_id, load_json
 
 __all__ = [
     "AwaitedCall", "NextStep", "Continue", "Complete", "Park", "Backoff", "Release", "Fail", "Cancel",
@@ -118,6 +118,15 @@ class Task(Generic[ContextType]):
             "retries": self.retries,
             "metadata": self.metadata.to_dict(),
         }
+
+    def to_json(self) -> str:
+        """The task as JSON text."""
+        return dump_json(self.to_dict()).decode()
+
+    @classmethod
+    def from_json(cls, text: str | bytes, context_class: type[ContextType]) -> "Task[ContextType]":
+        """The task that `to_json` told of. Raises pydantic's `ValidationError`."""
+        return cls.from_dict(load_json(text), context_class)
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], context_class: type[ContextType]) -> "Task[ContextType]":

@@ -3,8 +3,9 @@
 `from factorial.utils import BaseModel` is a documented import (checklist A07).
 """
 
+import inspect
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -13,6 +14,7 @@ from pydantic_core import from_json, to_json
 
 __all__ = [
     "BaseModel",
+    "can_take",
     "decode",
     "dump_anything",
     "dump_json",
@@ -25,6 +27,7 @@ __all__ = [
     "serialize_data",
     "shorten",
     "to_snake_case",
+    "with_article",
 ]
 
 _DEEPEST = 20
@@ -109,6 +112,27 @@ def is_valid_task_id(task_id: object) -> bool:
 def to_snake_case(name: str) -> str:
     """`WeatherAgent` as `weather_agent`: how an agent is called that was given no name."""
     return _WORD_BOUNDARY.sub("_", name).lower()
+
+
+def with_article(noun: str) -> str:
+    """`a Task`, `an AgentContext`."""
+    return f"{'an' if noun[:1] in 'AEIOUaeiou' else 'a'} {noun}"
+
+
+def can_take(function: object, *arguments: Any, **named: Any) -> bool:
+    """Whether `function` can be called so, as far as its signature tells: some builtins have none."""
+    if not callable(function):
+        return False
+    checked: Callable[..., Any] = function
+    try:
+        signature = inspect.signature(checked)
+    except (ValueError, NameError):
+        return True
+    try:
+        signature.bind(*arguments, **named)
+    except TypeError:
+        return False
+    return True
 
 
 def serialize_data(data: Any) -> Any:

@@ -1,4 +1,4 @@
-"""One real Valkey for the whole test run, and a namespace of its own for each test."""
+"""One real Valkey for the whole test run, a namespace of its own for each test, and a system in it."""
 
 import shutil
 import subprocess
@@ -40,16 +40,6 @@ def namespace() -> str:
 
 
 @pytest.fixture
-def own_valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
-    """A Valkey for this test alone, on a TCP port: to be stopped, restarted and configured. Not yet started."""
-    server = ValkeyServer(tmp_path_factory.mktemp("valkey"), tcp=True)
-    try:
-        yield server
-    finally:
-        server.stop()
-
-
-@pytest.fixture
 async def system(redis_url: str, namespace: str) -> AsyncIterator[System]:
     """A namespace with an orchestrator; the test starts processes in it. Asserts the invariants at the end."""
     system = System(redis_url, namespace)
@@ -57,6 +47,16 @@ async def system(redis_url: str, namespace: str) -> AsyncIterator[System]:
         yield system
     finally:
         await system.close()
+
+
+@pytest.fixture
+def own_valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
+    """A Valkey for this test alone, on a TCP port: to be stopped, restarted and configured. Not yet started."""
+    server = ValkeyServer(tmp_path_factory.mktemp("valkey"), tcp=True)
+    try:
+        yield server
+    finally:
+        server.stop()
 
 
 def pytest_report_header() -> str:

@@ -6,7 +6,7 @@
         task_id = await system.submit(agent, "hello")
         data = await system.ended(task_id)
 
-The fixture `system` (tests/redis/conftest.py) asserts the protocol's invariants when the test is over.
+The fixture `system` (tests/conftest.py) asserts the protocol's invariants when the test is over.
 """
 
 import asyncio

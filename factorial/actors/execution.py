@@ -20,11 +20,11 @@ from factorial.actors.ledger import Ledger, Reply
 from factorial.agent.agent import BaseAgent
 from factorial.agent.awaiting import awaited_keys, encode_plan
 from factorial.agent.failure import describe, explain_failure
-from factorial.agent.host import Answer, Child, Left, Proceed, Recorded, Resumed, Settlement
+from factorial.agent.host import RUN_START, Answer, Child, Left, Proceed, Recorded, Resumed, Settlement
 from factorial.agent.run import Run
 from factorial.config import AgentWorkerConfig
 from factorial.context import AgentContext, ExecutionContext, opening_messages
-from factorial.errors import MailboxError, RetryableError
+from factorial.errors import ContextError, MailboxError, RetryableError
 from factorial.events import AgentEvent, BaseEvent, EventType, encode_event
 from factorial.mailbox.claim import ClaimedRun
 from factorial.mailbox.commit import Action, Commit, Committed, commit
@@ -70,6 +70,7 @@ class Execution:
         self._journal: Mapping[str, bytes] = claimed.journal
         self._journaled: dict[bytes, str] = {}
         self._context_entries = 0
+        self._recalled_change = 0
         self._story = Story(claimed.task_id, agent.name, claimed.owner_id)
         self._turn = 0
         self._attempt = claimed.retries + 1
@@ -150,7 +151,7 @@ class Execution:
     async def _take_turns(self) -> None:
         context, self._snapshot = self._load()
         claimed = self._claimed
-        begins = claimed.token.seq == 0 and not claimed.journal
+        begins = claimed.token.seq == 0 or context.turn == 0  # no turn of it is done, as far as that can be told
         self._claimed = replace(
             claimed, conversation=(), fields={}, journal={}, awaited={}
         )  # the context has it all now
@@ -183,17 +184,10 @@ class Execution:
             del self._snapshot  # with the conversation: the event loop may hold on to what is left of an execution
 
     def _load(self) -> tuple[AgentContext, ContextSnapshot]:
-        """The context as the finished steps of this turn left it, and as it is stored."""
-        fields = dict(self._claimed.fields)
-        changed = [load_json(value) for key, value in self._journal.items() if key.endswith(_CONTEXT)]
-        context = decode_context(self._agent.context_class, fields, self._claimed.conversation)
-        snapshot = ContextSnapshot(context, fields)
-        if changed:  # each tells of all changes up to its step, so the last one has them all
-            latest = max(changed, key=lambda change: int(change["order"]))
-            fields.update({name: dump_json(value) for name, value in latest["fields"].items()})
-            self._context_entries = latest["order"]
-            context = decode_context(self._agent.context_class, fields, self._claimed.conversation)
-        return context, snapshot
+        """The context as it is stored. What the finished steps of this turn have changed comes with `recall`."""
+        context = decode_context(self._agent.context_class, self._claimed.fields, self._claimed.conversation)
+        self._context_entries = sum(key + _CONTEXT in self._journal for key in self._journal)
+        return context, ContextSnapshot(context, self._claimed.fields)
 
     async def _give_back(self) -> None:
         """The mailbox could not be written: send the same commit until it is answered, and let go of the run."""
@@ -246,7 +240,22 @@ class Execution:
     def recall(self, key: str) -> Recorded | None:
         """The step, if an earlier attempt at this turn finished it."""
         result = self._journal.get(key)
-        return None if result is None else Recorded(result, self._journal.get(key + _MESSAGE, b""))
+        if result is None:
+            return None
+        self._recall_changes([key] if key == RUN_START else list(self._journal))
+        return Recorded(result, self._journal.get(key + _MESSAGE, b""))
+
+    def _recall_changes(self, steps: Sequence[str]) -> None:
+        """Each step tells of all changes up to it, so the latest one has them all."""
+        try:
+            changes = [load_json(change) for step in steps if (change := self._journal.get(step + _CONTEXT))]
+        except ValueError as damage:
+            raise ContextError(f"what the turn's finished steps have changed cannot be read: {damage}") from None
+        latest = max(changes, key=lambda change: int(change["order"]), default=None)
+        if latest is not None and latest["order"] > self._recalled_change:
+            self._recalled_change = latest["order"]
+            changed = {name: dump_json(value) for name, value in latest["fields"].items()}
+            self._snapshot.restore_fields(ExecutionContext.current().run.context, changed)
 
     async def record(self, key: str, step: Recorded, *, urgent: bool) -> None:
         """Journal a finished step, with the context fields that it changed."""
@@ -320,7 +329,7 @@ class Execution:
         messages = [decode_message(message) for message in answer.mail]
         settlement.context.messages.extend(messages)
         self._snapshot.stored_messages(messages)
-        self._journal, self._journaled, self._context_entries = {}, {}, 0
+        self._journal, self._journaled, self._context_entries, self._recalled_change = {}, {}, 0, 0
         self._attempt = 1
         return Resumed(awaited) if awaited else Proceed()
 

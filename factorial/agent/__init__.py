@@ -1,11 +1,19 @@
-"""Agents: what a user defines (`agent.py`), one turn (`turn.py`), and the life of a run (`run.py`)."""
+"""Agents: what a user defines (`agent.py`), one turn (`turn.py`), and the life of a run (`run.py`).
+
+The contexts, `FunctionTool` and `serialize_data` are here for programs of nfactorial 0.1.x, which may import them by
+this path.
+"""
 
 from factorial.agent.agent import Agent, BaseAgent
 from factorial.agent.completion import RunCompletion, TurnCompletion
 from factorial.agent.decorators import publish_progress, retry
+from factorial.context import AgentContext, ContextType, ExecutionContext
 from factorial.models import ModelSettings, ResolvedModelSettings
+from factorial.tools import FunctionTool, FunctionToolActionResult, function_tool
+from factorial.utils import serialize_data
 
 __all__ = [
-    "Agent", "BaseAgent", "ModelSettings", "ResolvedModelSettings", "RunCompletion", "TurnCompletion",
-    "publish_progress", "retry",
+    "Agent", "AgentContext", "BaseAgent", "ContextType", "ExecutionContext", "FunctionTool",
+    "FunctionToolActionResult", "ModelSettings", "ResolvedModelSettings", "RunCompletion", "TurnCompletion",
+    "function_tool", "publish_progress", "retry", "serialize_data",
 ]  # fmt: skip

@@ -8,11 +8,11 @@ An agent holds no state of a run: any process may take the next turn (C06). To d
 no key (D06).
 """
 
-import re
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic
 
 from factorial.agent.callbacks import Callback, checked_callback
+from factorial.agent.checks import check_options, checked_name, checked_tools, output_tool
 from factorial.agent.completion import RunCompletion, TurnCompletion
 from factorial.agent.forgotten import warn_of_forgotten_hooks
 from factorial.agent.progress import metadata
@@ -20,7 +20,7 @@ from factorial.agent.steps import journaled
 from factorial.agent.turn import take_turn
 from factorial.agent.window import Fitted, fit_window
 from factorial.config import AgentWorkerConfig
-from factorial.context import AgentContext, ExecutionContext
+from factorial.context import AgentContext, ContextType, ExecutionContext
 from factorial.errors import ConfigError, ContextError
 from factorial.events import AgentEvent, BaseEvent, EventType
 from factorial.models import (
@@ -41,21 +41,17 @@ from factorial.tools import (
     FINAL_OUTPUT,
     FunctionTool,
     FunctionToolActionResult,
-    build_tools,
     call_tool,
     execution_parameters,
-    final_output_tool,
 )
-from factorial.utils import BaseModel, to_snake_case
+from factorial.utils import BaseModel, with_article
 
 if TYPE_CHECKING:
     from openai.types.chat import ChatCompletion, ChatCompletionChunk, ChatCompletionMessageToolCall
 
 __all__ = ["Agent", "BaseAgent"]
 
-ContextType = TypeVar("ContextType", bound=AgentContext)
 AnyModel = Model | FallbackModels
-_NAME = re.compile(r"[a-z0-9_-]{1,64}")
 
 
 class BaseAgent(Generic[ContextType]):
@@ -111,12 +107,12 @@ class BaseAgent(Generic[ContextType]):
         on_pending_tool_results: Callback = None,
         on_run_cancelled: Callback = None,
     ) -> None:
-        self.name = _checked_name(type(self).__name__ if name is None else name)
+        self.name = checked_name(type(self).__name__ if name is None else name)
         self.description = description or self.name
         self.instructions = instructions
-        self.tools: dict[str, FunctionTool] = build_tools(tools or (), parse_args=parse_tool_args)
+        self.tools: dict[str, FunctionTool] = checked_tools(self.name, tools, parse_args=parse_tool_args)
         self.model = find_model(model) if isinstance(model, str) else model
-        self.model_settings: ModelSettings[ContextType] = model_settings or ModelSettings()
+        self.model_settings: ModelSettings[ContextType] = ModelSettings() if model_settings is None else model_settings
         self.max_turns = max_turns
         self.output_type = output_type
         self.context_class = context_class
@@ -125,19 +121,19 @@ class BaseAgent(Generic[ContextType]):
         self.parse_tool_args = parse_tool_args
         self.stream = stream
         refuse_http_client(f"agent {self.name!r}", http_client)
-        self.client = client or MultiClient()
-        self.final_output = final_output_tool(output_type) if output_type is not None else None
-        self.on_run_start = self._callback("on_run_start", on_run_start, 2)
-        self.on_run_end = self._callback("on_run_end", on_run_end, 3)
-        self.on_turn_start = self._callback("on_turn_start", on_turn_start, 2)
-        self.on_turn_end = self._callback("on_turn_end", on_turn_end, 3)
-        self.on_pending_tool_call = self._callback("on_pending_tool_call", on_pending_tool_call, 3)
-        self.on_pending_tool_results = self._callback("on_pending_tool_results", on_pending_tool_results, 3)
-        self.on_run_cancelled = self._callback("on_run_cancelled", on_run_cancelled, 2)
-        self._check()
+        self.client = MultiClient() if client is None else client
+        self.final_output = output_tool(self.name, output_type)
+        self.on_run_start = self._callback("on_run_start", on_run_start)
+        self.on_run_end = self._callback("on_run_end", on_run_end)
+        self.on_turn_start = self._callback("on_turn_start", on_turn_start)
+        self.on_turn_end = self._callback("on_turn_end", on_turn_end)
+        self.on_pending_tool_call = self._callback("on_pending_tool_call", on_pending_tool_call)
+        self.on_pending_tool_results = self._callback("on_pending_tool_results", on_pending_tool_results)
+        self.on_run_cancelled = self._callback("on_run_cancelled", on_run_cancelled)
+        check_options(self)
 
-    def _callback(self, name: str, callback: Callback, arguments: int) -> Callback:
-        return checked_callback(self.name, name, callback, arguments)
+    def _callback(self, name: str, callback: Callback) -> Callback:
+        return checked_callback(self.name, name, callback)
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -145,48 +141,6 @@ class BaseAgent(Generic[ContextType]):
         for step in ("completion", "tool_action"):
             if step in cls.__dict__:
                 setattr(cls, step, journaled(step, cls.__dict__[step]))
-
-    def _check(self) -> None:
-        model: object = self.model
-        if not (model is None or isinstance(model, Model | FallbackModels) or callable(model)):
-            raise ConfigError(f"agent {self.name!r}: model={model!r} is no Model: import one from factorial")
-        max_turns: object = self.max_turns
-        if max_turns is not None and not (isinstance(max_turns, int) and max_turns >= 1):
-            raise ConfigError(
-                f"agent {self.name!r}: max_turns={max_turns!r}: use None, or a whole number of at least 1"
-            )
-        self._check_window()
-        client: object = self.client
-        if not isinstance(client, MultiClient) or type(client).completion is not MultiClient.completion:
-            raise ConfigError(
-                f"agent {self.name!r}: client={client!r}: give a MultiClient; to ask a model in a way of your own, "
-                "override `completion` in a class of your own, or Model.transport"
-            )
-        if self.request_timeout <= 0:
-            raise ConfigError(f"agent {self.name!r}: request_timeout={self.request_timeout!r}: use seconds above 0")
-        context_class: object = self.context_class
-        if not (isinstance(context_class, type) and issubclass(context_class, AgentContext)):
-            raise ConfigError(f"agent {self.name!r}: context_class={context_class!r} must extend AgentContext")
-        if self.final_output is not None and FINAL_OUTPUT in self.tools:
-            raise ConfigError(
-                f"agent {self.name!r}: with output_type, {FINAL_OUTPUT!r} is the tool that ends the run: "
-                "give your own tool another name"
-            )
-
-    def _check_window(self) -> None:
-        limit: object = self.context_window_limit
-        if limit is None:
-            return
-        if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
-            raise ConfigError(
-                f"agent {self.name!r}: context_window_limit={limit!r}: use None, or a whole number of at least 1"
-            )
-        answer = self.model_settings.max_completion_tokens
-        if isinstance(answer, int) and answer >= limit:
-            raise ConfigError(
-                f"agent {self.name!r}: context_window_limit={limit} holds the request and its answer, and "
-                f"max_completion_tokens={answer} leaves nothing for the request"
-            )
 
     # -- tasks and runs
 
@@ -208,7 +162,7 @@ class BaseAgent(Generic[ContextType]):
         if not isinstance(payload, self.context_class):
             raise ContextError(
                 f"agent {self.name!r} works on {self.context_class.__name__}, "
-                f"and the payload is a {type(payload).__name__}"
+                f"and the payload is {with_article(type(payload).__name__)}"
             )
 
     async def run_inline(
@@ -239,6 +193,7 @@ class BaseAgent(Generic[ContextType]):
         tools = [tool.param for tool in self._tools_on_offer(agent_ctx)]
         settings = self.resolve_model_settings(agent_ctx)
         model = self.resolve_model(agent_ctx)
+        answers = None
         if self.context_window_limit is not None:
             limit = min(self.context_window_limit, model.context_window)
             fitted = fit_window(
@@ -246,6 +201,7 @@ class BaseAgent(Generic[ContextType]):
             )
             if fitted.left_out:
                 await self._publish_trimmed(limit, fitted)
+                answers = sum(message.get("role") == "assistant" for message in messages)
             messages = fitted.messages
         request = ModelRequest(
             messages=messages,
@@ -253,6 +209,7 @@ class BaseAgent(Generic[ContextType]):
             settings=settings,
             timeout=self.client.timeout or self.request_timeout,
             stream=self.stream,
+            answers=answers,
         )
         return await complete(self.client.with_keys(model), request, self._publish_chunk if self.stream else None)
 
@@ -401,10 +358,3 @@ def settings_for_turn(
     return ResolvedModelSettings(
         settings.temperature, settings.max_completion_tokens, choice, settings.parallel_tool_calls
     )
-
-
-def _checked_name(name: str) -> str:
-    snake = re.sub(r"[\s.]+", "_", to_snake_case(name.strip()))
-    if not _NAME.fullmatch(snake):
-        raise ConfigError(f"name={name!r} cannot name an agent: use 1 to 64 letters, digits, '_' or '-'")
-    return snake

@@ -63,7 +63,8 @@ def encode_result(tool_call_id: str, value: Any) -> bytes:
         else shape(tool_call_id, value)
     )
     if result.error is not None and not isinstance(value, BaseException | FunctionToolActionResult):
-        raise ContextError(f"the result of tool call {tool_call_id!r} cannot be stored: {result.error}")
+        reason = result.error.removeprefix("the tool returned ")
+        raise ContextError(f"the result of tool call {tool_call_id!r} cannot be stored: {reason}")
     try:
         stored = dump_json({"output_str": result.output_str, "output_data": result.output_data, "error": result.error})
     except (ValueError, TypeError, RecursionError) as unfit:

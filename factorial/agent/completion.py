@@ -2,13 +2,11 @@
 
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic
 
-from factorial.context import AgentContext
+from factorial.context import ContextType
 
 __all__ = ["RunCompletion", "TurnCompletion"]
-
-ContextType = TypeVar("ContextType", bound=AgentContext)
 
 
 @dataclass(slots=True)

@@ -11,7 +11,11 @@ from factorial.task import Cancel, Complete, Fail, NextStep, Release
 if TYPE_CHECKING:
     from factorial.agent.agent import BaseAgent
 
-__all__ = ["Answer", "Child", "Host", "Left", "Proceed", "Recorded", "Resumed", "Retried", "Settlement"]
+__all__ = ["Answer", "Child", "Host", "Left", "Proceed", "RUN_START", "Recorded", "Resumed", "Retried", "Settlement"]
+
+
+RUN_START = "run_start"
+"""The step before the first turn: the callback of that name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +86,12 @@ class Host(Protocol):
         ...
 
     def recall(self, key: str) -> Recorded | None:
-        """The step `key` of this turn, if it was finished before: it is not taken again."""
+        """The step `key` of this turn, if it was finished before: it is not taken again.
+
+        The first one that is recalled brings with it what the finished steps of the turn have changed in the context,
+        all of them, since others may be executed beside it. (`RUN_START` comes before the turn, and brings its own.)
+        What the turn changes before its first step is so not changed twice.
+        """
         ...
 
     async def record(self, key: str, step: Recorded, *, urgent: bool) -> None:

@@ -1,32 +1,31 @@
 """The host of a run without Redis: events go to a handler, the journal is a dictionary, a backoff is a pause."""
 
 import asyncio
+import contextlib
 import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from factorial.agent.awaiting import PLAN, awaited_keys, encode_plan
-from factorial.agent.callbacks import call_back
 from factorial.agent.completion import RunCompletion
 from factorial.agent.failure import describe
-from factorial.agent.host import Answer, Child, Left, Proceed, Recorded, Resumed, Retried, Settlement
+from factorial.agent.host import RUN_START, Answer, Child, Left, Proceed, Recorded, Resumed, Retried, Settlement
 from factorial.agent.run import Run
 from factorial.config import AgentWorkerConfig
-from factorial.context import AgentContext, ExecutionContext, opening_messages
+from factorial.context import ContextType, ExecutionContext, opening_messages
 from factorial.errors import ConfigError, FatalAgentError
 from factorial.events import AgentEvent, BaseEvent, EventType
 from factorial.snapshot import ContextSnapshot
 from factorial.story import Story
 from factorial.task import Backoff, Cancel, Complete, Continue, Fail, Park, Release, new_task_id
-from factorial.utils import dump_json
+from factorial.utils import dump_json, with_article
 
 if TYPE_CHECKING:
     from factorial.agent.agent import BaseAgent
 
 __all__ = ["run_inline"]
 
-ContextType = TypeVar("ContextType", bound=AgentContext)
 EventHandler = Callable[[BaseEvent], Awaitable[None] | None]
 
 
@@ -44,7 +43,8 @@ async def run_inline(
     """
     if not isinstance(context, agent.context_class):
         raise ConfigError(
-            f"agent {agent.name!r} works on {agent.context_class.__name__}, and was given a {type(context).__name__}"
+            f"agent {agent.name!r} works on {agent.context_class.__name__}, and was given "
+            f"{with_article(type(context).__name__)}: use {agent.context_class.__name__}(query=...)"
         )
     agent.check_ready()
     started_at = datetime.now(UTC)
@@ -63,8 +63,9 @@ async def run_inline(
             await host.children_ended()
     except asyncio.CancelledError:
         story.cancelled(turn=run.turn)
-        await host.tell(execution, EventType.RUN_CANCELLED)
-        await call_back(agent.on_run_cancelled, run.context, execution)
+        with contextlib.suppress(FatalAgentError):  # whoever cancels has to see that
+            await host.tell(execution, EventType.RUN_CANCELLED)
+            await run.tell_of_end(Left(Cancel()))
         raise
     finally:
         await host.cancel_children()
@@ -92,8 +93,10 @@ class InlineHost:
         self._policy = policy
         self._children: dict[str, asyncio.Task[RunCompletion[Any]]] = {}
         self._journal: dict[str, Recorded] = {}
-        self._changed: Mapping[str, bytes] = {}
-        """The context fields that the finished steps of this turn have changed."""
+        self._changes: dict[str, Mapping[str, bytes]] = {}
+        """For each finished step of this turn: the context fields that the turn had changed by then."""
+        self._recalled: set[str] = set()
+        """Those whose changes the context has, in the present try."""
 
     async def tell(self, execution: ExecutionContext, event_type: EventType) -> None:
         """Publish what the mailbox publishes for a run that lives in Redis."""
@@ -121,13 +124,20 @@ class InlineHost:
 
     def recall(self, key: str) -> Recorded | None:
         """The step, if a try of this turn finished it."""
-        return self._journal.get(key)
+        if key not in self._journal:
+            return None
+        latest = key if key == RUN_START else next(reversed(self._changes))
+        if latest not in self._recalled:
+            self._recalled.update([key] if key == RUN_START else self._changes)
+            self._snapshot.restore_fields(ExecutionContext.current().run.context, self._changes[latest])
+        return self._journal[key]
 
     async def record(self, key: str, step: Recorded, *, urgent: bool) -> None:
         """Keep a finished step for the turn's next try, with the context fields that it changed."""
         self._journal[key] = step
         run: Run[Any] = ExecutionContext.current().run
-        self._changed = self._snapshot.changed_fields(run.context)
+        self._changes[key] = self._snapshot.changed_fields(run.context)
+        self._recalled.add(key)
 
     async def expect(self, key: str, tool: str) -> None:
         """There is nobody outside."""
@@ -177,7 +187,8 @@ class InlineHost:
         """Carry out what the turn came to."""
         if settlement.turn_done:
             self._journal.clear()
-            self._changed = {}
+            self._changes.clear()
+            self._recalled.clear()
             self._snapshot.stored(settlement.context, self._snapshot.changes(settlement.context))
         if isinstance(settlement.step, Continue):
             return Proceed()
@@ -193,7 +204,8 @@ class InlineHost:
                 story = Story(here.task_id, here.agent_name, here.owner_id)
                 story.retried(describe(error), turn=here.run.turn, attempt=here.retries + 1, delay=delay)
                 await asyncio.sleep(delay)
-                self._snapshot.restore(settlement.context, self._changed)
+                self._snapshot.restore(settlement.context)
+                self._recalled.clear()
                 return Retried()
             case Fail(error) as failed:
                 self.failure = error

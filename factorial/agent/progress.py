@@ -24,8 +24,14 @@ def summary(context: AgentContext) -> dict[str, Any]:
 
 
 def metadata(execution: ExecutionContext, turn: int) -> dict[str, Any]:
-    """Where and when something happened: the turn, the attempt at the task, the process."""
-    return {"turn": turn, "attempt": execution.pickups, "process": execution.process}
+    """Where and when something happened: the turn, the attempt at it (from 1, as in the log), how many times the task
+    has been taken up (a step that is executed again after a crash has another number), and the process."""
+    return {
+        "turn": turn,
+        "attempt": execution.retries + 1,
+        "pickups": execution.pickups,
+        "process": execution.process,
+    }
 
 
 class Progress:
@@ -45,8 +51,12 @@ class Progress:
         self._operation = operation
         self._execution = execution
         self._context = context
-        about = {"args": bounded(list(args)), "kwargs": bounded(dict(kwargs or {})), "context": summary(context)}
-        self._about = {name: value for name, value in about.items() if name not in hidden}
+        about = {
+            "args": bounded(list(args)) if args else [],
+            "kwargs": bounded(dict(kwargs)) if kwargs else {},
+            "context": summary(context),
+        }
+        self._about = {name: value for name, value in about.items() if name not in hidden} if hidden else about
 
     async def tell(self, status: str, error: str | None = None, **more: Any) -> None:
         """Publish that the operation has `started`, `completed` or `failed`."""

@@ -10,17 +10,18 @@ import asyncio
 import logging
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Generic, TypeVar, assert_never
+from typing import TYPE_CHECKING, Any, Generic, assert_never
 
 from factorial.agent.awaiting import answer_calls, park, read_results
 from factorial.agent.callbacks import Callback, call_back
 from factorial.agent.completion import RunCompletion, TurnCompletion
 from factorial.agent.failure import after_failure, describe, explain_failure, is_final
-from factorial.agent.host import Answer, Host, Left, Proceed, Resumed, Retried, Settlement
+from factorial.agent.host import RUN_START, Answer, Host, Left, Proceed, Recorded, Resumed, Retried, Settlement
 from factorial.agent.progress import Ending, Progress, metadata
 from factorial.agent.steps import Steps
+from factorial.agent.turn import settled
 from factorial.config import AgentWorkerConfig
-from factorial.context import AgentContext, ExecutionContext
+from factorial.context import ContextType, ExecutionContext
 from factorial.errors import (
     ContextError,
     FactorialError,
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Run"]
 
-ContextType = TypeVar("ContextType", bound=AgentContext)
 logger = logging.getLogger(__name__)
 
 
@@ -64,7 +64,7 @@ class Run(Generic[ContextType]):
         self.policy = policy
         self.turn = context.turn
         """The turn that is being taken, or was taken last."""
-        self.steps = Steps(host, execution)
+        self.steps = Steps(host, execution, RUN_START)
         self.awaited: Mapping[str, bytes] = awaited or {}
         """What the turn was parked for, with the results, until it is finished with them."""
         self.started_at = started_at or datetime.now(UTC)
@@ -75,7 +75,7 @@ class Run(Generic[ContextType]):
         try:
             with self.execution.active():
                 left = await self._until_left(begins)
-                await self._tell_of_end(left)
+                await self.tell_of_end(left)
         finally:
             # Else the two would hold each other, and the whole conversation, until the garbage collector comes.
             self.execution.run = None
@@ -97,7 +97,8 @@ class Run(Generic[ContextType]):
                     assert_never(never)
             begins = False
 
-    async def _tell_of_end(self, left: Left) -> None:
+    async def tell_of_end(self, left: Left) -> None:
+        """Call back if the run has ended here. Raises nothing: no error of a callback's can change that any more."""
         agent, error = self.agent, None
         match left.ended:
             case None:
@@ -119,7 +120,7 @@ class Run(Generic[ContextType]):
                 await call_back(callback, self.context, self.execution, *told)
 
     async def _call_back_finally(self, callback: Callback, *told: Any) -> None:
-        """The run has ended: no error of a callback's can change that any more."""
+        """Call back, and log what it raises."""
         try:
             await self._call_back(callback, *told)
         except (FatalAgentError, TimeoutError) as error:
@@ -135,7 +136,7 @@ class Run(Generic[ContextType]):
     async def _next_settlement(self, begins: bool) -> Settlement:
         try:
             if begins:
-                await self._call_back(self.agent.on_run_start)
+                await self._begin()
             if self.awaited:
                 return await self._finish_turn()
             return self._after_turn(await self._turn())
@@ -150,20 +151,32 @@ class Run(Generic[ContextType]):
         except BaseException as error:  # the boundary to the user's code: whatever it raises fails the turn alone
             return self._after_failure(error)
 
+    async def _begin(self) -> None:
+        """Tell of the run's start. That is a step: what it changes is kept for all tries of the first turn."""
+        if self.agent.on_run_start is not None and self.host.recall(RUN_START) is None:
+            await self._call_back(self.agent.on_run_start)
+            await self.host.record(RUN_START, Recorded(b"true"), urgent=False)
+
     async def _turn(self) -> TurnCompletion[ContextType]:
         self.turn = self.context.turn
-        self.steps = Steps(self.host, self.execution)
+        self.steps = Steps(self.host, self.execution, "run_turn")
         self.execution.iterations += 1
         await self._call_back(self.agent.on_turn_start)
-        completion = await Progress("run_turn", self.execution, self.context).follow(
-            self._turn_in_time, lambda _: Ending()
-        )
+        told = Progress("run_turn", self.execution, self.context)
+        completion = await told.follow(self._turn_in_time, lambda _: Ending())
+        if not isinstance(completion, TurnCompletion):
+            raise FatalAgentError(
+                f"{type(self.agent).__name__}.run_turn returned {type(completion).__name__}: return a TurnCompletion"
+            )
+        self.context = completion.context
+        self.context.turn = max(self.context.turn, self.turn + 1)
         await self._call_back(self.agent.on_turn_end, completion)
         return completion
 
     async def _finish_turn(self) -> Settlement:
         """The second half of a turn that was parked: its calls are answered, in their order."""
         self.turn = self.context.turn - 1
+        self.steps = Steps(self.host, self.execution, "pending_results")
         results = read_results(self.awaited)
         came = [result for result, was_awaited in results if was_awaited]
         told = [(result.tool_call_id, result.output_data if result.error is None else result.error) for result in came]
@@ -186,19 +199,16 @@ class Run(Generic[ContextType]):
             ) from late
 
     def _after_turn(self, completion: TurnCompletion[ContextType]) -> Settlement:
-        if not isinstance(completion, TurnCompletion):
-            raise FatalAgentError(
-                f"{type(self.agent).__name__}.run_turn returned {type(completion).__name__}: return a TurnCompletion"
-            )
-        self.context = completion.context
-        self.context.turn = max(self.context.turn, self.turn + 1)
+        waits = completion.pending_tool_call_ids or completion.pending_child_task_ids
+        if waits and (completion.is_done or self._is_last):
+            answer_calls(self.context.messages, [settled(result) for _, result in completion.tool_call_results])
         if completion.is_done:
             return self._complete(completion.output)
         if self._is_last:
             return self._fail(
                 MaxTurnsError(f"the run was not done within max_turns={self.agent.max_turns}"), turn_done=True
             )
-        if completion.pending_tool_call_ids or completion.pending_child_task_ids:
+        if waits:
             return self._park(completion)
         return Settlement(Continue(), self.context, turn_done=True)
 

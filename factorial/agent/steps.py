@@ -6,8 +6,8 @@ within a step belongs to that step.
 """
 
 import uuid
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from dataclasses import fields, replace
 from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -18,7 +18,7 @@ from factorial.agent.progress import Ending, Progress, showing
 from factorial.context import AgentContext, Batch, ExecutionContext
 from factorial.errors import ConfigError, FatalAgentError
 from factorial.tools import FINAL_OUTPUT, FunctionToolActionResult
-from factorial.utils import dump_anything, dump_json, load_json
+from factorial.utils import dump_anything, dump_json, load_json, with_article
 
 if TYPE_CHECKING:
     from openai.types.chat import ChatCompletion, ChatCompletionMessageToolCall
@@ -36,9 +36,10 @@ MOST_CHILDREN = 10_000
 class Steps:
     """The steps of one turn."""
 
-    def __init__(self, host: Host, execution: ExecutionContext) -> None:
+    def __init__(self, host: Host, execution: ExecutionContext, place: str) -> None:
         self._host = host
         self._execution = execution
+        self._place = place  # what is spawned outside of a step is named after it
         self._begun: dict[str, int] = {}
         self.outstanding = 0
         """Tool calls of this turn that have not finished."""
@@ -86,7 +87,7 @@ class Steps:
             agent = self._execution.run.agent
             tool = agent.tools.get(tool_call.function.name)
             if tool is not None and tool.deferral is not None and tool.deferral.waits_for == "result":
-                await self._host.expect(key, tool.name)
+                await self._host.expect(f"tool:{tool_call.id}", tool.name)
             with execution.active():
                 told = Progress("tool_action", execution, agent_ctx, args=[tool_call.model_dump()])
                 result = await told.follow(
@@ -115,12 +116,24 @@ class Steps:
         Their ids follow from the place where they are spawned, so that a step that is executed again spawns nothing
         twice.
         """
+        from factorial.agent.agent import BaseAgent
+
+        given: object = contexts
+        if not isinstance(agent, BaseAgent):
+            called = "spawn_child_tasks" if as_batch else "spawn_child_task"
+            raise ConfigError(f"{called}: agent={agent!r}: give the agent itself")
+        if isinstance(given, AgentContext) or not isinstance(given, Collection):
+            raise ConfigError(
+                f"spawn_child_tasks: payloads are {with_article(type(given).__name__)}: give a list of contexts, or "
+                "use spawn_child_task"
+            )
         if len(contexts) > MOST_CHILDREN:
             raise ConfigError(f"{len(contexts)} children at once, and {MOST_CHILDREN} is the most: spawn them in parts")
         for context in contexts:
             agent.check_payload(context)
-        place = execution.idempotency_key or self._idempotency_key(self._execution.run.context, "run_turn")
-        place = f"{place}:spawn#{self._count(f'spawn:{place}')}"
+        place = execution.idempotency_key or self._idempotency_key(self._execution.run.context, self._place)
+        # The moment at which the run began tells it from an earlier one with an id of the user's own.
+        place = f"{place}:{self._execution.run.started_at.isoformat()}:spawn#{self._count(f'spawn:{place}')}"
         task_ids = [_id(f"{place}:{number}") for number in range(len(contexts))]
         children = [Child(task_id, agent, context) for task_id, context in zip(task_ids, contexts, strict=True)]
         batch = Batch(_id(place), task_ids)
@@ -178,7 +191,8 @@ def tool_message(result: FunctionToolActionResult) -> dict[str, Any]:
 
 def _record_result(result: FunctionToolActionResult) -> Recorded:
     if result.is_pending:
-        return Recorded(result=dump_anything(asdict(result)))
+        about = {field.name: getattr(result, field.name) for field in fields(result)}  # asdict would copy the value
+        return Recorded(result=dump_anything(about))
     about = {"error": result.error}
     if not (isinstance(result.output_data, str) and result.output_data == result.output_str):  # mostly they are one
         about["output_data"] = result.output_data

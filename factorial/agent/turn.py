@@ -5,13 +5,13 @@ Called by `BaseAgent.run_turn`, which a user's agent may override; its `TurnComp
 
 import asyncio
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from factorial.agent.answer import function_calls
+from factorial.agent.awaiting import answer_calls
 from factorial.agent.completion import TurnCompletion
 from factorial.agent.opening import messages_to_send
-from factorial.agent.steps import tool_message
-from factorial.context import AgentContext, ExecutionContext
+from factorial.context import ContextType, ExecutionContext
 from factorial.errors import RetryableError
 from factorial.models import assistant_message
 from factorial.tools import FunctionToolActionResult, call_tool
@@ -20,9 +20,7 @@ from factorial.tools.output import failure
 if TYPE_CHECKING:
     from factorial.agent.agent import BaseAgent
 
-__all__ = ["take_turn"]
-
-ContextType = TypeVar("ContextType", bound=AgentContext)
+__all__ = ["settled", "take_turn"]
 
 
 async def take_turn(agent: "BaseAgent[ContextType]", agent_ctx: ContextType) -> TurnCompletion[ContextType]:
@@ -48,7 +46,7 @@ async def take_turn(agent: "BaseAgent[ContextType]", agent_ctx: ContextType) -> 
         completion.pending_tool_call_ids = [result.tool_call_id for result in pending if result.pending_result]
         completion.pending_child_task_ids = [child for result in pending for child in result.pending_child_task_ids]
     else:
-        agent_ctx.messages.extend(tool_message(_settled(result)) for result in results)
+        answer_calls(agent_ctx.messages, [settled(result) for result in results])
     return completion
 
 
@@ -71,7 +69,7 @@ async def _answer(
     ]
 
 
-def _settled(result: FunctionToolActionResult) -> FunctionToolActionResult:
+def settled(result: FunctionToolActionResult) -> FunctionToolActionResult:
     """`result`, which the run does not wait for any more: each call needs an answer, should the run go on after all."""
     return failure(result.tool_call_id, "the run has ended without this result") if result.is_pending else result
 

@@ -2,7 +2,7 @@
 -- End a run as cancelled: at once if nobody holds it, else by telling the process that does.
 --
 -- ARGV     id
--- Answers  {'OK', 'cancelled' | 'processing', 1 if runs that it spawned are to be cancelled next}
+-- Answers  {'OK', 'cancelled' | 'processing', 1 if runs that it spawned are to be cancelled next, 1 if it ended here}
 --          | {'NOTFOUND'} | {'ENDED', status}
 -- Events   run_cancelled, now or with the holder's next commit: accepted means that the run ends cancelled
 -- include: lib/args.lua
@@ -15,5 +15,6 @@ end
 if is_final(run.status) and run.status ~= 'cancelled' then
   return {'ENDED', run.status}
 end
-local status = run.status == 'cancelled' and 'cancelled' or cancel(run, now_ms())
-return {'OK', status, redis.call('EXISTS', doomed_key())}
+local before = run.status
+local status = before == 'cancelled' and before or cancel(run, now_ms())
+return {'OK', status, redis.call('EXISTS', doomed_key()), status == 'cancelled' and status ~= before and 1 or 0}

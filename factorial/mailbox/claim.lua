@@ -10,7 +10,7 @@
 -- The same request again (its answer was lost) gives the same runs. A wake token is passed on if work remains.
 -- Suspects come first, and a process holds one of them at the most, beside any number of other runs.
 -- include: lib/args.lua
--- include: lib/run.lua
+-- include: lib/park.lua
 local process, worker, agent, count, nonce, recovery_limit =
   take(), take(), take(), take_number(), take(), take()
 
@@ -32,17 +32,20 @@ local now = now_ms()
 
 local function take_up(run)
   run.epoch, run.pickups = run.epoch + 1, run.pickups + 1
+  run.started = run.started == '' and now or run.started
   redis.call('HSET', run_key(run.id), 'status', 'processing', 'holder', process, 'epoch', run.epoch,
-    'nonce', nonce, 'told', 0, 'pickups', run.pickups, 'recovery_limit', recovery_limit)
+    'nonce', nonce, 'told', 0, 'pickups', run.pickups, 'started', run.started,
+    'recovery_limit', recovery_limit)
   redis.call('SADD', held_key(process), run.id)
   if run.pickups == 1 then
-    run.started = now
-    redis.call('HSET', run_key(run.id), 'started', now)
     tell(run, 'run_started', now, ',"metadata":{"process":' .. cjson.encode(process) .. '}')
   end
   -- A turn that was begun is finished as it was begun: its model has not seen what was posted since. Nor may anything
   -- come between a tool call and its result.
-  local journal, awaited = redis.call('HGETALL', journal_key(run.id)), redis.call('HGETALL', awaited_key(run.id))
+  local journal, awaited = {}, {}
+  if run.pickups > 1 then -- before that, there is neither
+    journal, awaited = redis.call('HGETALL', journal_key(run.id)), redis.call('HGETALL', awaited_key(run.id))
+  end
   if #journal == 0 and #awaited == 0 then
     read_mail(run, now)
   end

@@ -18,7 +18,7 @@
 --          Anything but the end of a run that is to be cancelled is answered as `cancel`.
 -- Events   those given, once; run_steering_applied, run_steering_failed, run_cancelled
 -- include: lib/args.lua
--- include: lib/run.lua
+-- include: lib/ending.lua
 local id, process, epoch, nonce, seq = take(), take(), take_number(), take(), take_number()
 local turn_done, rewrite = take() == '1', take() == '1'
 local messages = take_list()

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from math import ceil
 
 from factorial.mailbox.claim import Token, paired
 from factorial.mailbox.enqueue import flattened
@@ -72,7 +73,7 @@ async def commit(scripts: Scripts, *, task_id: str, process: str, token: Token, 
         *counted(flattened(work.entries)), *counted(work.events),
         work.action, round(work.delay * 1000), work.error,
         *counted(flattened(work.final_fields)), *counted(work.final_events),
-        work.plan, *counted(part for key, patience in work.awaited.items() for part in (key, round(patience * 1000))),
+        work.plan, *counted(part for key, patience in work.awaited.items() for part in (key, ceil(patience * 1000))),
     )  # fmt: skip
     if answer[0] == b"SUPERSEDED":
         return Superseded()

@@ -1,5 +1,7 @@
 """The result of a deferred tool call (`give.lua`). Called by the orchestrator."""
 
+import secrets
+
 from factorial.mailbox.script import Scripts
 
 __all__ = ["give"]
@@ -7,5 +9,5 @@ __all__ = ["give"]
 
 async def give(scripts: Scripts, *, task_id: str, tool_call_id: str, result: bytes) -> bool:
     """Hand `result` to the run that waits for it. False: nobody does (any more), or it has one already."""
-    answer = await scripts.run("give", task_id, tool_call_id, result)
+    answer = await scripts.run("give", task_id, tool_call_id, secrets.token_hex(8), result)
     return bool(answer[0] == b"OK")

@@ -4,6 +4,8 @@ All keys carry the hash tag `{namespace:partition}`, so that on Redis Cluster a 
 its queue share a slot and one script may change them together.
 """
 
+import re
+
 __all__ = ["Keys"]
 
 _BY_ID = {
@@ -119,10 +121,12 @@ class Keys:
         return self.prefix + _SINGLE["layout"]
 
 
-def lua_prelude() -> str:
-    """The same names as Lua functions: `run_key(id)`, `wake_key(agent)`, `processes_key()`, ..."""
-    by_id = [
-        f"local function {kind}_key(name) return KEYS[1] .. '{short}:' .. name end" for kind, short in _BY_ID.items()
-    ]
-    single = [f"local function {kind}_key() return KEYS[1] .. '{short}' end" for kind, short in _SINGLE.items()]
-    return "\n".join([*by_id, *single]) + "\n"
+def lua_prelude(source: str) -> str:
+    """The same names as Lua functions: `run_key(id)`, `wake_key(agent)`, `processes_key()`, ...
+
+    Those alone that `source` calls: a function costs a little in every run of a script, whether it is called or not.
+    """
+    by_id = {kind: f"(name) return KEYS[1] .. '{short}:' .. name end" for kind, short in _BY_ID.items()}
+    single = {kind: f"() return KEYS[1] .. '{short}' end" for kind, short in _SINGLE.items()}
+    called = set(re.findall(r"\b(\w+)_key\(", source))
+    return "".join(f"local function {kind}_key{rest}\n" for kind, rest in (by_id | single).items() if kind in called)

@@ -1,13 +1,14 @@
 """Messages to a run from outside: steering (`post.lua`) and cancelling (`cancel.lua`). Called by the orchestrator."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from factorial.errors import CorruptedTaskDataError, InactiveTaskError, MailboxFullError, TaskNotFoundError
 from factorial.mailbox.script import Scripts, counted
 from factorial.mailbox.tend import cascade
 from factorial.task import TaskStatus
 
-__all__ = ["MAX_WAITING_MAIL", "cancel", "post"]
+__all__ = ["MAX_WAITING_MAIL", "Cancelled", "cancel", "post"]
 
 MAX_WAITING_MAIL = 1000
 """Steering messages that may wait in one mailbox."""
@@ -27,8 +28,17 @@ async def post(scripts: Scripts, *, task_id: str, message_id: str, messages: Seq
     _refuse(task_id, answer)
 
 
-async def cancel(scripts: Scripts, *, task_id: str) -> TaskStatus:
-    """Have the run end as cancelled, and tell its status now: `cancelled`, or `processing` until its holder obeys.
+@dataclass(frozen=True, slots=True)
+class Cancelled:
+    """The run ends as cancelled. `status` is `processing` until its holder obeys; `ended_here`: nobody held it, and
+    this request has ended it."""
+
+    status: TaskStatus
+    ended_here: bool
+
+
+async def cancel(scripts: Scripts, *, task_id: str) -> Cancelled:
+    """Have the run end as cancelled.
 
     What it has spawned is cancelled with it: here, by its holder, or by maintenance if either dies on the way.
     Raises `TaskNotFoundError`, and `InactiveTaskError` if the run has completed or failed.
@@ -37,7 +47,7 @@ async def cancel(scripts: Scripts, *, task_id: str) -> TaskStatus:
     _refuse(task_id, answer)
     if answer[2]:
         await cascade(scripts)
-    return TaskStatus(answer[1].decode())
+    return Cancelled(TaskStatus(answer[1].decode()), ended_here=answer[3] == 1)
 
 
 def _refuse(task_id: str, answer: list[bytes]) -> None:

@@ -4,7 +4,7 @@
 -- ARGV     agent
 -- Answers  how many became ready
 -- include: lib/args.lua
--- include: lib/run.lua
+-- include: lib/park.lua
 local agent = take()
 local promoted = promote_due(agent, now_ms())
 wake_if_ready(agent)

@@ -8,7 +8,7 @@
 -- A lease that is missing for the first time is only noted: after an outage of the server every lease is
 -- gone, and the living register again within a heartbeat. A process that its supervisor saw die is not waited for.
 -- include: lib/args.lua
--- include: lib/run.lua
+-- include: lib/ending.lua
 local most, dead, cause = take_number(), take(), take()
 local now = now_ms()
 local taken, go_on, given_up = 0, {}, {}

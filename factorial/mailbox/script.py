@@ -54,7 +54,7 @@ class Scripts:
     def __init__(self, commands: Commands, keys: Keys, constants: Mapping[str, int]) -> None:
         self.commands = commands
         self.keys = keys
-        self._head = lua_prelude() + "".join(f"local {name} = {value}\n" for name, value in constants.items())
+        self._constants = "".join(f"local {name} = {value}\n" for name, value in constants.items())
         self._texts: dict[str, tuple[str, str]] = {}
 
     async def run(self, name: str, *args: Argument) -> Any:
@@ -67,7 +67,7 @@ class Scripts:
 
     def _load(self, name: str) -> tuple[str, str]:
         flags, _, source = _source(name).partition("\n")
-        text = f"{flags}\n{self._head}{source}"
+        text = f"{flags}\n{lua_prelude(source)}{self._constants}{source}"
         loaded = (hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest(), text)
         self._texts[name] = loaded
         return loaded

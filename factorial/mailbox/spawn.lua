@@ -24,9 +24,6 @@ end
 
 local now = now_ms()
 local metadata = '{"parent_id":"' .. parent_id .. '","batch_id":' .. (batch == '' and 'null' or '"' .. batch .. '"') .. '}'
-if batch ~= '' then
-  redis.call('HSETNX', batch_key(batch), 'total', total)
-end
 for _ = 1, count do
   local run = {id = take(), agent = take(), owner = parent.owner, head = take(), crashes = 0}
   local conversation = take_list()
@@ -34,6 +31,11 @@ for _ = 1, count do
   if create(run, conversation, fields, now, metadata) then
     redis.call('HSET', run_key(run.id), 'parent', parent_id, 'batch', batch)
     redis.call('SADD', children_key(parent_id), run.id)
+    if batch ~= '' then
+      redis.call('HSETNX', batch_key(batch), 'total', total)
+      redis.call('HINCRBY', batch_key(batch), 'active', 1)
+      redis.call('PERSIST', batch_key(batch))
+    end
   end
 end
 return {'OK'}

@@ -18,10 +18,11 @@ end
 if seq ~= run.seq then
   return {'OK', run.cancel}
 end
+local news = 0 -- what was there already is no step of this try
 for i = 1, #entries, 2 do
-  redis.call('HSETNX', journal_key(id), entries[i], entries[i + 1])
+  news = news + redis.call('HSETNX', journal_key(id), entries[i], entries[i + 1])
 end
-if #entries > 0 then
+if news > 0 then
   acquit(run)
 end
 if told > run.told then

@@ -28,7 +28,7 @@ class ModelRequest:
     messages: Sequence[Mapping[str, Any]]
     """The conversation in the chat-completions wire format, instructions first."""
     tools: Sequence[Mapping[str, Any]] = ()
-    """The tools on offer, as `factorial.tools.tool_param` describes them."""
+    """The tools on offer, as `factorial.tools.FunctionTool.param` describes them."""
     settings: ResolvedModelSettings = field(default_factory=ResolvedModelSettings)
     timeout: float = 120.0
     """Seconds without an answer, or without the next piece of one, after which a try has failed. No further
@@ -37,6 +37,9 @@ class ModelRequest:
     """Whether the answer comes in pieces."""
     extra: Mapping[str, Any] = field(default_factory=dict)
     """What else goes into the request's body, by its name there."""
+    answers: int | None = None
+    """How many answers of the model the conversation holds, also those that `messages` goes without. It is not sent.
+    None: those in `messages` are all."""
 
 
 class Transport(Protocol):

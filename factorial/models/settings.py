@@ -6,14 +6,14 @@ Each setting is a value, or a function of the agent's context that is called bef
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic
 
-from factorial.context import AgentContext
+from factorial.context import ContextType
 from factorial.errors import ConfigError
+from factorial.utils import can_take
 
 __all__ = ["ModelSettings", "ResolvedModelSettings", "ToolChoice"]
 
-ContextType = TypeVar("ContextType", bound=AgentContext)
 
 ToolChoice = str | Mapping[str, Any]
 """`"auto"`, `"none"`, `"required"`, or `{"type": "function", "function": {"name": ...}}`."""
@@ -53,6 +53,12 @@ class ModelSettings(Generic[ContextType]):
 
     def __post_init__(self) -> None:
         ResolvedModelSettings(**{name: value for name, value in self._values().items() if not callable(value)})
+        for name, value in self._values().items():
+            if callable(value) and not can_take(value, "agent_ctx"):
+                raise ConfigError(
+                    f"ModelSettings: {name}={value!r}: the function is called with the agent's context: give it one "
+                    "parameter, as in lambda ctx: ..."
+                )
 
     def resolve(self, agent_ctx: ContextType) -> ResolvedModelSettings:
         """The settings for a model call in the state `agent_ctx`."""

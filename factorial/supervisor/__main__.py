@@ -9,6 +9,7 @@ left running.
 
 import argparse
 import asyncio
+import difflib
 import os
 import signal
 import sys
@@ -102,6 +103,7 @@ def _obey(words: list[str], output: ExitStack) -> int:
     try:
         if words and words[0] in VERBS:
             return _operate(_verb_parser(words[0]).parse_args(words[1:]), words[0])
+        _refuse_slip(words)
         return _run(_run_parser().parse_args(words), output)
     except FactorialError as error:
         message = hide_secrets(" ".join(str(error).split()))
@@ -112,6 +114,14 @@ def _obey(words: list[str], output: ExitStack) -> int:
     except BrokenPipeError:  # whoever reads our output has seen enough, as in `status | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its end
         return 128 + signal.SIGPIPE
+
+
+def _refuse_slip(words: list[str]) -> None:
+    """Raise `ConfigError` if the first of `words` is meant as a verb: it is no file, and almost a verb."""
+    word = words[0] if words else ""
+    near = difflib.get_close_matches(word, VERBS, n=1)
+    if near and word.isalpha() and not os.path.exists(word):
+        raise ConfigError(f"there is no verb {word!r}; did you mean {near[0]!r}?")
 
 
 class _Parser(argparse.ArgumentParser):

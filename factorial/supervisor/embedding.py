@@ -68,10 +68,23 @@ def run_registered(
         return
     if not registered:
         raise ConfigError("orchestrator.run(): no runner is registered: call register_runner(agent=...) first")
+    if _in_event_loop():
+        raise ConfigError(
+            "orchestrator.run() blocks, and an event loop is running here (an async function, a notebook): call it "
+            "where none is, in a program of its own"
+        )
     with logging_to_stderr("supervisor", logs := _logs(config.logging)) as handler:
         if handler is not None:
             handler.addFilter(TaskFields())
         _run(config, registered, observability, logs)
+
+
+def _in_event_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _logs(config: LoggingConfig) -> LoggingConfig:

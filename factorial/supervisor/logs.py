@@ -26,7 +26,7 @@ from factorial.utils import dump_anything, iso, load_json, one_line
 
 __all__ = ["JsonFormatter", "TextFormatter", "log_to_stderr", "logging_to_stderr", "name_standard_streams"]
 
-_CHATTY = ("httpx", "httpcore", "openai")
+_CHATTY = ("httpx", "httpx2", "httpcore", "httpcore2", "openai")
 """Libraries that write a line for each request; to see it, ask for "debug". What they write at debug is not shown
 even then: it has the conversation in it."""
 _OUR_OWN = frozenset({*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"})

@@ -4,7 +4,8 @@
 
 The n-th reply is chosen by the conversation alone (as many assistant messages as it holds, so many replies are
 over), so the model has no state: any process may take the next turn, and a turn that is taken again gets the
-same reply. A reply list is per conversation; for more, pass a function of the messages.
+same reply. What a request leaves out to stay within `context_window_limit` counts, too; a function of the messages
+sees those that are sent. A reply list is per conversation; for more, pass a function.
 """
 
 import asyncio
@@ -86,11 +87,13 @@ class ScriptedModel(Model):
         """The script itself."""
         return _ScriptedTransport(self)
 
-    def reply_to(self, messages: Messages) -> tuple[int, Reply]:
+    def reply_to(self, request: ModelRequest) -> tuple[int, Reply]:
         """The number of the reply that is due in this conversation, from 0, and the reply."""
-        number = sum(message.get("role") == "assistant" for message in messages)
+        number = request.answers
+        if number is None:
+            number = sum(message.get("role") == "assistant" for message in request.messages)
         if callable(self.replies):
-            reply = self.replies(messages)
+            reply = self.replies(request.messages)
         elif number < len(self.replies):
             reply = self.replies[number]
         else:
@@ -107,7 +110,7 @@ class _ScriptedTransport:
 
     async def create(self, model: Model, request: ModelRequest, on_chunk: OnChunk | None) -> "ChatCompletion":
         """The reply, after the delay; in pieces if the request asks for them."""
-        number, reply = self.script.reply_to(request.messages)
+        number, reply = self.script.reply_to(request)
         chunks = _chunks(model.name, number, reply)
         if not request.stream:
             await asyncio.sleep(self.script.delay)

@@ -76,7 +76,7 @@ async def call_tool(
     except (Exception, SystemExit) as error:
         logger.info("tool %s failed", tool.name, exc_info=error, extra=fields_here())
         return failure(tool_call.id, f"{type(error).__name__}: {error}")
-    return shape(tool_call.id, value) if tool.deferral is None else tool.deferral.shape(tool_call.id, value)
+    return shape(tool_call.id, value) if tool.deferral is None else tool.deferral.shape(tool.name, tool_call.id, value)
 
 
 async def _run(tool: FunctionTool, arguments: dict[str, Any]) -> Any:

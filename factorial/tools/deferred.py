@@ -10,20 +10,29 @@ The function begins the work and returns at once. The task is parked then, witho
 waits for is there. Called by `function_tool` (what a function is marked as) and by `call` (what it returned).
 """
 
+import inspect
+import logging
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, cast
 
 from factorial.context import Batch
 from factorial.errors import ConfigError, InvalidTaskIdError
+from factorial.story import fields_here
 from factorial.task import check_task_id
 from factorial.tools.output import FunctionToolActionResult, failure
+from factorial.tools.schema import where
+from factorial.utils import printable_text, shorten
 
 __all__ = ["Deferral", "deferral_of", "deferred_result", "forking_tool"]
 
+logger = logging.getLogger(__name__)
+
 F = TypeVar("F", bound=Callable[..., Any])
 _MARK = "factorial_deferral"
+_CHILD = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,8 +42,8 @@ class Deferral:
     waits_for: Literal["result", "children"]
     timeout: float
 
-    def shape(self, tool_call_id: str, value: Any) -> FunctionToolActionResult:
-        """The result so far, for what the function returned."""
+    def shape(self, tool: str, tool_call_id: str, value: Any) -> FunctionToolActionResult:
+        """The result so far, for what the function of the tool of this name returned."""
         if self.waits_for == "result":
             return FunctionToolActionResult(
                 tool_call_id=tool_call_id, output_str="", output_data=value, pending_result=True, timeout=self.timeout
@@ -43,14 +52,15 @@ class Deferral:
         try:
             task_ids = _task_ids(children)
         except InvalidTaskIdError:
-            return failure(
-                tool_call_id,
-                f"a forking tool returned {children!r}: return the id or the batch that spawn_child_task(s) gave, "
-                "a list of them, or a pair of a text for the model and one of these",
+            mistake = (
+                f"the forking tool {tool!r} returned {shorten(repr(children), 200)}: return the id or the batch that "
+                "spawn_child_task(s) gave, a list of them, or a pair of a text for the model and one of these"
             )
+            logger.warning("%s", mistake, extra=fields_here())
+            return failure(tool_call_id, mistake)
         return FunctionToolActionResult(
             tool_call_id=tool_call_id,
-            output_str=shown if task_ids else shown or "[]",
+            output_str=printable_text(shown) if task_ids else shown or "[]",
             output_data=task_ids,
             pending_child_task_ids=task_ids,
             timeout=self.timeout,
@@ -88,15 +98,23 @@ def deferral_of(function: Any) -> Deferral | None:
 
 def _marking(decorator: str, deferral: Deferral) -> Callable[[F], F]:
     timeout: object = deferral.timeout
+    if callable(timeout):
+        raise ConfigError(f"{decorator}: write @{decorator}(timeout=60), with parentheses")
     if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout < math.inf:
         raise ConfigError(f"{decorator}(timeout={timeout!r}): use seconds above 0, as in {decorator}(timeout=60)")
 
     def mark(function: F) -> F:
         given: object = function
-        if not callable(given) or not hasattr(given, "__dict__"):
+        if inspect.isclass(function) or not callable(given) or not hasattr(given, "__dict__"):
             raise ConfigError(f"{decorator} marks functions, and {function!r} is none")
         if hasattr(function, "parameters"):
             raise ConfigError(f"put {decorator} below function_tool, so that it marks the function itself")
+        earlier = deferral_of(function)
+        if earlier is not None and earlier.waits_for != deferral.waits_for:
+            raise ConfigError(
+                f"{where(function)} has both deferred_result and forking_tool: a tool waits for children, or for a "
+                "result from outside; keep one"
+            )
         setattr(function, _MARK, deferral)
         return function
 
@@ -104,7 +122,7 @@ def _marking(decorator: str, deferral: Deferral) -> Callable[[F], F]:
 
 
 def _is_told(value: tuple[Any, ...]) -> bool:
-    return len(value) == 2 and isinstance(value[0], str) and isinstance(value[1], list | tuple | Batch)
+    return len(value) == 2 and isinstance(value[0], str) and not _CHILD.fullmatch(value[0])
 
 
 def _task_ids(children: Any) -> list[str]:

@@ -4,6 +4,7 @@ The model calls it; its arguments are the output. They are checked against the o
 fit goes back to the model like any tool's invalid arguments.
 """
 
+from collections.abc import Mapping, Sequence, Set
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -23,6 +24,10 @@ def final_output_tool(output_type: Any) -> FunctionTool:
 
     An output type that is no JSON object (`list[str]`, `int`) travels as the argument `output`.
     """
+    if isinstance(output_type, str | bytes | int | float | Mapping | Sequence | Set):
+        raise ConfigError(
+            f"output_type={output_type!r} is no type: give a pydantic model, as in class Answer(BaseModel): ..."
+        )
     place = f"output_type={getattr(output_type, '__name__', output_type)}"
     try:
         adapter: TypeAdapter[Any] = TypeAdapter(output_type)

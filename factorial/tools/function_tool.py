@@ -6,7 +6,7 @@
     async def get_forecast(location: str, agent_ctx: AgentContext) -> str: ...
 
 Everything about a tool is worked out when it is defined, and a mistake is found there. Called by the agent's
-constructor (`build_tools`) and in each turn (`tool_param`, `call.call_tool`).
+constructor (`build_tools`) and in each turn (`FunctionTool.param`, `call.call_tool`).
 """
 
 import inspect
@@ -14,27 +14,34 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, overload
+from typing import Any, Generic, overload
+
+from typing_extensions import TypeVar  # with a default, which typing has from Python 3.13
 
 from factorial.context import AgentContext
 from factorial.errors import ConfigError
 from factorial.tools.deferred import Deferral, deferral_of
 from factorial.tools.docstring import read_docstring
 from factorial.tools.schema import Parameters, described_parameters, inner, read_parameters, where
+from factorial.utils import can_take
 
-__all__ = ["FunctionTool", "build_tools", "function_tool", "tool_param"]
+__all__ = ["FunctionTool", "build_tools", "function_tool"]
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 IsEnabled = bool | Callable[[Any], bool]
 
+AnyContext = TypeVar("AnyContext", bound=AgentContext, default=Any)
+
 
 @dataclass(frozen=True, eq=False)
-class FunctionTool:
+class FunctionTool(Generic[AnyContext]):
     """A tool: what the model is told about it, and what is called. Made by `function_tool`.
 
     Made by hand, it is told with a JSON schema of its own, as for a tool of another server. The arguments are checked
     against the function's types then, as far as it has any, and passed by name.
+
+    `FunctionTool[MyContext]` is for annotations: a tool of agents over this context.
     """
 
     name: str
@@ -60,19 +67,24 @@ class FunctionTool:
             described = described_parameters(self.on_invoke_tool, self.params_json_schema)
             object.__setattr__(self, "parameters", described)
             object.__setattr__(self, "deferral", self.deferral or deferral_of(self.on_invoke_tool))
-        if not _NAME.fullmatch(self.name):
+        name: object = self.name
+        if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise ConfigError(
                 f"{where(self.function)}: {self.name!r} cannot be the name of a tool: use 1 to 64 letters, digits, "
                 "'_' or '-'; function_tool(name=...) gives it one"
+            )
+        description: object = self.description
+        if not isinstance(description, str):
+            raise ConfigError(f"{where(self.function)}: description={description!r}: give text")
+        if not isinstance(self.is_enabled, bool) and not can_take(self.is_enabled, "agent_ctx"):
+            raise ConfigError(
+                f"{where(self.function)}: is_enabled={self.is_enabled!r}: use True, False, or a function of the "
+                "agent's context, as in lambda ctx: ..."
             )
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         """Call the function itself: a decorated function can still be used in code."""
         return self.function(*args, **kwargs)
-
-    def __class_getitem__(cls, context_class: Any) -> type["FunctionTool"]:
-        """`FunctionTool[MyContext]`, in annotations, is `FunctionTool`."""
-        return cls
 
     @property
     def function(self) -> Callable[..., Any]:
@@ -91,7 +103,7 @@ class FunctionTool:
 
     @cached_property
     def param(self) -> dict[str, Any]:
-        """The entry of the request's `tools`."""
+        """The entry of the request's `tools`, which offers the tool to a model. Made once: do not change it."""
         told: dict[str, Any] = {"name": self.name}
         if self.description:
             told["description"] = self.description
@@ -101,13 +113,8 @@ class FunctionTool:
         return {"type": "function", "function": told}
 
     def to_openai_tool_schema(self) -> dict[str, Any]:
-        """The same; do not change it."""
+        """`param`, as 0.1.x called it."""
         return self.param
-
-
-def tool_param(tool: FunctionTool) -> dict[str, Any]:
-    """The entry that offers `tool` to a model. Made once per tool: do not change it."""
-    return tool.param
 
 
 @overload

@@ -68,7 +68,8 @@ def shape(tool_call_id: str, value: Any) -> FunctionToolActionResult:
         text = shown if isinstance(shown, str) else to_json(shown, inf_nan_mode="null").decode()
     except (ValueError, RecursionError) as unserialisable:  # pydantic's own error is a ValueError, and so is a circle's
         return failure(
-            tool_call_id, f"the tool returned a {type(shown).__name__}, which is no text and no JSON: {unserialisable}"
+            tool_call_id,
+            f"the tool returned a value of type {type(shown).__name__}, which is no text and no JSON: {unserialisable}",
         )
     return FunctionToolActionResult(tool_call_id=tool_call_id, output_str=_encodable(text), output_data=data)
 

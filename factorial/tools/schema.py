@@ -90,10 +90,13 @@ def described_parameters(function: Callable[..., Any], schema: dict[str, Any]) -
 
 def execution_parameters(function: Callable[..., Any]) -> list[str]:
     """The parameters of `function` that take the execution context; the first one takes something else."""
-    _, *others = inspect.signature(function).parameters.values()
+    try:
+        parameters = list(inspect.signature(function).parameters.values())
+    except ValueError:  # a builtin, such as the method `format` of a text
+        return []
     return [
         parameter.name
-        for parameter in others
+        for parameter in parameters[1:]
         if _context_kind(parameter.name, _annotation(function, parameter)) is ExecutionContext
     ]
 

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 from websockets.exceptions import ConnectionClosed
 
+from factorial.mailbox.embedded import attach, is_running
 from tests.spec.web import hear, post, socket
 from tests.support import wait_until
 from tests.valkey import free_port
@@ -116,9 +117,23 @@ async def test_web(tmp_path: Path, weather_workers: subprocess.Popen[bytes]) -> 
         assert "Traceback" not in web_log.read_text()
 
 
+async def test_web_leaves_no_server_behind(tmp_path: Path) -> None:
+    """Stopped by SIGTERM, it was the last one to use the embedded Valkey."""
+    url = f"embedded:{tmp_path / '.factorial'}"
+    address = f"127.0.0.1:{free_port()}"
+    with started(tmp_path, "examples.web", address.partition(":")[2], signal_number=signal.SIGTERM) as web_log:
+        await wait_until(lambda: "running on" in web_log.read_text(), timeout=20, message="the web server")
+        await post(address, "/api/ask", {"user_id": "user123", "query": "What's the weather?"})
+        assert is_running(url)
+    left_behind = is_running(url)
+    if left_behind:
+        attach(tmp_path / ".factorial").release()
+    assert not left_behind
+
+
 @contextmanager
-def started(directory: Path, *command: str) -> Iterator[Path]:
-    """A server; in the end, Ctrl-C has to stop it. Gives its log."""
+def started(directory: Path, *command: str, signal_number: int = signal.SIGINT) -> Iterator[Path]:
+    """A server; in the end, Ctrl-C (or another signal) has to stop it. Gives its log."""
     log = directory / f"{command[0]}.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -126,7 +141,7 @@ def started(directory: Path, *command: str) -> Iterator[Path]:
         )
     try:
         yield log
-        process.send_signal(signal.SIGINT)
+        process.send_signal(signal_number)
         process.wait(timeout=30)
     finally:
         process.kill()

@@ -25,7 +25,7 @@ from factorial.models import (
     fallback_models,
     gpt_41,
 )
-from factorial.tools import build_tools, call_tool, tool_param
+from factorial.tools import build_tools, call_tool
 
 
 def get_weather(city: str) -> str:
@@ -54,7 +54,7 @@ async def test_only_what_was_asked_for_is_sent(llmock: LLMock, request_: ModelRe
 
 async def test_settings_and_tools_are_sent(llmock: LLMock, request_: ModelRequest) -> None:
     settings = ResolvedModelSettings(0.5, 100, "required", False)
-    tools = [tool_param(tool) for tool in TOOLS.values()]
+    tools = [tool.param for tool in TOOLS.values()]
     await complete(gpt_41, replace(request_, settings=settings, tools=tools))
     body = llmock.last_request.body
     assert {key: body[key] for key in body if key not in ("model", "messages")} == {
@@ -91,7 +91,7 @@ async def test_a_stream_becomes_a_whole_answer(llmock: LLMock, request_: ModelRe
 async def test_a_tool_is_called_and_its_result_goes_back(llmock: LLMock, request_: ModelRequest, stream: bool) -> None:
     """The whole walk; what `assistant_message` returns is accepted when it is sent back."""
     llmock.call_tool("get_weather", {"city": "Paris, in the springtime"})
-    offered = replace(request_, tools=[tool_param(tool) for tool in TOOLS.values()], stream=stream)
+    offered = replace(request_, tools=[tool.param for tool in TOOLS.values()], stream=stream)
     completion = await complete(gpt_41, offered)
     message = assistant_message(completion)
     (call,) = completion.choices[0].message.tool_calls or ()
@@ -107,7 +107,7 @@ async def test_a_tool_is_called_and_its_result_goes_back(llmock: LLMock, request
 @pytest.mark.parametrize("stream", [False, True])
 async def test_malformed_arguments_go_back_to_the_model(llmock: LLMock, request_: ModelRequest, stream: bool) -> None:
     llmock.break_tool_call("malformed_arguments")
-    tools = [tool_param(tool) for tool in TOOLS.values()]
+    tools = [tool.param for tool in TOOLS.values()]
     completion = await complete(gpt_41, replace(request_, tools=tools, stream=stream))
     (call,) = completion.choices[0].message.tool_calls or ()
     result = await call_tool(TOOLS["get_weather"], call, AgentContext(query="q"), None)  # type: ignore[arg-type]
@@ -117,7 +117,7 @@ async def test_malformed_arguments_go_back_to_the_model(llmock: LLMock, request_
 
 async def test_an_unknown_tool_goes_back_to_the_model(llmock: LLMock, request_: ModelRequest) -> None:
     llmock.break_tool_call("unknown_tool")
-    completion = await complete(gpt_41, replace(request_, tools=[tool_param(tool) for tool in TOOLS.values()]))
+    completion = await complete(gpt_41, replace(request_, tools=[tool.param for tool in TOOLS.values()]))
     (call,) = completion.choices[0].message.tool_calls or ()
     name = call.function.name  # type: ignore[union-attr]
     assert name not in TOOLS

@@ -16,7 +16,7 @@ from factorial.mailbox.claim import Claim, ClaimedRun, NoLease, Token, claim
 from factorial.mailbox.commit import Action, Commit, Committed, commit
 from factorial.mailbox.enqueue import Enqueued, enqueue
 from factorial.mailbox.lease import Cause
-from factorial.mailbox.post import cancel, post
+from factorial.mailbox.post import Cancelled, cancel, post
 from factorial.mailbox.read import read_run, read_status
 from factorial.mailbox.step import Noted, Superseded, step
 from factorial.task import TaskStatus
@@ -182,18 +182,21 @@ async def test_post_twice_is_once(mailbox: Mailbox) -> None:
 
 async def test_cancel_twice_is_once(mailbox: Mailbox) -> None:
     await put(mailbox)
-    assert await same_twice(mailbox, lambda: cancel(mailbox.scripts, task_id="t1")) == "cancelled"
+    assert await cancel(mailbox.scripts, task_id="t1") == Cancelled(TaskStatus.CANCELLED, ended_here=True)
+    stored = await state(mailbox)
+    assert await cancel(mailbox.scripts, task_id="t1") == Cancelled(TaskStatus.CANCELLED, ended_here=False)
+    assert await state(mailbox) == stored
     assert await event_types(mailbox) == ["run_enqueued", "run_cancelled"]
 
 
 async def test_cancel_of_a_held_run_twice_tells_its_holder(mailbox: Mailbox) -> None:
     run = await taken(mailbox)
     for _ in range(2):
-        assert await cancel(mailbox.scripts, task_id="t1") == "processing"
+        assert await cancel(mailbox.scripts, task_id="t1") == Cancelled(TaskStatus.PROCESSING, ended_here=False)
     assert set((await state(mailbox))["s"]["p"]) == {"cancel t1"}
     assert await note(mailbox, run.token) == Noted(cancelled=True)
     assert await do(mailbox, run.token, Action.COMPLETE) == Committed(Action.CANCEL, [])
-    assert await cancel(mailbox.scripts, task_id="t1") == "cancelled"
+    assert await cancel(mailbox.scripts, task_id="t1") == Cancelled(TaskStatus.CANCELLED, ended_here=False)
     assert (await event_types(mailbox)).count("run_cancelled") == 1
 
 

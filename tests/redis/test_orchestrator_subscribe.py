@@ -364,7 +364,7 @@ async def test_spec_E03_every_event_has_the_base_fields(system: System, agent: A
         assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", one["timestamp"])
         assert abs(datetime.fromisoformat(one["timestamp"]) - datetime.now(UTC)) < timedelta(seconds=30)
     assert heard[1]["metadata"] == {"process": "p1"}
-    assert heard[2]["metadata"] == {"turn": 0, "attempt": 1, "process": "p1"}
+    assert heard[2]["metadata"] == {"turn": 0, "attempt": 1, "pickups": 1, "process": "p1"}
 
 
 async def test_spec_E04_the_output_has_its_turn(system: System, agent: Agent) -> None:

@@ -115,10 +115,11 @@ async def test_a_retry_after_of_the_provider_is_honoured(system: System) -> None
     await system.reaches(task_id, "backoff")
     assert not process.holds
     retried = await system.event(task_id, "task_retried")
-    assert retried["data"]["delay"] == pytest.approx(42, abs=2)
+    delay = retried["data"]["delay"]
+    assert 40 <= delay <= 44
     due = await system.execute("ZSCORE", (await system.mailbox()).keys.prefix + "z:busy", task_id)
     now = int((await system.execute("TIME"))[0])
-    assert 30 < float(due) / 1000 - now < 46
+    assert delay - 30 < float(due) / 1000 - now < delay + 1.1  # `now` is rounded down
 
 
 @pytest.mark.parametrize("error", [FatalAgentError("no way"), ContextError("unfit"), NotImplementedError("later")])
@@ -267,7 +268,7 @@ async def test_an_output_that_does_not_serialise_fails_the_run(system: System) -
         ("x", ["DEL"]),
         ("l", ["RPUSH", "{broken"]),
         ("m", ["RPUSH", "{broken"]),
-        ("j", ["HSET", "completion/context", "{broken"]),
+        ("j", ["HSET", "completion", "{}", "completion/context", "{broken"]),
     ],
 )
 async def test_a_run_whose_stored_data_cannot_be_read_fails_with_a_clear_error(
@@ -277,7 +278,9 @@ async def test_a_run_whose_stored_data_cannot_be_read_fails_with_a_clear_error(
     agent = Agent(name="a", model=ScriptedModel(["hi"]))
     task_id = await system.submit(agent)
     verb, *values = damage
-    await system.execute(verb, f"{(await system.mailbox()).keys.prefix}{kind}:{task_id}", *values)
+    prefix = (await system.mailbox()).keys.prefix
+    await system.execute("HSET", f"{prefix}r:{task_id}", "pickups", 1)  # or there could be no journal
+    await system.execute(verb, f"{prefix}{kind}:{task_id}", *values)
     await system.start(agent)
     status = system.orchestrator.get_task_status
     await wait_until(lambda: _is(status(task_id), "failed"))

@@ -157,12 +157,12 @@ async def test_a_process_that_dies_between_two_tools_costs_the_step_in_flight_an
     assert data["payload"]["notes"] == ["first", "first", "second", "first"]
     assert keys[0] == keys[1] and keys[0].startswith(task_id)
     assert (data["pickups"], data["payload"]["turn"]) == (2, 4)
-    attempts = [
-        event["metadata"]["attempt"]
+    tries = [
+        (event["metadata"]["attempt"], event["metadata"]["pickups"])
         for event in await system.events(task_id)
         if event["event_type"] == "progress_update_run_turn_started"
     ]
-    assert attempts == [1, 1, 2, 2, 2]
+    assert tries == [(1, 1), (1, 1), (1, 2), (1, 2), (1, 2)]
 
 
 async def _length(system: System, key: str, least: int) -> bool:

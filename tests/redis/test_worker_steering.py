@@ -182,7 +182,7 @@ async def test_spec_E08_an_ended_task_takes_no_steering_and_tells_its_owner(syst
     with pytest.raises(InactiveTaskError, match=r"has ended \(completed\)"):
         await system.orchestrator.steer_task(task_id, [user("too late")])
     failed = await system.event(task_id, "run_steering_failed")
-    assert failed["error"] == f"task '{task_id}' has ended (completed): it takes no more messages"
+    assert failed["error"] == f"task '{task_id}' has ended (completed): it cannot be steered or cancelled any more"
     assert failed["agent_name"] == "a"
 
 

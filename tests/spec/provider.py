@@ -5,7 +5,8 @@
     await call.abandoned()                   the client has hung up
 
 `llmock` answers at once; this one is for tests of what happens while a model call is under way. It lives in the test's
-own event loop. Fake: the language model behind it.
+own event loop. Like the providers, it refuses a conversation in which a tool call is not answered exactly once, in
+order: see `flaw`. Fake: the language model behind it.
 """
 
 import asyncio
@@ -19,7 +20,7 @@ from typing import Any
 from factorial.models import close_clients
 from factorial.testing import Reply, say
 
-__all__ = ["Call", "Provider", "texts"]
+__all__ = ["Call", "Provider", "flaw", "texts"]
 
 Replies = Sequence[Reply | str] | Callable[[list[dict[str, Any]]], Reply | str | None]
 
@@ -94,6 +95,8 @@ class Provider:
         """What it answers by itself: the n-th of a list to a conversation with n answers in it, or what a function of
         the messages gives; None leaves the request to the test."""
         self.calls: list[Call] = []
+        self.flaws: list[str] = []
+        """What was wrong with the conversations that it has refused."""
         self.at_once = 0
         self.most_at_once = 0
         """How many requests waited for their answer at the same time, at the most."""
@@ -148,7 +151,10 @@ class Provider:
 
     async def _answer(self, call: Call, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bool:
         """Whether the client is still there."""
-        if (reply := self._reply(call)) is not None:
+        if (wrong := flaw(call.messages)) is not None:
+            self.flaws.append(wrong)
+            call.refuse(400, wrong)
+        elif (reply := self._reply(call)) is not None:
             call.answer(reply)
         else:
             self._unseen.put_nowait(call)
@@ -184,6 +190,20 @@ async def _request(reader: asyncio.StreamReader) -> tuple[str, dict[str, Any]] |
         return head, json.loads(await reader.readexactly(length))
     except (asyncio.IncompleteReadError, ConnectionError):
         return None
+
+
+def flaw(messages: Sequence[dict[str, Any]]) -> str | None:
+    """Why no provider takes this conversation; None if it is valid: each message with tool calls is followed at once by
+    one answer to each of them, in their order, and there is no other answer."""
+    open_calls: list[str] = []
+    for position, message in enumerate(messages):
+        if message["role"] == "tool":
+            if not open_calls or message["tool_call_id"] != open_calls.pop(0):
+                return f"messages[{position}] answers {message['tool_call_id']!r}, which is not the next open tool call"
+        elif open_calls:
+            return f"messages[{position}] comes before the answers to {open_calls}"
+        open_calls += [call["id"] for call in message.get("tool_calls") or ()]
+    return f"nothing answers {open_calls}" if open_calls else None
 
 
 def texts(messages: Sequence[dict[str, Any]]) -> list[str]:

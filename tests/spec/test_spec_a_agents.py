@@ -118,7 +118,7 @@ async def test_spec_A01_a_model_that_does_not_answer_within_request_timeout_is_a
     system: System, llmock: LLMock
 ) -> None:
     llmock.delay(5).reply("Late.").reply("Here I am.")
-    agent = Agent(name="slow", model=gpt_41, request_timeout=0.5)
+    agent = Agent(name="slow", model=gpt_41, request_timeout=2.0)
     await system.start(agent, quick(max_retries=1))
     task_id = await system.submit(agent)
     data = await system.ended(task_id, 30)

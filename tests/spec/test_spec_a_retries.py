@@ -7,6 +7,7 @@ the openai client. Fake: the language model.
 """
 
 import asyncio
+import time
 from itertools import pairwise
 from typing import Any
 
@@ -16,6 +17,7 @@ from llmock.scenarios import Reply, ToolCall
 
 from factorial import Agent, AgentContext, BaseAgent, FatalAgentError, RetryableError, TurnCompletion, gpt_41, retry
 from tests.harness import System, quick
+from tests.support import wait_until
 
 
 async def run(system: System, agent: BaseAgent[Any], **worker: Any) -> tuple[str, dict[str, Any]]:
@@ -78,7 +80,8 @@ async def test_spec_A11_a_long_retry_after_is_left_to_the_task_which_holds_no_wo
     await system.reaches(task_id, "backoff")
     assert (await system.event(task_id, "task_retried"))["data"]["delay"] == pytest.approx(42, abs=2)
     assert "HTTP 429" in (await system.event(task_id, "task_failed"))["error"]
-    assert len(llmock.requests) == 1 and not process.holds
+    assert len(llmock.requests) == 1
+    await wait_until(lambda: not process.holds)
 
 
 async def test_spec_E07_an_outage_spends_the_tasks_retries_and_ends_the_run(system: System, llmock: LLMock) -> None:
@@ -222,6 +225,37 @@ async def test_spec_A11_retry_hides_failures_that_pass(system: System) -> None:
     task_id, data = await run(system, agent)
     assert (data["payload"]["output"], agent.calls) == ("processed some data", 5)
     assert "task_failed" not in await system.types(task_id)
+
+
+async def test_spec_A11_the_pauses_of_retry_are_those_that_its_parameters_say(system: System) -> None:
+    """`delay` seconds, then `exponential_base` times as long, and so on; with jitter, half of that at the least."""
+
+    class Patient(BaseAgent[AgentContext]):
+        async def run_turn(self, agent_ctx: AgentContext) -> TurnCompletion[AgentContext]:
+            await (self.even() if agent_ctx.query == "even" else self.jittered())
+            return TurnCompletion(is_done=True, context=agent_ctx, output="done")
+
+        @retry(max_attempts=4, delay=0.05, exponential_base=3.0, jitter=False)
+        async def even(self) -> None:
+            self.try_it()
+
+        @retry(max_attempts=4, delay=0.1, exponential_base=3.0)
+        async def jittered(self) -> None:
+            self.try_it()
+
+        def try_it(self) -> None:
+            tried.append(time.monotonic())
+            if len(tried) < 4:
+                raise OSError("no route")
+
+    agent = Patient(name="patient")
+    await system.start(agent)
+    tried: list[float] = []
+    for query in ("even", "jittered"):
+        tried.clear()
+        await system.ended(await system.submit(agent, query))
+        pauses = [later - earlier for earlier, later in pairwise(tried)]
+        assert all(pause >= least for pause, least in zip(pauses, (0.05, 0.15, 0.45), strict=True)), pauses
 
 
 async def test_spec_A11_when_the_attempts_are_spent_the_task_takes_over(system: System) -> None:

@@ -28,9 +28,12 @@ from factorial import (
     FactorialError,
     RetryableError,
     TurnCompletion,
+    deferred_result,
     gpt_41,
 )
-from tests.harness import System, texts
+from factorial.testing import call, calls
+from tests.harness import System, quick, texts
+from tests.spec.provider import Provider
 
 
 def offered(llmock: LLMock) -> dict[str, Any]:
@@ -307,6 +310,42 @@ async def test_spec_C02_a_message_list_that_was_edited_is_stored_as_it_is(
     payload = (await system.ended(task_id, timeout=20))["payload"]
     assert payload["messages"] == meant
     assert json.loads(payload["output"]) == meant
+
+
+@pytest.mark.parametrize("waits", [False, True], ids=["in an ordinary turn", "in a turn that is parked"])
+async def test_spec_C02_C05_a_message_list_that_a_tool_edits_is_stored_as_it_is(
+    system: System, provider: Provider, waits: bool
+) -> None:
+    """A tool that puts a summary in the place of what is older than its own call."""
+
+    def summarise(agent_ctx: AgentContext) -> str:
+        """Make the conversation shorter."""
+        agent_ctx.messages[:-1] = [{"role": "user", "content": "In short: hello."}]
+        return "shorter"
+
+    @deferred_result(timeout=60)
+    def ask() -> None:
+        """Ask."""
+
+    provider.replies = lambda messages: (
+        "Done."
+        if messages[-1]["role"] == "tool"
+        else calls(call("summarise"), *([call("ask")] if waits else []), call("summarise"))
+    )
+    agent = Agent(name="worker", model=gpt_41, tools=[summarise, ask])
+    await system.start(agent)
+    history = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]
+    task_id = await system.submit(agent, AgentContext(query="Shorten this", messages=history))
+    if waits:
+        data = await system.reaches(task_id, "pending_tool_results")
+        assert [message["role"] for message in data["payload"]["messages"]] == ["user", "assistant"]
+        call_id = data["waits_for"][0].removeprefix("tool:")
+        assert await system.orchestrator.complete_deferred_tool(task_id, call_id, "yes")
+    payload = (await system.ended(task_id))["payload"]
+    sent = provider.calls[-1].messages
+    assert sent[0] == {"role": "user", "content": "In short: hello."}
+    assert [message["role"] for message in sent[1:]] == ["assistant", *["tool"] * (3 if waits else 2)]
+    assert payload["messages"] == [*sent, {"role": "assistant", "content": "Done."}]
 
 
 # -- C03: classes of agents
@@ -589,3 +628,64 @@ async def test_spec_C06_two_processes_take_turns(system: System, llmock: LLMock)
     results = [message["content"] for message in payload["messages"] if message["role"] == "tool"]
     assert results == ["leg 1", "leg 2", "leg 3", "leg 4"]
     assert len(llmock.requests) == len(legs) + 1  # no model call was made twice
+
+
+# -- a turn that is taken again
+
+
+@pytest.mark.parametrize("where", ["worker", "inline"])
+async def test_spec_C05_what_a_turn_changes_before_its_steps_is_not_changed_twice(
+    system: System, provider: Provider, where: str
+) -> None:
+    """The turn is tried three times; one of its tools has finished in the first try. The same context as without."""
+
+    class Tally(AgentContext):
+        turns_begun: int = 0
+        looked: int = 0
+
+    class Tallying(BaseAgent[Tally]):
+        async def run_turn(self, agent_ctx: Tally) -> TurnCompletion[Tally]:
+            agent_ctx.turns_begun += 1
+            return await super().run_turn(agent_ctx)
+
+    failures = [RetryableError("not yet")] * 2
+    has_looked = asyncio.Event()
+
+    async def look(agent_ctx: Tally) -> str:
+        """Look."""
+        agent_ctx.looked += 1
+        has_looked.set()
+        return "seen"
+
+    async def stumble() -> str:
+        """Stumble twice."""
+        await has_looked.wait()
+        if failures:
+            raise failures.pop()
+        return "stumbled"
+
+    provider.replies = [calls(call("look"), call("stumble")), "Done."]
+    agent = Tallying(name="tallying", tools=[look, stumble], model=gpt_41, context_class=Tally)
+    if where == "worker":
+        await system.start(agent)
+        payload = (await system.ended(await system.submit(agent, Tally(query="?"))))["payload"]
+    else:
+        payload = (await agent.run_inline(Tally(query="?"), worker_config=quick())).context.model_dump()
+    assert (payload["turn"], payload["turns_begun"], payload["looked"]) == (2, 2, 1)
+
+
+async def test_spec_C05_a_message_that_a_tool_adds_comes_behind_the_answers(system: System, provider: Provider) -> None:
+    """No provider takes a conversation in which something stands between a tool call and its answer."""
+
+    def note(agent_ctx: AgentContext) -> str:
+        """Take a note."""
+        agent_ctx.messages.append({"role": "user", "content": "Note: hurry."})
+        return "noted"
+
+    provider.replies = [calls(call("note"), call("note")), "Done."]
+    agent = Agent(name="worker", tools=[note], model=gpt_41)
+    await system.start(agent)
+    data = await system.ended(await system.submit(agent, "hello"))
+    assert data["payload"]["output"] == "Done."
+    roles = [message["role"] for message in provider.calls[-1].messages]
+    assert roles == ["user", "assistant", "tool", "tool", "user", "user"]

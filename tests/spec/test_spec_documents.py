@@ -606,6 +606,35 @@ async def test_spec_E12_the_web_backend(system: System, llmock: LLMock) -> None:
     assert [one["content"] for one in llmock.last_request.body["messages"]] == ["Hi", "Well?"]
 
 
+async def test_spec_E12_a_client_of_the_web_backend_that_reconnects(system: System, llmock: LLMock) -> None:
+    """Cut off while the run is under way, and back while it still is, and once more when it has ended: as the
+    document's backend knows of no event id, each time it is told everything from the beginning of the run."""
+    go_on = asyncio.Event()
+
+    async def look() -> str:
+        """Look"""
+        await go_on.wait()
+        return "seen"
+
+    names = backend(basic_agent=Agent(name="basic_agent", tools=[look], model=gpt_41))
+    names["my_agent"] = names["basic_agent"]
+    for name in ("enqueue", "subscribe"):
+        await execute(source(EVENTS, name), names)
+    llmock.call_tool("look").reply("Sunny.")
+    await system.start(names["my_agent"])
+    with served(names["app"]) as address:
+        async with socket(address, "/ws/user") as client:
+            task_id = (await post(address, "/api/enqueue", {"user_id": "user", "query": "Well?"}))["task_id"]
+            await hear(client, of("progress_update_tool_action_started"))
+            client.transport.abort()  # the line is cut: nothing is said to the server
+        async with socket(address, "/ws/user") as again:
+            await hear(again, of("progress_update_tool_action_started"))
+            go_on.set()
+            await hear(again, of("run_completed"))
+        async with socket(address, "/ws/user") as again:
+            assert await hear(again, of("run_completed")) == await system.events(task_id, "user")
+
+
 async def test_spec_E02_E12_the_manual_method(
     system: System, own_valkey: ValkeyServer, llmock: LLMock, capsys: pytest.CaptureFixture[str]
 ) -> None:

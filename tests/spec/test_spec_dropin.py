@@ -35,6 +35,7 @@ from factorial import (
     AgentEvent,
     AgentWorkerConfig,
     BaseAgent,
+    BaseEvent,
     ExecutionContext,
     FatalAgentError,
     FunctionTool,
@@ -83,7 +84,8 @@ OLD_NAMES = {
     "factorial.events": "BaseEvent QueueEvent AgentEvent BatchEvent EventPublisher",
     "factorial.utils": "BaseModel to_snake_case serialize_data decode is_valid_task_id",
     "factorial.agent": "BaseAgent Agent ModelSettings ResolvedModelSettings TurnCompletion RunCompletion retry "
-    "publish_progress",
+    "publish_progress AgentContext ContextType ExecutionContext FunctionTool FunctionToolActionResult function_tool "
+    "serialize_data",
     "factorial.orchestrator": "Orchestrator AgentWorkerConfig MaintenanceWorkerConfig TaskTTLConfig "
     "ObservabilityConfig MetricsTimelineConfig",
     "factorial.llms": "Model MultiClient Provider o3 o4_mini grok_3 grok_3_mini gpt_41 gpt_41_mini gpt_41_nano "
@@ -105,6 +107,19 @@ def test_spec_dropin_every_old_name_can_be_imported(module: str) -> None:
 
 def test_spec_dropin_what_factorial_exported_it_exports() -> None:
     assert set(OLD_NAMES["factorial"].split()) <= set(factorial.__all__)
+
+
+def test_spec_dropin_a_function_of_the_queue_says_what_to_use() -> None:
+    with pytest.raises(ImportError, match=r"factorial\.queue\.enqueue_task is gone: use orchestrator\.enqueue_task; "):
+        from factorial.queue import enqueue_task  # noqa: F401
+    import factorial.queue
+
+    gone = """worker_loop maintenance_loop enqueue_task cancel_task steer_task complete_deferred_tool get_task_status
+        get_task_data get_task_agent get_task_steering_messages"""
+    for name in gone.split():
+        with pytest.raises(ImportError, match=f"{name} is gone: use orchestrator"):
+            getattr(factorial.queue, name)
+    assert not hasattr(factorial.queue, "enqueue_tusk")
 
 
 # -- what they are called with
@@ -150,8 +165,9 @@ def test_spec_dropin_a_task_is_made_and_shown_as_before() -> None:
     assert (shown["status"], shown["agent"], shown["pickups"], shown["retries"]) == ("queued", "clerk", 0, 0)
     assert (shown["metadata"]["owner_id"], shown["payload"]["notes"]) == ("ann", ["a"])
     assert uuid.UUID(shown["id"])
-    again = Task.from_dict(shown, Notes)
-    assert (again.payload, again.id, again.metadata) == (task.payload, task.id, task.metadata)
+    for again in (Task.from_dict(shown, Notes), Task.from_json(task.to_json(), Notes)):
+        assert (again.payload, again.id, again.metadata) == (task.payload, task.id, task.metadata)
+    assert json.loads(task.to_json()) == shown
 
 
 async def test_spec_dropin_a_context_may_have_a_field_of_any_class_that_is_empty_when_stored(
@@ -316,6 +332,34 @@ async def test_spec_dropin_a_tool_with_a_schema_of_its_own(system: System, llmoc
         "name": "forward", "description": "Forward it", "parameters": schema, "strict": True,
     }  # fmt: skip
     assert "tools" not in llmock.requests[1].body
+
+
+async def test_spec_dropin_what_events_carry_is_what_the_guide_says() -> None:
+    """MIGRATION.md has a table of the payloads that are not those of 0.1.x."""
+
+    def look(x: int) -> tuple[str, dict[str, int]]:
+        """Look."""
+        return "seen", {"x": x}
+
+    heard: dict[str, dict[str, Any]] = {}
+    agent = Agent(name="My Agent.one", tools=[look], model=ScriptedModel([call("look", x=1), say("end")]))
+
+    def note(event: BaseEvent) -> None:
+        heard.setdefault(event.event_type, event.to_dict())
+
+    await agent.run_inline(AgentContext(query="?"), note)
+    told = {name.removeprefix("progress_update_"): event["data"] for name, event in heard.items() if event.get("data")}
+    assert told["run_turn_started"]["context"] == {"query": "?", "turn": 0, "messages": 1}
+    assert (told["run_turn_completed"]["args"], "result" in told["run_turn_completed"]) == ([], False)
+    assert (told["completion_started"]["args"], told["completion_started"]["kwargs"]) == ([], {"messages": 1})
+    assert told["completion_completed"]["result"].keys() == {"model", "content", "tool_calls", "usage"}
+    assert told["completion_completed"]["result"]["tool_calls"] == ["look"]
+    [tool_call] = told["tool_action_started"]["args"]
+    assert tool_call["function"] == {"name": "look", "arguments": '{"x":1}'}
+    assert told["tool_action_completed"]["result"] == {"x": 1}
+    assert told["agent_output"] == "end"
+    assert not {"turn", "data"} & heard["run_completed"].keys() and heard["run_completed"]["metadata"]["turn"] == 1
+    assert {event["agent_name"] for event in heard.values()} == {"my_agent_one"}
 
 
 async def test_spec_dropin_an_own_tool_action_needs_no_call_id(system: System, llmock: LLMock) -> None:

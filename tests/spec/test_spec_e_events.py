@@ -304,7 +304,7 @@ async def test_spec_E05_what_progress_events_tell(system: System, agent: Agent, 
             assert isinstance(one["data"]["args"], list) and isinstance(one["data"]["kwargs"], dict)
             assert one["data"]["context"].keys() == {"query", "turn", "messages"}
             assert one["data"]["context"]["query"] == "Where?"
-            assert one["metadata"] == {"turn": one["turn"], "attempt": 1, "process": "p1"}
+            assert one["metadata"] == {"turn": one["turn"], "attempt": 1, "pickups": 1, "process": "p1"}
     tools = [one for one in heard if one["event_type"].startswith("progress_update_tool_action_")]
     begun, done, begun_again, failed = tools
     assert begun["data"]["args"][0]["function"] == {"name": "get_weather", "arguments": '{"city": "Oslo"}'}
@@ -352,7 +352,8 @@ async def test_spec_E06_E07_a_run_that_fails_and_is_tried_again(system: System, 
     for one in heard:
         if one["event_type"] == "task_failed":
             assert "503" in one["error"]
-    assert [one["metadata"]["attempt"] for one in heard if one["event_type"] == "task_failed"] == [1, 2]
+    tries = [one["metadata"] for one in heard if one["event_type"] == "task_failed"]
+    assert [(one["attempt"], one["pickups"]) for one in tries] == [(1, 1), (2, 2)]
 
 
 async def test_spec_E06_an_error_that_is_not_tried_again_speaks_of_no_retries(

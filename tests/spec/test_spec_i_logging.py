@@ -262,10 +262,15 @@ async def test_spec_I10_a_turn_that_goes_well_writes_no_line(logged: Logged) -> 
     await logged.stop()
     assert logged.events(task_id) == ["started", "completed"]
     assert logged.story(task_id)[1]["turns"] == 7
-    ours = [
-        line for line in logged.objects if line.get("task_id") == task_id and line["logger"].startswith("factorial")
+    [written] = [line for line in logged.objects if line.get("event") == "completed"]
+    its_own = ("stdout", "stderr", "mine")  # what the tool writes
+    within = [line for line in logged.objects if line.get("task_id") == task_id and line["logger"] not in its_own]
+    assert [(line["logger"], line.get("event")) for line in within] == [
+        ("factorial.task", "started"),
+        ("factorial.task", "completed"),
     ]
-    assert len(ours) == 2
+    between = logged.objects[logged.objects.index(within[0]) : logged.objects.index(written) + 1]
+    assert {line["logger"] for line in between} == {"factorial.task", *its_own}  # no library tells of a model call
 
 
 async def test_spec_I10_the_level_is_that_of_the_configuration(logged: Logged) -> None:

@@ -6,6 +6,7 @@ Real: HTTP, the openai client. Fake: the language model. There is no Redis.
 import asyncio
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -143,6 +144,19 @@ async def test_spec_O14_the_document_s_event_printer_works(provider: Provider) -
     completion = await agent.run_inline(AgentContext(query="hello"), event_handler=event_printer)
     assert completion.output == "done"
     assert printed == ["thinking...", "read {'path': 'README.md'}", "thinking..."]
+
+
+async def test_spec_O14_the_handler_hears_the_pieces_of_a_streamed_answer(llmock: LLMock) -> None:
+    """Of each model call between its beginning and its end, as a worker publishes them (T05)."""
+    agent, heard = Agent(name="worker", model=gpt_41, tools=[read], stream=True), Heard()
+    llmock.call_tool("read", {"path": "a"}).reply("It explains everything, and more than that.")
+    completion = await agent.run_inline(AgentContext(query="hello"), event_handler=heard)
+    chunks = [event for event in heard.events if event.event_type == "progress_update_completion_chunk"]
+    said = "".join(choice["delta"].get("content") or "" for one in chunks for choice in one.data["choices"])
+    assert said == completion.output == "It explains everything, and more than that."
+    assert {event.turn for event in chunks} == {0, 1}
+    story = " ".join(heard.types).replace("progress_update_", "")
+    assert len(re.findall(r"completion_started (?:completion_chunk )+completion_completed", story)) == 2
 
 
 async def test_spec_O14_a_model_that_refuses_fails_the_run_and_its_steps(provider: Provider) -> None:

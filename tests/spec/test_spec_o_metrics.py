@@ -261,6 +261,29 @@ async def test_spec_O12_buckets_come_in_order_with_the_empty_ones(system: System
     assert counts(metrics["agents"]["moody"]["totals"]) == {"enqueued": 2, "completed": 2}
 
 
+async def test_spec_O12_each_bucket_has_its_own_durations(system: System) -> None:
+    """A slow run ends in one bucket and a quick one in another: each tells of its own, and the totals of both."""
+    agent, payload = Moody(), AgentContext(query="answer")
+    async with client(system, timeline_duration=60, bucket_size="seconds") as orchestrator:
+        slow_task = await orchestrator.enqueue_task(agent, owner_id="owner", payload=payload)
+        for _ in range(2):
+            await next_second(system)
+        await system.start(agent, metrics=SECONDS)
+        slow = lasted(await system.ended(slow_task.id))
+        await next_second(system)
+        quick_task = await orchestrator.enqueue_task(agent, owner_id="owner", payload=payload)
+        fast = lasted(await system.ended(quick_task.id))
+        metrics = await orchestrator.get_metrics()
+    found = metrics["agents"]["moody"]
+    told = [bucket for bucket in found["buckets"] if bucket["completed"]]
+    assert (metrics["bucket_seconds"], len(told)) == (1, 2) and slow > 1 > fast
+    for kind in ("mean_duration", "max_duration"):
+        assert [bucket[kind]["completed"] for bucket in told] == pytest.approx([slow, fast])
+        assert not any(bucket[kind]["failed"] for bucket in found["buckets"])
+    assert found["totals"]["mean_duration"]["completed"] == pytest.approx((slow + fast) / 2)
+    assert found["totals"]["max_duration"]["completed"] == pytest.approx(slow)
+
+
 async def test_spec_O12_the_default_is_an_hour_by_the_minute(system: System) -> None:
     await system.submit(Moody())
     metrics = await system.orchestrator.get_metrics()
@@ -314,7 +337,7 @@ async def test_spec_O12_what_is_older_than_the_timeline_is_not_in_it(system: Sys
         for _ in range(3):
             await next_second(system)
         assert not counts((await orchestrator.get_metrics("moody"))["agents"]["moody"]["totals"])
-        longer = await orchestrator.get_metrics(timeline=MetricsTimelineConfig(timeline_duration=60))
+        longer = await orchestrator.get_metrics(timeline=MetricsTimelineConfig(timeline_duration=120))  # 2 minutes
         assert counts(longer["agents"]["moody"]["totals"]) == {"enqueued": 1}
 
 

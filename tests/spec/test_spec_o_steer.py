@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from factorial import Agent, gpt_41
+from factorial import Agent, AgentContext, BaseAgent, TurnCompletion, gpt_41
 from factorial.errors import (
     ConfigError,
     ContextError,
@@ -20,9 +20,14 @@ from factorial.errors import (
     TaskNotFoundError,
 )
 from factorial.testing import call
+from factorial.utils import BaseModel
 from tests.harness import System, quick
 from tests.spec.provider import Provider, texts
 from tests.spec.situations import SITUATIONS, Situation, Stage
+
+
+class Answer(BaseModel):
+    text: str
 
 
 def user(text: str) -> dict[str, str]:
@@ -118,6 +123,52 @@ async def test_spec_O10_a_steer_during_the_last_call_leads_to_another_turn(syste
     ]
     types = await system.types(task_id)
     assert types == ["run_enqueued", "run_started", *["run_steering_applied"] * 3, "agent_output", "run_completed"]
+
+
+async def test_spec_O10_a_steer_during_the_call_that_gives_the_final_output_leads_to_another_turn(
+    system: System, provider: Provider
+) -> None:
+    """Structured output: the call of `final_output` is answered, the message is read behind it, and the next counts."""
+    agent = Agent(name="worker", model=gpt_41, output_type=Answer)
+    await system.start(agent)
+    task_id = await system.submit(agent, "hello")
+    first = await provider.called()
+    await system.orchestrator.steer_task(task_id, [user("not yet")])
+    first.answer(call("final_output", text="one"))
+    second = await provider.called()
+    assert texts(second.messages) == [
+        "user: hello", "assistant: final_output()", 'tool: {"text":"one"}', "user: not yet",
+    ]  # fmt: skip
+    assert second.messages[2]["tool_call_id"] == second.messages[1]["tool_calls"][0]["id"]
+    assert (await system.data(task_id))["payload"]["output"] is None
+    second.answer(call("final_output", text="two"))
+    data = await system.ended(task_id)
+    assert (data["payload"]["output"], data["payload"]["turn"]) == ({"text": "two"}, 2)
+    assert (await system.event(task_id, "agent_output"))["data"] == {"text": "two"}
+    assert (await system.types(task_id)).count("agent_output") == 1
+
+
+async def test_spec_O10_a_steer_during_the_last_turn_of_ones_own_leads_to_another_one(system: System) -> None:
+    """`run_turn` is overridden and says that the run is done; no model is asked."""
+    begun, gate = asyncio.Event(), asyncio.Event()
+    read: list[list[str]] = []
+
+    class Own(BaseAgent[AgentContext]):
+        async def run_turn(self, agent_ctx: AgentContext) -> TurnCompletion[AgentContext]:
+            read.append(texts(agent_ctx.messages))
+            begun.set()
+            await gate.wait()
+            return TurnCompletion(is_done=True, context=agent_ctx, output=f"turn {agent_ctx.turn}")
+
+    agent = Own(name="own")
+    await system.start(agent)
+    task_id = await system.submit(agent, "hello")
+    await asyncio.wait_for(begun.wait(), 20)
+    await system.orchestrator.steer_task(task_id, [user("not yet")])
+    gate.set()
+    data = await system.ended(task_id)
+    assert read == [["user: hello"], ["user: hello", "user: not yet"]]
+    assert (data["payload"]["output"], data["payload"]["turn"]) == ("turn 1", 2)
 
 
 async def test_spec_O10_a_steer_at_any_moment_is_read_or_refused(system: System, provider: Provider) -> None:

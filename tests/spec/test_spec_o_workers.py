@@ -57,7 +57,7 @@ async def test_spec_O04_a_slow_task_does_not_hold_up_its_batch(system: System, p
 async def test_spec_O04_a_process_beats_once_per_heartbeat_interval(system: System, provider: Provider) -> None:
     """Its lease is renewed while it works on a long call; it lasts as long as `missed_heartbeats` of them."""
     agent = Agent(name="worker", model=gpt_41)
-    process = await system.start(agent, quick(heartbeat_interval=0.4, missed_heartbeats=4))
+    process = await system.start(agent, quick(heartbeat_interval=0.4, missed_heartbeats=10))
     task_id = await system.submit(agent)
     under_way = await provider.called()
     lease = (await system.mailbox()).keys.lease(process.name)
@@ -68,7 +68,7 @@ async def test_spec_O04_a_process_beats_once_per_heartbeat_interval(system: Syst
     begun, beats, before = time.monotonic(), 0, await left()
     while beats < 4:
         now = await left()
-        assert 0 < now <= 1600
+        assert 0 < now <= 4000
         beats += now > before
         before = now
         await asyncio.sleep(0.01)

@@ -56,14 +56,14 @@ async def test_spec_T04_each_callback_at_its_time(system: System, provider: Prov
     await system.start(agent)
     task_id = await system.submit(agent)
     data = await system.reaches(task_id, "pending_tool_results")
-    assert diary.told == ["run_start 0", "turn_start 0", "pending_tool_call 0", "turn_end 0"]
+    assert diary.told == ["run_start 0", "turn_start 0", "pending_tool_call 0", "turn_end 1"]
     call_id = data["waits_for"][0].removeprefix("tool:")
     assert diary.last["on_pending_tool_call"][2].id == call_id
     assert diary.last["on_turn_end"][2].pending_tool_call_ids == [call_id]
     await system.orchestrator.complete_deferred_tool(task_id, call_id, {"answer": "yes"})
     await system.ended(task_id)
     await wait_until(lambda: "run_end 2" in diary.told)
-    assert diary.told[4:] == ["pending_tool_results 1", "turn_start 1", "turn_end 1", "run_end 2"]
+    assert diary.told[4:] == ["pending_tool_results 1", "turn_start 1", "turn_end 2", "run_end 2"]
     assert diary.last["on_pending_tool_results"][2] == [(call_id, {"answer": "yes"})]
     end = diary.last["on_run_end"][2]
     assert (end.output, end.error) == ("Done.", None) and end.duration > 0
@@ -84,6 +84,24 @@ async def test_spec_T04_a_failed_run_and_a_cancelled_one(system: System, provide
     assert (await system.ended(unwanted))["status"] == "cancelled"
     await wait_until(lambda: "run_cancelled 0" in diary.told)
     assert diary.told == ["run_start 0", "turn_start 0", "run_end 0", "run_start 0", "turn_start 0", "run_cancelled 0"]
+
+
+async def test_spec_T04_a_run_that_nobody_holds_is_cancelled(system: System, provider: Provider) -> None:
+    """It is parked: the orchestrator that cancels it calls back, once, if it knows the agent."""
+    provider.replies = [call("ask")]
+    diary = Diary()
+    agent = Agent(name="clerk", tools=[ask], model=gpt_41, **diary.callbacks())
+    await system.start(agent)
+    system.orchestrator.register_runner(agent)
+    for cancels in (1, 2):
+        task_id = await system.submit(agent)
+        await system.reaches(task_id, "pending_tool_results")
+        diary.told.clear()
+        for _ in range(cancels):
+            assert await system.orchestrator.cancel_task(task_id) == "cancelled"
+        assert diary.told == ["run_cancelled 1"]
+        agent_ctx, execution_ctx = diary.last["on_run_cancelled"]
+        assert (execution_ctx.task_id, agent_ctx.messages[0]["content"]) == (task_id, "question")
 
 
 async def test_spec_T04_what_a_callback_changes_is_kept(system: System, provider: Provider) -> None:
@@ -147,7 +165,7 @@ async def test_spec_T04_inline(provider: Provider) -> None:
     diary = Diary()
     agent = Agent(name="clerk", model=gpt_41, **diary.callbacks())
     await agent.run_inline(AgentContext(query="q"))
-    assert diary.told == ["run_start 0", "turn_start 0", "turn_end 0", "run_end 1"]
+    assert diary.told == ["run_start 0", "turn_start 0", "turn_end 1", "run_end 1"]
     provider.replies = None
     running = asyncio.create_task(agent.run_inline(AgentContext(query="q")))
     await provider.called()

@@ -51,7 +51,7 @@ async def test_spec_T03_the_parent_waits_for_its_children(system: System, provid
     task_id = await system.submit(parent.agent)
     data = await system.reaches(task_id, "pending_child_tasks")
     (batch,) = parent.batches
-    assert process.holds == set()
+    await wait_until(lambda: not process.holds)
     assert sorted(data["waits_for"]) == sorted(f"child:{child}" for child in batch.task_ids)
     assert (await system.data(batch.task_ids[0]))["parent_id"] == task_id
     await system.start(helper)
@@ -108,6 +108,36 @@ async def test_spec_T03_a_thousand_in_one_batch(system: System, provider: Provid
         "id": batch.id, "total_tasks": 1000, "completed_tasks": 1000, "progress": 100.0,
         "completed": 1000, "failed": 0, "cancelled": 0,
     }  # fmt: skip
+
+
+async def test_spec_T03_the_progress_of_a_small_batch_is_told_task_by_task(system: System, provider: Provider) -> None:
+    """Each with how far it is; the last one, and the end, before the parent goes on. A failed one counts as ended."""
+
+    def reply(messages: Any) -> Any:
+        if messages[-1]["content"] == "b":
+            raise FatalAgentError("no such thing")
+        return say("well")
+
+    child = Agent(name="child", model=ScriptedModel(reply))
+    provider.replies = [research("a", "b", "c"), "Done."]
+    parent = Parent(child)
+    await system.start(parent.agent)
+    await system.start(child, quick(batch_size=1))
+    task_id = await system.submit(parent.agent)
+    await system.ended(task_id)
+    told = [one for one in await system.events(task_id) if one["event_type"].startswith("batch_")]
+    assert [
+        (one["event_type"], one["progress"], one["completed_tasks"], one["total_tasks"], one["status"]) for one in told
+    ] == [
+        ("batch_progress", 33, 1, 3, "active"),
+        ("batch_progress", 66, 2, 3, "active"),
+        ("batch_progress", 100, 3, 3, "completed"),
+        ("batch_completed", 100, 3, 3, "completed"),
+    ]
+    (batch,) = parent.batches
+    assert {(one["batch_id"], one["agent_name"], one["owner_id"]) for one in told} == {(batch.id, "parent", "owner")}
+    types = await system.types(task_id, progress=True)
+    assert types.index("batch_completed") < types.index("progress_update_tool_action_completed")
 
 
 async def test_spec_T03_three_deep(system: System, provider: Provider) -> None:

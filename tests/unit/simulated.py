@@ -99,7 +99,7 @@ class World:
 
     async def has(self, *lines: str) -> None:
         """Wait until the log says this, and nothing else; then begin a new one."""
-        await wait_until(lambda: len(self.log) >= len(lines), timeout=2, message=f"{lines} in {self.log}")
+        await wait_until(lambda: len(self.log) >= len(lines), timeout=10, message=f"{lines} in {self.log}")
         assert self.log == list(lines)
         self.log.clear()
 
@@ -123,7 +123,7 @@ async def living(world: World, spec: SupervisorSpec) -> AsyncIterator[tuple[Tree
         yield tree, task
     finally:
         world.stop.set()
-        await asyncio.wait({task}, timeout=2)
+        await asyncio.wait({task}, timeout=10)
         assert task.done()
 
 

@@ -79,7 +79,7 @@ def test_the_name_of_a_class_is_the_name_of_its_agents() -> None:
     [
         ({"name": "über"}, "cannot name an agent"),
         ({"name": "x" * 65}, "cannot name an agent"),
-        ({"model": 7}, "model=7 is no Model"),
+        ({"model": 7}, "model=7: it is no Model"),
         ({"max_turns": 0}, "max_turns=0: use None, or a whole number of at least 1"),
         ({"max_turns": "3"}, "max_turns='3'"),
         ({"request_timeout": 0}, "request_timeout=0: use seconds above 0"),
@@ -124,7 +124,7 @@ def test_spec_C03_an_agent_over_a_context_of_its_own() -> None:
     agent = MyAgent()
     task = agent.create_task(owner_id="o", payload=Mine(query="q", count=2))
     assert (task.agent, task.owner_id, task.payload.count, task.status) == ("my_agent", "o", 2, "queued")
-    with pytest.raises(ContextError, match="works on Mine, and the payload is a AgentContext"):
+    with pytest.raises(ContextError, match="works on Mine, and the payload is an AgentContext"):
         agent.create_task(owner_id="o", payload=AgentContext(query="q"))  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="cannot name an owner"):
         agent.create_task(owner_id="", payload=Mine(query="q"))

@@ -233,9 +233,7 @@ PAGES = [*(call("read_page", number=number) for number in range(6)), say("Read."
 
 
 def reader(limit: int | None, **options: Any) -> Agent:
-    # A function of the messages: the list form counts answers, of which some are left out here.
-    turn = iter(PAGES)
-    model = ScriptedModel(lambda messages: next(turn), context_window=options.pop("context_window", 128_000))
+    model = ScriptedModel(PAGES, context_window=options.pop("context_window", 128_000))
     return Agent(name="reader", tools=[read_page], model=model, context_window_limit=limit, **options)
 
 

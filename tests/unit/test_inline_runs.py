@@ -211,6 +211,27 @@ async def test_a_cancelled_run_tells_so_and_is_cancelled() -> None:
     assert heard[-1] == "run_cancelled"
 
 
+async def test_a_cancelled_run_is_cancelled_whatever_its_callback_raises(caplog: pytest.LogCaptureFixture) -> None:
+    begun = asyncio.Event()
+
+    async def wait() -> str:
+        """Wait."""
+        begun.set()
+        await asyncio.Event().wait()
+        return "never"
+
+    def refuse(agent_ctx: AgentContext, execution_ctx: ExecutionContext) -> None:
+        raise FatalAgentError("not with me")
+
+    agent = Agent(name="a", tools=[wait], model=ScriptedModel([call("wait")]), on_run_cancelled=refuse)
+    running = asyncio.create_task(agent.run_inline(AgentContext(query="q")))
+    await asyncio.wait_for(begun.wait(), 20)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert "a callback failed after the run's end: not with me" in caplog.text
+
+
 async def test_a_cancelled_error_of_the_agents_own_is_a_failed_turn() -> None:
     tries = []
 
@@ -247,7 +268,7 @@ async def test_the_context_has_to_fit_and_the_model_to_have_a_script() -> None:
         pass
 
     agent: BaseAgent[Special] = BaseAgent(name="s", context_class=Special, model=ScriptedModel([]))
-    with pytest.raises(ConfigError, match="works on Special, and was given a AgentContext"):
+    with pytest.raises(ConfigError, match="works on Special, and was given an AgentContext: use Special"):
         await agent.run_inline(AgentContext(query="q"))  # type: ignore[arg-type]
     with pytest.raises(ModelRefusedError, match="the script has 0 replies"):
         await agent.run_inline(Special(query="q"))

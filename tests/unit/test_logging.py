@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -242,6 +243,15 @@ def test_one_line_is_quick_and_the_same_for_what_is_one() -> None:
 def test_spec_I10_secrets_are_hidden_by_how_they_look(text: str, shown: str) -> None:
     assert hide_secrets(text) == shown
     assert hide_secrets(shown) == shown
+
+
+@pytest.mark.parametrize("part", [" ", "'", "authorization: ", "@://a:", "-eyJaaaaaaaaa", "-sk-aaaaaaaa", "password"])
+def test_no_text_takes_long_to_be_searched_for_secrets(part: str) -> None:
+    """Whatever a tool prints, the event loop goes on: the time is in proportion to the length."""
+    text = "authorization: " + part * (100_000 // len(part))
+    begun = time.thread_time()
+    hide_secrets(text)
+    assert time.thread_time() - begun < 5  # 0.1 s; minutes, if it grew with the square of the length
 
 
 def test_spec_I10_secrets_are_hidden_by_what_they_are() -> None:

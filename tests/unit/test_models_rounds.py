@@ -1,8 +1,9 @@
 """The rounds of a call: who is asked again, and after how long. Real: `complete`. Fake: the models and the clock."""
 
 import asyncio
-import threading
+import sys
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,19 +18,15 @@ REQUEST = ModelRequest([{"role": "user", "content": "hi"}], timeout=30)
 
 @pytest.fixture
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The pauses that the test's own thread took; none takes time. A server in another thread sleeps as ever."""
+    """The pauses between the rounds; none takes time. Whoever else sleeps meanwhile sleeps as ever."""
     taken: list[float] = []
-    sleep = asyncio.sleep
-    here = threading.get_ident()
 
     async def note(delay: float) -> None:
-        if threading.get_ident() != here:
-            return await sleep(delay)
         if delay:
             taken.append(delay)
-        await sleep(0)
+        await asyncio.sleep(0)
 
-    monkeypatch.setattr(asyncio, "sleep", note)
+    monkeypatch.setattr(sys.modules["factorial.models.complete"], "asyncio", SimpleNamespace(sleep=note))
     return taken
 
 

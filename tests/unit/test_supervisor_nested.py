@@ -21,7 +21,7 @@ async def test_a_nested_supervisor_is_ready_when_its_children_are() -> None:
         assert not root.started.is_set()
         world.children["b"].become_ready()
         await world.has("start c-3")
-        await asyncio.wait_for(root.started.wait(), 2)
+        await asyncio.wait_for(root.started.wait(), 10)
         world.stop.set()
         await task
         await world.has("drain c-3", "drain b-2", "drain a-1")
@@ -40,7 +40,7 @@ async def test_restarts_below_do_not_count_above() -> None:
     world = World()
     tree = supervisor("root", supervisor("first", *specs("a", "b"), intensity=3), intensity=0)
     async with living(world, tree) as (root, task):
-        await asyncio.wait_for(root.started.wait(), 2)
+        await asyncio.wait_for(root.started.wait(), 10)
         for number in (3, 4):
             world.children["a"].end(KILLED)
             await wait_until(lambda number=number: world.children["a"].pid == number)
@@ -59,7 +59,7 @@ async def test_a_nested_supervisor_that_gives_up_ends_with_shutdown_and_its_pare
     world = World()
     flaky = supervisor("flaky", *specs("a", "b"), restart=restart, intensity=0)
     async with living(world, supervisor("root", flaky, supervisor("steady", *specs("c")))) as (root, task):
-        await asyncio.wait_for(root.started.wait(), 2)
+        await asyncio.wait_for(root.started.wait(), 10)
         world.log.clear()
         world.children["a"].end(KILLED)
         await world.has("drain b-2", *(["start a-4", "start b-5"] if again else []))
@@ -84,7 +84,7 @@ async def test_the_root_gives_up_when_a_nested_supervisor_gives_up_too_often() -
             await asyncio.sleep(0)
             world.children["a"].end(KILLED)
         with pytest.raises(SupervisionError) as gave_up:
-            await asyncio.wait_for(task, 5)
+            await asyncio.wait_for(task, 10)
         assert str(gave_up.value).startswith("supervisor 'root' has given up: 2 restarts within 5 s, where")
         assert "supervisor 'flaky' has given up" in str(gave_up.value)
         assert "SIGKILL" in str(gave_up.value)
@@ -99,7 +99,7 @@ async def test_strategies_hold_between_nested_supervisors() -> None:
         strategy="rest_for_one",
     )  # fmt: skip
     async with living(world, tree) as (root, _):
-        await asyncio.wait_for(root.started.wait(), 2)
+        await asyncio.wait_for(root.started.wait(), 10)
         world.log.clear()
         world.children["b"].end(KILLED)
         await world.has("drain c-3", "start b-4", "start c-5")
@@ -115,12 +115,12 @@ async def test_leave_now_reaches_all_levels(monkeypatch: pytest.MonkeyPatch) -> 
         root,
         task,
     ):
-        await asyncio.wait_for(root.started.wait(), 2)
+        await asyncio.wait_for(root.started.wait(), 10)
         world.log.clear()
         world.stop.set()
         await world.has("drain b-2", "drain a-1")
         world.now.set()
-        await asyncio.wait_for(task, 2)
+        await asyncio.wait_for(task, 10)
         assert sorted(world.log) == ["kill b-2", "leave a-1", "leave b-2"]
 
 
@@ -128,7 +128,7 @@ async def test_a_nested_supervisor_that_fails_is_an_abnormal_end(caplog: pytest.
     """A mistake of ours in one branch is told, and restarts that branch alone."""
     world = World()
     async with living(world, supervisor("root", supervisor("first", *specs("a")), *specs("z"))) as (root, task):
-        await asyncio.wait_for(root.started.wait(), 2)
+        await asyncio.wait_for(root.started.wait(), 10)
         world.log.clear()
         branch = root.branch("first")
         assert branch is not None
@@ -141,7 +141,7 @@ async def test_a_nested_supervisor_that_fails_is_an_abnormal_end(caplog: pytest.
 async def test_the_ends_of_processes_are_told_and_those_of_supervisors_are_not() -> None:
     world = World()
     async with living(world, supervisor("root", supervisor("first", *specs("a"), intensity=0))) as (root, _):
-        await asyncio.wait_for(root.started.wait(), 2)
+        await asyncio.wait_for(root.started.wait(), 10)
         world.children["a"].end(-signal.SIGSEGV)
         await wait_until(lambda: world.children["a"].pid == 2)
     assert [(exit.child_id, exit.reason) for exit in world.exits] == [

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
+from factorial import Agent, AgentContext, BaseEvent
 from factorial.errors import ConfigError, ModelRefusedError
 from factorial.models import ModelRequest, assistant_message, complete
 from factorial.testing import ScriptedModel, call, calls, say
@@ -53,6 +54,31 @@ async def test_several_calls_and_words_in_one_reply() -> None:
 async def test_a_function_of_the_messages() -> None:
     model = ScriptedModel(lambda messages: say(f"You said {messages[-1]['content']}."))
     assert (await complete(model, ASKED)).choices[0].message.content == "You said hi."
+
+
+async def test_answers_that_a_request_leaves_out_count() -> None:
+    """Else the script would begin anew, whenever the window slides past its answers, and never end."""
+    asked: list[int] = []
+
+    def read_page(number: int) -> str:
+        """Read a page."""
+        asked.append(number)
+        return "word " * 1000
+
+    script = ScriptedModel([*(call("read_page", number=number) for number in range(6)), say("end")])
+    agent = Agent(name="reader", tools=[read_page], model=script, context_window_limit=3000, max_turns=20)
+    left_out: list[int] = []
+
+    def note(event: BaseEvent) -> None:
+        if event.event_type == "context_window_trimmed":
+            left_out.append(event.to_dict()["data"]["messages_left_out"])
+
+    completion = await agent.run_inline(AgentContext(query="Read."), note)
+    answers = [message for message in completion.context.messages if message["role"] == "assistant"]
+    ids = [one["id"] for message in answers for one in message.get("tool_calls", ())]
+    assert (completion.output, asked, len(answers)) == ("end", [0, 1, 2, 3, 4, 5], 7)
+    assert len(set(ids)) == 6
+    assert left_out and left_out[-1] >= 6
 
 
 async def test_chunks_add_up() -> None:

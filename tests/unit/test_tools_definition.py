@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 
 from factorial.context import AgentContext
 from factorial.errors import ConfigError
-from factorial.tools import FunctionTool, build_tools, function_tool, tool_param
+from factorial.tools import FunctionTool, build_tools, function_tool
 
 
 class Unit(Enum):
@@ -45,7 +45,7 @@ def schema_of(function: Callable[..., Any]) -> dict[str, Any]:
 def test_spec_I02_a_plain_function_is_a_tool() -> None:
     """And nothing is sent that the user did not write, but for the schema itself (checklist I12)."""
     (tool,) = build_tools([get_weather]).values()
-    assert tool_param(tool) == {
+    assert tool.param == {
         "type": "function",
         "function": {
             "name": "get_weather",
@@ -58,7 +58,7 @@ def test_spec_I02_a_plain_function_is_a_tool() -> None:
             },
         },
     }
-    assert tool_param(tool) is tool_param(tool)
+    assert tool.param is tool.param
 
 
 def test_spec_A15_name_description_and_enabling() -> None:

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from factorial.context import AgentContext
 from factorial.errors import ConfigError
-from factorial.tools import FINAL_OUTPUT, FunctionToolActionResult, call_tool, final_output_tool, tool_param
+from factorial.tools import FINAL_OUTPUT, FunctionToolActionResult, call_tool, final_output_tool
 from factorial.utils import BaseModel
 from tests.unit.test_tools_calls import tool_call
 
@@ -38,7 +38,7 @@ async def give(output_type: Any, raw: str, parse_args: bool = True) -> FunctionT
 
 
 def test_spec_A07_the_tool_is_the_model() -> None:
-    offered = tool_param(final_output_tool(Joke))["function"]
+    offered = final_output_tool(Joke).param["function"]
     assert offered["name"] == "final_output"
     assert offered["parameters"]["properties"] == {"setup": {"type": "string"}, "punchline": {"type": "string"}}
     assert offered["parameters"]["required"] == ["setup", "punchline"]
@@ -71,7 +71,7 @@ async def test_spec_A07_an_invalid_output_goes_back() -> None:
     ],
 )
 async def test_other_types(output_type: Any, raw: str, output: Any) -> None:
-    assert tool_param(final_output_tool(output_type))["function"]["parameters"]["type"] == "object"
+    assert final_output_tool(output_type).param["function"]["parameters"]["type"] == "object"
     result = await give(output_type, raw)
     assert result.output_data == output, result.output_str
 

@@ -1,4 +1,4 @@
--- include: lib/run.lua
+-- include: lib/ending.lua
 -- Have a run end as cancelled: at once if nobody holds it, else by telling the process that does. Gives its status.
 local function cancel(run, now)
   if run.status == 'processing' then

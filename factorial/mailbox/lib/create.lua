@@ -1,4 +1,5 @@
 -- include: lib/run.lua
+-- include: lib/metrics.lua
 -- A new run, stored and queued. Gives the id of its first event; nil if there is such a run already, unchanged.
 local function create(run, conversation, fields, now, metadata)
   if redis.call('EXISTS', run_key(run.id)) == 1 then
