@@ -2,8 +2,8 @@
 kill their process, ids that come twice, ends that come while something is still open.
 
 Real: actors, mailbox, Valkey. Fake: the lifeline, the death of a process (its commands go nowhere from one moment on),
-a reply that is lost (the script is called again, as the connection would), and the model, which is scripted. The test of
-an inline run needs no server.
+a reply that is lost (the script is called again, as the connection would do it), and the model, which is scripted. The
+inline run needs no server.
 """
 
 import asyncio
@@ -306,20 +306,20 @@ async def test_the_record_of_a_batch_is_not_kept_for_ever_when_its_parent_is_can
 
     agent = asking(call("fan_out"), say("done"), tools=[fan_out])
     process = await system.start(agent)
+    mailbox = await system.mailbox()
     run = process.mailbox.scripts.run
 
     async def cancelled_meanwhile(name: str, *args: Any) -> Any:
         nonlocal sent
         if name == "spawn":
-            if sent == parts:
-                await system.orchestrator.cancel_task(args[0])
+            if sent == parts:  # the process has not heard of it yet
+                await system.execute("HSET", mailbox.keys.run(args[0]), "cancel", "1")
             sent += 1
         return await run(name, *args)
 
     monkeypatch.setattr(process.mailbox.scripts, "run", cancelled_meanwhile)
     task_id = await system.submit(agent)
     assert (await system.ended(task_id))["status"] == "cancelled"
-    mailbox = await system.mailbox()
 
     async def everything_has_ended() -> dict[str, Any]:
         found = await contents(mailbox.connection, mailbox.redis.namespace)
@@ -331,6 +331,31 @@ async def test_the_record_of_a_batch_is_not_kept_for_ever_when_its_parent_is_can
     assert len(found["batches"]) == (parts > 0)
     for batch in found["batches"]:
         assert await system.execute("PTTL", mailbox.keys.batch(batch)) > 0
+
+
+async def test_a_repeated_spawn_that_creates_nothing_brings_no_record_of_a_batch_back(system: System) -> None:
+    """The record has expired when the step that spawned the batch is executed again."""
+    batches: list[Batch] = []
+
+    @forking_tool(timeout=60)
+    async def fan_out(execution_ctx: ExecutionContext) -> Batch:
+        """Have two look, and stumble at first."""
+        batch = await execution_ctx.spawn_child_tasks(helper, [AgentContext(query="it"), AgentContext(query="that")])
+        batches.append(batch)
+        if len(batches) == 1:
+            for child in batch.task_ids:
+                await system.ended(child)
+            assert await system.execute("PEXPIRE", (await system.mailbox()).keys.batch(batch.id), 0)
+            raise RetryableError("stumbled")
+        return batch
+
+    agent = asking(call("fan_out"), say("done"), tools=[fan_out])
+    await system.start(agent)
+    await system.start(helper)
+    data = await system.ended(await system.submit(agent))
+    assert data["payload"]["output"] == "done"
+    assert batches[0] == batches[1]
+    assert await system.orchestrator.get_batch_data(batches[0].id) is None
 
 
 async def test_a_task_id_that_is_used_again_has_children_of_its_own(system: System) -> None:

@@ -18,7 +18,7 @@ from tests.harness import Process, System, quick
 from tests.spec.provider import Provider
 from tests.support import wait_until
 
-__all__ = ["SITUATIONS", "Situation", "Stage"]
+__all__ = ["SITUATIONS", "Situation", "Stage", "ended_as"]
 
 LOOKED = ["user: hello", "assistant: look()", "tool: seen"]
 
@@ -271,3 +271,20 @@ SITUATIONS = [
     in_a_streamed_model_call, in_a_tool, in_a_thread, held_by_a_dead_process, parked,
     with_children,
 ]  # fmt: skip
+
+
+async def ended_as(system: System, provider: Provider, ending: str) -> str:
+    """The id of a task that has completed, failed or been cancelled."""
+    agent = Agent(name="worker", model=gpt_41)
+    await system.start(agent)
+    task_id = await system.submit(agent)
+    request = await provider.called()
+    match ending:
+        case "completed":
+            request.answer("done")
+        case "failed":
+            request.refuse(400)
+        case _:
+            await system.orchestrator.cancel_task(task_id)
+    await system.ended(task_id)
+    return task_id

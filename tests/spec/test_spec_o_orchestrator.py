@@ -14,7 +14,7 @@ from factorial.errors import InvalidTaskIdError, TaskNotFoundError
 from factorial.testing import call
 from tests.harness import System, quick
 from tests.spec.provider import Provider
-from tests.spec.situations import SITUATIONS, Situation, Stage
+from tests.spec.situations import SITUATIONS, Situation, Stage, ended_as
 from tests.valkey import ValkeyServer
 
 
@@ -94,18 +94,7 @@ def test_spec_O07_the_words() -> None:
 
 @pytest.mark.parametrize("ending", ["completed", "failed", "cancelled"])
 async def test_spec_O07_the_status_says_how_the_task_ended(system: System, provider: Provider, ending: str) -> None:
-    agent = Agent(name="worker", model=gpt_41)
-    await system.start(agent)
-    task_id = await system.submit(agent)
-    request = await provider.called()
-    match ending:
-        case "completed":
-            request.answer("done")
-        case "failed":
-            request.refuse(400)
-        case _:
-            await system.orchestrator.cancel_task(task_id)
-    await system.ended(task_id)
+    task_id = await ended_as(system, provider, ending)
     status = await system.orchestrator.get_task_status(task_id)
     assert status == ending and f"{status}" == ending and status.is_final
 

@@ -23,7 +23,7 @@ from factorial.testing import call
 from factorial.utils import BaseModel
 from tests.harness import System, quick
 from tests.spec.provider import Provider, texts
-from tests.spec.situations import SITUATIONS, Situation, Stage
+from tests.spec.situations import SITUATIONS, Situation, Stage, ended_as
 
 
 class Answer(BaseModel):
@@ -239,18 +239,8 @@ async def test_spec_O17_a_steer_before_the_last_allowed_turn_is_read_in_it(syste
 
 @pytest.mark.parametrize("status", ["completed", "failed", "cancelled"])
 async def test_spec_E08_a_run_that_has_ended_takes_no_steering(system: System, provider: Provider, status: str) -> None:
-    agent = Agent(name="worker", model=gpt_41)
-    await system.start(agent)
-    task_id = await system.submit(agent)
-    request = await provider.called()
-    match status:
-        case "completed":
-            request.answer("done")
-        case "failed":
-            request.refuse(400)
-        case _:
-            await system.orchestrator.cancel_task(task_id)
-    before = await system.ended(task_id)
+    task_id = await ended_as(system, provider, status)
+    before = await system.data(task_id)
     assert before["status"] == status
     with pytest.raises(InactiveTaskError, match=rf"task '{task_id}' has ended \({status}\)") as refused:
         await system.orchestrator.steer_task(task_id, [user("too late")])

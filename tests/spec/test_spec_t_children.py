@@ -272,7 +272,7 @@ async def test_spec_T03_what_a_forking_tool_may_return(system: System, provider:
     agent = Agent(name="parent", tools=[fork], model=gpt_41)
     await system.start(agent)
     sent = (await system.ended(await system.submit(agent)))["payload"]["messages"]
-    assert sent[2]["content"].startswith("Error: a forking tool returned")
+    assert sent[2]["content"].startswith("Error: the forking tool 'fork' returned")
 
 
 async def test_spec_T03_no_children_are_no_wait(system: System, provider: Provider) -> None:
