@@ -46,9 +46,10 @@ from factorial.utils import dump_json, load_json
 
 __all__ = ["Execution"]
 
-_MESSAGE = "/message"
-_CONTEXT = "/context"
-_EXPECTED = "/expected"
+# Before a step's key, which ends with whatever id the provider gave the call.
+_MESSAGE = "message:"
+_CONTEXT = "context:"
+_EXPECTED = "expected:"
 _GOING_ON = (Action.CONTINUE, Action.RESUME)
 _ERROR_LIMIT = 2000
 
@@ -186,7 +187,7 @@ class Execution:
     def _load(self) -> tuple[AgentContext, ContextSnapshot]:
         """The context as it is stored. What the finished steps of this turn have changed comes with `recall`."""
         context = decode_context(self._agent.context_class, self._claimed.fields, self._claimed.conversation)
-        self._context_entries = sum(key + _CONTEXT in self._journal for key in self._journal)
+        self._context_entries = sum(_CONTEXT + key in self._journal for key in self._journal)
         return context, ContextSnapshot(context, self._claimed.fields)
 
     async def _give_back(self) -> None:
@@ -243,12 +244,12 @@ class Execution:
         if result is None:
             return None
         self._recall_changes([key] if key == RUN_START else list(self._journal))
-        return Recorded(result, self._journal.get(key + _MESSAGE, b""))
+        return Recorded(result, self._journal.get(_MESSAGE + key, b""))
 
     def _recall_changes(self, steps: Sequence[str]) -> None:
         """Each step tells of all changes up to it, so the latest one has them all."""
         try:
-            changes = [load_json(change) for step in steps if (change := self._journal.get(step + _CONTEXT))]
+            changes = [load_json(change) for step in steps if (change := self._journal.get(_CONTEXT + step))]
         except ValueError as damage:
             raise ContextError(f"what the turn's finished steps have changed cannot be read: {damage}") from None
         latest = max(changes, key=lambda change: int(change["order"]), default=None)
@@ -261,13 +262,13 @@ class Execution:
         """Journal a finished step, with the context fields that it changed."""
         entries = {key: step.result}
         if step.message:
-            entries[key + _MESSAGE] = step.message
-            self._journaled[step.message] = key + _MESSAGE
+            entries[_MESSAGE + key] = step.message
+            self._journaled[step.message] = _MESSAGE + key
         run: Run[Any] = ExecutionContext.current().run
         changed = self._snapshot.changed_fields(run.context)
         if changed or self._context_entries:  # an earlier step's change may have been taken back
             self._context_entries += 1
-            entries[key + _CONTEXT] = _dump_change(self._context_entries, changed)
+            entries[_CONTEXT + key] = _dump_change(self._context_entries, changed)
         self._ledger.add_entries(entries)
         if urgent:
             await self._ledger.flush()
@@ -284,7 +285,7 @@ class Execution:
 
     async def expect(self, key: str, tool: str) -> None:
         """Have the mailbox take a result for the step `key`: it may come before the run is parked."""
-        self._ledger.add_entries({key + _EXPECTED: b"1"})
+        self._ledger.add_entries({_EXPECTED + key: b"1"})
         await self._ledger.flush()
 
     async def spawn(self, batch_id: str, children: Sequence[Child]) -> None:

@@ -103,11 +103,14 @@ def _arrived(awaited: Mapping[str, bytes], key: str) -> dict[str, Any]:
 
 
 def answer_calls(messages: list[dict[str, Any]], results: Sequence[FunctionToolActionResult]) -> None:
-    """Put the results behind the message that made the calls: the latest one that did."""
+    """Put the results behind the message that made the calls, the latest one that did; but for calls that are answered
+    there already."""
     called = {result.tool_call_id for result in results}
     position = len(messages)
     for index in range(len(messages) - 1, -1, -1):
         if called & {call.get("id") for call in messages[index].get("tool_calls") or ()}:
             position = index + 1
             break
-    messages[position:position] = [tool_message(result) for result in results]
+    answered = {message.get("tool_call_id") for message in messages[position:]}
+    answers = [tool_message(result) for result in results if result.tool_call_id not in answered]
+    messages[position:position] = answers

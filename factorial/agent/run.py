@@ -200,8 +200,9 @@ class Run(Generic[ContextType]):
 
     def _after_turn(self, completion: TurnCompletion[ContextType]) -> Settlement:
         waits = completion.pending_tool_call_ids or completion.pending_child_task_ids
-        if waits and (completion.is_done or self._is_last):
-            answer_calls(self.context.messages, [settled(result) for _, result in completion.tool_call_results])
+        results = [result for _, result in completion.tool_call_results]
+        if any(result.is_pending for result in results) and (completion.is_done or self._is_last or not waits):
+            answer_calls(self.context.messages, [settled(result) for result in results])
         if completion.is_done:
             return self._complete(completion.output)
         if self._is_last:

@@ -156,7 +156,7 @@ class Steps:
     def _key(self, step: str) -> str:
         """The name of a step in the journal: the same when the turn is taken again."""
         count = self._count(step)
-        return step if count == 1 else f"{step}#{count}"
+        return step if count == 1 else f"#{count}:{step}"
 
     def _count(self, step: str) -> int:
         self._begun[step] = self._begun.get(step, 0) + 1

@@ -76,7 +76,7 @@ local function look_ahead(now)
         result = outcome(child, status, error_text)
       end
     else
-      result = redis.call('HGET', journal_key(id), key .. '/given')
+      result = redis.call('HGET', journal_key(id), 'given:' .. key)
     end
     if result then
       extend(found, {key, '!' .. result})

@@ -28,7 +28,7 @@ if arrived then
   return kept()
 elseif arrived == false then
   return {'DUP'}
-elseif redis.call('HEXISTS', journal_key(id), key .. '/expected') == 0 then
+elseif redis.call('HEXISTS', journal_key(id), 'expected:' .. key) == 0 then
   return {'UNKNOWN'}
 end
-return redis.call('HSETNX', journal_key(id), key .. '/given', result) == 1 and kept() or {'DUP'}
+return redis.call('HSETNX', journal_key(id), 'given:' .. key, result) == 1 and kept() or {'DUP'}

@@ -115,7 +115,7 @@ class History:
         calls = [f"c{len(self.calls)}_{number}" for number in range(self.random.randint(0, 2))]
         self.calls += [(run, call) for call in calls]
         if self.random.random() < 0.8:
-            entries = {f"tool:{call}/expected": b"1" for call in calls}
+            entries = {f"expected:tool:{call}": b"1" for call in calls}
             await step(
                 self.scripts, task_id=run, token=token, told=self.random.randint(1, 5), entries=entries, events=[]
             )

@@ -152,11 +152,11 @@ async def test_step_twice_is_once(mailbox: Mailbox) -> None:
 )
 async def test_commit_twice_is_once(mailbox: Mailbox, action: Action, status: str) -> None:
     run = await taken(mailbox)
-    await note(mailbox, run.token, entries={"tool:1/message": b'{"role":"tool"}'})
+    await note(mailbox, run.token, entries={"message:tool:1": b'{"role":"tool"}'})
 
     def send() -> Awaitable[Any]:
         return do(
-            mailbox, run.token, action, messages=[b'm{"role":"assistant"}', b"jtool:1/message"],
+            mailbox, run.token, action, messages=[b'm{"role":"assistant"}', b"jmessage:tool:1"],
             fields={"turn": b"1"}, events=[b'{"event_type":"turn","task_id":"t1"}'], delay=5.0, error="oh",
             final_fields={"output": b'"done"'}, final_events=[b'{"event_type":"end","task_id":"t1"}'],
         )  # fmt: skip

@@ -26,7 +26,6 @@ from factorial.mailbox.lease import Cause
 from factorial.task import TaskStatus
 from factorial.testing import ScriptedModel, call, calls, say
 from tests.harness import Process, System, quick, texts
-from tests.redis.invariants import contents
 from tests.support import wait_until
 
 helper = Agent(name="helper", model=ScriptedModel(lambda messages: say("found " + messages[-1]["content"])))
@@ -321,16 +320,17 @@ async def test_the_record_of_a_batch_is_not_kept_for_ever_when_its_parent_is_can
     task_id = await system.submit(agent)
     assert (await system.ended(task_id))["status"] == "cancelled"
 
-    async def everything_has_ended() -> dict[str, Any]:
-        found = await contents(mailbox.connection, mailbox.redis.namespace)
-        over = all(run["status"] == "cancelled" for run in found["r"].values())
-        return {"runs": len(found["r"]), "batches": list(found.get("b", ()))} if over else {}
+    async def everything_has_ended() -> bool:
+        return await system.execute("HGET", mailbox.keys.owner("owner"), "active") == b"0"
 
-    found = await wait_until(everything_has_ended)
-    assert found["runs"] == 1 + min(2 * parts, 5)
-    assert len(found["batches"]) == (parts > 0)
-    for batch in found["batches"]:
-        assert await system.execute("PTTL", mailbox.keys.batch(batch)) > 0
+    await wait_until(everything_has_ended)
+    assert len(await system.execute("KEYS", mailbox.keys.run("*"))) == 1 + min(2 * parts, 5)
+    batches = await system.execute("KEYS", mailbox.keys.batch("*"))
+    assert len(batches) == (parts > 0)
+    for batch in batches:
+        assert await system.execute("PTTL", batch) > 0
+    told = [event["event_type"] for event in await system.events(task_id) if event["event_type"].startswith("batch_")]
+    assert told[-1:] == ["batch_cancelled"] * (parts > 0) and told.count("batch_cancelled") == (parts > 0)
 
 
 async def test_a_repeated_spawn_that_creates_nothing_brings_no_record_of_a_batch_back(system: System) -> None:
@@ -540,6 +540,19 @@ async def test_a_turn_that_ends_the_run_over_an_open_call_leaves_a_conversation_
     assert data["payload"]["output"] == "done"
     assert [message["role"] for message in requests[1]] == ["user", "assistant", "tool", "user"]
     assert requests[1][2]["tool_call_id"] == "call_0_0"
+
+
+async def test_a_turn_that_will_not_wait_leaves_no_call_without_an_answer(system: System) -> None:
+    class Impatient(Agent):
+        async def run_turn(self, agent_ctx: AgentContext) -> Any:
+            completion = await super().run_turn(agent_ctx)
+            completion.pending_tool_call_ids = []
+            return completion
+
+    agent = Impatient(name="parent", tools=[ask], model=ScriptedModel([call("ask"), say("done")]))
+    await system.start(agent)
+    data = await system.ended(await system.submit(agent))
+    assert [message["role"] for message in data["payload"]["messages"]] == ["user", "assistant", "tool", "assistant"]
 
 
 async def test_a_run_that_fails_by_max_turns_has_no_call_without_an_answer(system: System) -> None:

@@ -268,7 +268,7 @@ async def test_an_output_that_does_not_serialise_fails_the_run(system: System) -
         ("x", ["DEL"]),
         ("l", ["RPUSH", "{broken"]),
         ("m", ["RPUSH", "{broken"]),
-        ("j", ["HSET", "completion", "{}", "completion/context", "{broken"]),
+        ("j", ["HSET", "completion", "{}", "context:completion", "{broken"]),
     ],
 )
 async def test_a_run_whose_stored_data_cannot_be_read_fails_with_a_clear_error(

@@ -10,25 +10,28 @@ local function outcome(id, status, error_text)
   return '{"status":"' .. status .. '","error":' .. cjson.encode(error_text) .. '}'
 end
 
--- One more of a batch's children has ended. Each whole percent is told once, so a batch has 100 events at the most.
+-- One more of a batch's children has ended. Each whole percent is told once, so a batch has some 100 events at the most.
+-- It is over with the last of them; if its parent was cancelled, that may have spawned only some.
 local function count_in_batch(run, parent, status, now)
   local key = batch_key(run.batch)
-  local ended = redis.call('HINCRBY', key, 'ended', 1)
+  local ended, active = redis.call('HINCRBY', key, 'ended', 1), redis.call('HINCRBY', key, 'active', -1)
   local total = tonumber(redis.call('HGET', key, 'total')) or ended
   redis.call('HINCRBY', key, status, 1)
+  local cancelled = parent and parent.status == 'cancelled'
+  local over = ended == total or cancelled and active <= 0
+  local state = not over and 'active' or cancelled and 'cancelled' or 'completed'
   local percent = math.floor(100 * ended / total)
-  if parent and percent > math.floor(100 * (ended - 1) / total) then
-    local function tell_of_batch(event_type, state)
-      tell(parent, event_type, now, ',"metadata":null,"batch_id":"' .. run.batch .. '","progress":' .. percent
-        .. ',"completed_tasks":' .. ended .. ',"total_tasks":' .. total .. ',"status":"' .. state .. '"')
-    end
-    local cancelled = parent.status == 'cancelled'
-    tell_of_batch('batch_progress', ended < total and 'active' or cancelled and 'cancelled' or 'completed')
-    if ended == total then
-      tell_of_batch(cancelled and 'batch_cancelled' or 'batch_completed', cancelled and 'cancelled' or 'completed')
-    end
+  local function tell_of_batch(event_type)
+    tell(parent, event_type, now, ',"metadata":null,"batch_id":"' .. run.batch .. '","progress":' .. percent
+      .. ',"completed_tasks":' .. ended .. ',"total_tasks":' .. total .. ',"status":"' .. state .. '"')
   end
-  if redis.call('HINCRBY', key, 'active', -1) <= 0 then -- also of a batch that was not spawned to its end
+  if parent and (over or percent > math.floor(100 * (ended - 1) / total)) then
+    tell_of_batch('batch_progress')
+  end
+  if parent and over then
+    tell_of_batch('batch_' .. state)
+  end
+  if active <= 0 then
     redis.call('PEXPIRE', key, EVENTS_TTL_MS)
   end
 end
