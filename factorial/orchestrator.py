@@ -360,7 +360,7 @@ class Orchestrator:
         """Have the task read `messages` before its next model call (checklist O10).
 
         They enter the conversation in this order, after what is there. A task that was about to complete takes
-        another turn. Raises `ConfigError` for messages that no model would take, `TaskNotFoundError`, and
+        another turn; if `max_turns` allows none, it completes, and `run_steering_failed` says so. Raises `ConfigError` for messages that no model would take, `TaskNotFoundError`, and
         `InactiveTaskError` if the task has ended; `run_steering_failed` tells the owner's subscribers, too.
         """
         check_task_id(task_id)
