@@ -13,8 +13,6 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar, get_args, overload
 
-from pydantic import ValidationError
-
 from factorial.agent.agent import BaseAgent
 from factorial.agent.awaiting import encode_result
 from factorial.agent.callbacks import call_back
@@ -60,11 +58,11 @@ from factorial.mailbox.read import born_at, read_batch, read_owner, read_run, re
 from factorial.mailbox.script import Scripts
 from factorial.mailbox.subscription import EventFilter, Position, activity_since, end_of_events
 from factorial.redact import hide_secrets
-from factorial.snapshot import encode_fields, encode_messages
+from factorial.snapshot import decode_context, encode_fields, encode_messages
 from factorial.story import Story
 from factorial.supervisor.embedding import Registered, run_registered
 from factorial.task import Task, TaskMetadata, TaskStatus, check_owner_id, check_task_id
-from factorial.utils import iso, shorten, with_article
+from factorial.utils import dump_json, iso, shorten, with_article
 
 __all__ = [
     "AgentWorkerConfig", "MaintenanceWorkerConfig", "MetricsTimelineConfig", "ObservabilityConfig", "Orchestrator",
@@ -352,16 +350,24 @@ class Orchestrator:
             pickups=run.pickups,
         )
         try:
-            await call_back(agent.on_run_cancelled, agent.context_class.model_validate(run.payload), execution)
-        except (FatalAgentError, ValidationError) as error:  # the run has ended: this cannot change it
+            context = decode_context(
+                agent.context_class,
+                {name: dump_json(value) for name, value in run.payload.items() if name != "messages"},
+                encode_messages(run.payload["messages"]),
+            )
+            async with asyncio.timeout(self.runners[agent.name].worker.turn_timeout):
+                with execution.active():
+                    await call_back(agent.on_run_cancelled, context, execution)
+        except (FatalAgentError, ContextError, TimeoutError) as error:  # the run has ended: this cannot change it
             logger.warning("task %s of %s: on_run_cancelled: %s", task_id, agent.name, describe(error))
 
     async def steer_task(self, task_id: str, messages: Sequence[Mapping[str, Any]]) -> None:
         """Have the task read `messages` before its next model call (checklist O10).
 
         They enter the conversation in this order, after what is there. A task that was about to complete takes
-        another turn; if `max_turns` allows none, it completes, and `run_steering_failed` says so. Raises `ConfigError` for messages that no model would take, `TaskNotFoundError`, and
-        `InactiveTaskError` if the task has ended; `run_steering_failed` tells the owner's subscribers, too.
+        another turn; if `max_turns` allows none, it completes, and `run_steering_failed` says so. Raises `ConfigError`
+        for messages that no model would take, `TaskNotFoundError`, and `InactiveTaskError` if the task has ended;
+        `run_steering_failed` tells the owner's subscribers, too.
         """
         check_task_id(task_id)
         scripts = (await self._mailbox()).scripts

@@ -23,17 +23,19 @@ _NAMES = re.compile(r"(?:API_?KEY|SECRET(?:_?KEY)?|ACCESS_?KEY|TOKEN|PASSWORD|PA
 _URL = re.compile(r"(://[^\s:@/\"'<>]*):(?:(?!://)[^\s\"'<>])*@")
 _KEY = re.compile(
     r"\b(?:(?:sk|pk|rk|xai|gsk|hf|gh[opsu]|github_pat|xox[abps])[-_][\w*.-]{8,}"  # providers, GitHub, Slack
-    r"|AIza[\w*-]{8,}|AKIA[A-Z0-9]{12,}|eyJ[\w-]{8,1000}+\.[\w-]+\.[\w-]+)"  # Google, AWS, a JSON web token
+    r"|AIza[\w*-]{8,}|AKIA[A-Z0-9]{12,})|(?<![\w-])eyJ[\w-]{8,}+\.[\w-]++\.[\w-]+"  # Google, AWS, a JSON web token
 )
+_QUOTE = r"""\\?["']?"""  # also within JSON within JSON
 _NAMED = re.compile(
-    r"""((?:\bauthorization["']?\s*+[:=]\s*+["']?(?:bearer|basic)?|\bbearer\s"""
-    r"""|(?:api[-_ ]?key|secret(?:[-_]?key)?|passw(?:or)?d|(?:access|auth|refresh)[-_]?token)["']?\s*+[:=])\s*+["']?)"""
-    r"""(?!bearer\b|basic\b)[^\s"',;&]{4,}""",
+    rf"""((?:\bauthorization{_QUOTE}\s*+[:=,]\s*+(?:b(?=["']))?{_QUOTE}(?:(?:bearer|basic|token|digest|api-?key)(?=\s))?|\bbearer\s"""
+    r"""|(?:(?:api|access)[-_ ]?key|secret(?:[-_]?(?:key|token))?|private[-_]?key|passphrase|pwd|passw(?:or)?d"""
+    rf"""|(?:access|auth|refresh)[-_]?token){_QUOTE}\s*+[:=])\s*+{_QUOTE})"""
+    r"""(?!(?:bearer|basic|token|digest|api-?key)\s)[^\s"',;&\\]{4,}""",
     re.IGNORECASE,
 )
 # Most text has none of these, and this is found out quickly.
 _PREFIXES = ("k-", "k_", "xai", "hf", "gh", "xox", "AIza", "AKIA", "eyJ")
-_WORDS = ("authorization", "bearer", "key", "secret", "passw", "token")
+_WORDS = ("authorization", "bearer", "key", "secret", "passw", "token", "pwd", "passphrase")
 
 _remembered: list[str] = []
 """The longest first: one may be part of another. Replaced as a whole, since threads read it."""

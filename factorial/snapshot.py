@@ -76,9 +76,12 @@ class ContextSnapshot:
 
     def restore_fields(self, context: AgentContext, changed: Mapping[str, bytes]) -> None:
         """Make the fields of `context`, messages aside, what is stored, but for those `changed`."""
-        for name, value in decode_context(type(context), self._fields | dict(changed), ()):
-            if name != "messages":
-                setattr(context, name, value)
+        wanted, present = self._fields | dict(changed), encode_fields(context)
+        differs = {name for name, value in wanted.items() if present.get(name) != value}
+        if differs:  # what is not stored, cannot change, or is as it was stays the same object
+            for name, value in decode_context(type(context), wanted, encode_messages(context.messages)):
+                if name in differs:
+                    setattr(context, name, value)
 
 
 def encode_fields(context: AgentContext) -> dict[str, bytes]:

@@ -28,6 +28,7 @@ from factorial.errors import ContextError, MailboxError, RetryableError
 from factorial.events import AgentEvent, BaseEvent, EventType, encode_event
 from factorial.mailbox.claim import ClaimedRun
 from factorial.mailbox.commit import Action, Commit, Committed, commit
+from factorial.mailbox.publisher import Publisher
 from factorial.mailbox.script import Scripts
 from factorial.mailbox.spawn import NewRun, spawn
 from factorial.mailbox.step import Noted, Superseded
@@ -80,6 +81,7 @@ class Execution:
         self._abandoned = False
         self._draining = False
         self._interruptible = False
+        self._has_ended = False
         self._task: asyncio.Task[None] | None = None
         self.due_in: float | None = None
         """Once the execution is over: the seconds after which the run is due again, if it backs off, or is parked and
@@ -134,9 +136,7 @@ class Execution:
 
     async def _execute(self) -> None:
         try:
-            if self._interruption is not None:
-                await self._commit(Commit(_as_action(self._interruption), turn_done=False))
-            elif not self._abandoned:
+            if not self._abandoned:
                 await self._take_turns()
         except asyncio.CancelledError:
             self._story.superseded() if self._abandoned else self._story.trouble(logging.INFO, "its process ends")
@@ -152,7 +152,8 @@ class Execution:
     async def _take_turns(self) -> None:
         context, self._snapshot = self._load()
         claimed = self._claimed
-        begins = claimed.token.seq == 0 or context.turn == 0  # no turn of it is done, as far as that can be told
+        # No turn of it is done, as far as that can be told.
+        begins = claimed.token.seq == 0 or context.turn == 0 or RUN_START in claimed.journal
         self._claimed = replace(
             claimed, conversation=(), fields={}, journal={}, awaited={}
         )  # the context has it all now
@@ -179,10 +180,25 @@ class Execution:
                 started_at=claimed.started_at,
             )
             del claimed
-            await run.take_turns(begins=begins)
+            if self._interruption is not None:
+                await self._leave_at_once(run)
+            else:
+                await run.take_turns(begins=begins)
         finally:
             self._interruptible = False
             del self._snapshot  # with the conversation: the event loop may hold on to what is left of an execution
+
+    async def _leave_at_once(self, run: Run[Any]) -> None:
+        """It was interrupted before it began."""
+        answer = await self._commit(Commit(_as_action(self.interruption()), turn_done=False))
+        self._has_ended = True
+        self._ledger.close()
+        try:
+            if answer is not None and answer.action is Action.CANCEL:
+                with run.execution.active():
+                    await run.tell_of_end(Left(Cancel()))
+        finally:
+            run.execution.run = None
 
     def _load(self) -> tuple[AgentContext, ContextSnapshot]:
         """The context as it is stored. What the finished steps of this turn have changed comes with `recall`."""
@@ -228,6 +244,10 @@ class Execution:
 
     async def publish_event(self, event: BaseEvent) -> None:
         """Publish `event` with the next message to the mailbox, a moment later at the most."""
+        if self._has_ended:
+            with contextlib.suppress(MailboxError):
+                await Publisher(self._scripts, self._claimed.owner_id).publish_event(event)
+            return
         self._ledger.add_event(encode_event(event))
 
     async def publish_live(self, event: BaseEvent) -> None:
@@ -260,6 +280,8 @@ class Execution:
 
     async def record(self, key: str, step: Recorded, *, urgent: bool) -> None:
         """Journal a finished step, with the context fields that it changed."""
+        if self._has_ended:
+            return
         entries = {key: step.result}
         if step.message:
             entries[_MESSAGE + key] = step.message
@@ -336,6 +358,8 @@ class Execution:
 
     def _left(self, settlement: Settlement, answer: Committed | None) -> Left:
         """The run is left: say so if it has ended here."""
+        self._has_ended = True
+        self._ledger.close()  # what a callback still does is no part of the run: nothing that is answered stops it
         match answer and answer.action:
             case Action.CANCEL:
                 return Left(Cancel())

@@ -65,7 +65,8 @@ async def run_inline(
         story.cancelled(turn=run.turn)
         with contextlib.suppress(FatalAgentError):  # whoever cancels has to see that
             await host.tell(execution, EventType.RUN_CANCELLED)
-            await run.tell_of_end(Left(Cancel()))
+            with execution.active():
+                await run.tell_of_end(Left(Cancel()))
         raise
     finally:
         await host.cancel_children()

@@ -33,7 +33,7 @@ from factorial.errors import (
 from factorial.events import AgentEvent, BaseEvent, EventType, QueueEvent
 from factorial.story import fields_here
 from factorial.task import Backoff, Cancel, Complete, Continue, Fail
-from factorial.utils import dump_json, listed
+from factorial.utils import dump_json, listed, load_json
 
 if TYPE_CHECKING:
     from factorial.agent.agent import BaseAgent
@@ -88,6 +88,7 @@ class Run(Generic[ContextType]):
                     self.awaited = {}
                 case Retried():
                     self.execution.retries += 1
+                    continue
                 case Resumed(awaited):
                     self.execution.retries = 0
                     self.awaited = awaited
@@ -153,9 +154,17 @@ class Run(Generic[ContextType]):
 
     async def _begin(self) -> None:
         """Tell of the run's start. That is a step: what it changes is kept for all tries of the first turn."""
-        if self.agent.on_run_start is not None and self.host.recall(RUN_START) is None:
-            await self._call_back(self.agent.on_run_start)
-            await self.host.record(RUN_START, Recorded(b"true"), urgent=False)
+        if self.agent.on_run_start is None:
+            return
+        if earlier := self.host.recall(RUN_START):
+            if change := load_json(earlier.result):
+                self.context.messages[: change["before"]] = change["messages"]
+            return
+        count, before = len(self.context.messages), dump_json(self.context.messages)
+        await self._call_back(self.agent.on_run_start)
+        edited = dump_json(self.context.messages) != before
+        change = {"before": count, "messages": self.context.messages} if edited else None
+        await self.host.record(RUN_START, Recorded(dump_json(change)), urgent=False)
 
     async def _turn(self) -> TurnCompletion[ContextType]:
         self.turn = self.context.turn

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from factorial.agent.answer import function_calls
 from factorial.agent.callbacks import call_back
-from factorial.agent.host import Child, Host, Recorded
+from factorial.agent.host import RUN_START, Child, Host, Recorded
 from factorial.agent.progress import Ending, Progress, showing
 from factorial.context import AgentContext, Batch, ExecutionContext
 from factorial.errors import ConfigError, FatalAgentError
@@ -131,7 +131,8 @@ class Steps:
             raise ConfigError(f"{len(contexts)} children at once, and {MOST_CHILDREN} is the most: spawn them in parts")
         for context in contexts:
             agent.check_payload(context)
-        place = execution.idempotency_key or self._idempotency_key(self._execution.run.context, self._place)
+        run = self._execution.run  # its turn, and not the context's, which is one more after the turn
+        place = execution.idempotency_key or f"{execution.task_id}:{run.turn}:{self._place}"
         # The moment at which the run began tells it from an earlier one with an id of the user's own.
         place = f"{place}:{self._execution.run.started_at.isoformat()}:spawn#{self._count(f'spawn:{place}')}"
         task_ids = [_id(f"{place}:{number}") for number in range(len(contexts))]
@@ -155,6 +156,8 @@ class Steps:
 
     def _key(self, step: str) -> str:
         """The name of a step in the journal: the same when the turn is taken again."""
+        if self._place == RUN_START:  # it shares the journal with the first turn
+            step = f"{RUN_START}:{step}"
         count = self._count(step)
         return step if count == 1 else f"#{count}:{step}"
 

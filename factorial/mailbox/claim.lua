@@ -30,6 +30,16 @@ end
 
 local now = now_ms()
 
+-- What the callback before the first turn did is no part of a turn.
+local function is_begun(journal)
+  for i = 1, #journal, 2 do
+    if string.sub(journal[i], 1, 9) ~= 'run_start' then
+      return true
+    end
+  end
+  return false
+end
+
 local function take_up(run)
   run.epoch, run.pickups = run.epoch + 1, run.pickups + 1
   run.started = run.started == '' and now or run.started
@@ -46,7 +56,7 @@ local function take_up(run)
   if run.pickups > 1 then -- before that, there is neither
     journal, awaited = redis.call('HGETALL', journal_key(run.id)), redis.call('HGETALL', awaited_key(run.id))
   end
-  if #journal == 0 and #awaited == 0 then
+  if not is_begun(journal) and #awaited == 0 then
     read_mail(run, now)
   end
   return contents(run, journal, awaited)

@@ -102,6 +102,8 @@ class History:
         ]
         if isinstance(answers[0], Committed):
             assert answers[-1] == answers[0]
+            if answers[0].action is Action.CANCEL:
+                await tend.cascade(self.scripts)  # as a worker does it
             if answers[0].action is Action.RESUME:
                 assert not any(value[:1] == b"?" for key, value in answers[0].awaited.items() if ":" in key)
             if (run, process, token.next()) not in self.tokens:
@@ -180,6 +182,7 @@ class History:
         process, cause = self.random.choice(PROCESSES), self.random.choice([Cause.CRASHED] * 3 + list(Cause))
         for _ in range(self.random.randint(1, 2)):
             await lease.bury(self.scripts, process=process, cause=cause)
+        await tend.cascade(self.scripts)
 
     async def lose_lease(self) -> None:
         await self.mailbox.connection.execute("DEL", self.mailbox.keys.lease(self.random.choice(PROCESSES)))
