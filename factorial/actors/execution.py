@@ -24,7 +24,7 @@ from factorial.agent.host import RUN_START, Answer, Child, Left, Proceed, Record
 from factorial.agent.run import Run
 from factorial.config import AgentWorkerConfig
 from factorial.context import AgentContext, ExecutionContext, opening_messages
-from factorial.errors import ContextError, MailboxError, RetryableError
+from factorial.errors import ContextError, FactorialError, MailboxError, RetryableError
 from factorial.events import AgentEvent, BaseEvent, EventType, encode_event
 from factorial.mailbox.claim import ClaimedRun
 from factorial.mailbox.commit import Action, Commit, Committed, commit
@@ -312,6 +312,8 @@ class Execution:
 
     async def spawn(self, batch_id: str, children: Sequence[Child]) -> None:
         """Store and queue them. Raises `RetryableError` if the mailbox cannot be reached."""
+        if self._has_ended:
+            raise FactorialError("the run has ended: it can spawn nothing any more")
         runs = [
             NewRun(
                 child.task_id,

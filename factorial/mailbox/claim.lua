@@ -30,10 +30,12 @@ end
 
 local now = now_ms()
 
--- What the callback before the first turn did is no part of a turn.
+-- What the callback before the first turn did is no part of a turn: entries such as `run_start`, `context:run_start`,
+-- `message:#2:run_start:tool:...`.
 local function is_begun(journal)
   for i = 1, #journal, 2 do
-    if string.sub(journal[i], 1, 9) ~= 'run_start' then
+    local step = string.gsub(string.gsub(journal[i], '^[cm]%l+:', ''), '^#%d+:', '')
+    if string.sub(step, 1, 9) ~= 'run_start' then
       return true
     end
   end
