@@ -154,9 +154,8 @@ class Execution:
         claimed = self._claimed
         # No turn of it is done, as far as that can be told.
         begins = claimed.token.seq == 0 or context.turn == 0 or RUN_START in claimed.journal
-        self._claimed = replace(
-            claimed, conversation=(), fields={}, journal={}, awaited={}
-        )  # the context has it all now
+        # The context has it all now.
+        self._claimed = replace(claimed, conversation=(), fields={}, journal={}, awaited={})
         execution = ExecutionContext(
             task_id=self.task_id,
             owner_id=self._claimed.owner_id,
