@@ -87,6 +87,9 @@ class AgentWorkerConfig:
     """A process that misses this many heartbeats is taken for dead, and its tasks are reclaimed."""
     turn_timeout: Seconds = 120.0
     """Seconds that one turn may take, model call and tools included."""
+    owner_limit: Limit = 0
+    """The most tasks of one owner that all processes of this runner execute at once. Further ones wait until one of
+    these is let go, and other owners' tasks pass them by. 0: no limit."""
     processes: Count = 1
     """Operating-system processes of this runner."""
     max_recoveries: Count = 3

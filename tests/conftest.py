@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.chaos import figures
 from tests.harness import System
 from tests.valkey import ValkeyServer
 
@@ -57,6 +58,14 @@ def own_valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServe
         yield server
     finally:
         server.stop()
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """The table of the faults that were survived."""
+    if rows := figures.table():
+        terminalreporter.section("faults survived")
+        for row in rows:
+            terminalreporter.write_line(row)
 
 
 def pytest_report_header() -> str:

@@ -27,7 +27,7 @@ from factorial.context import AgentContext, ExecutionContext, opening_messages
 from factorial.errors import ContextError, FactorialError, MailboxError, RetryableError
 from factorial.events import AgentEvent, BaseEvent, EventType, encode_event
 from factorial.mailbox.claim import ClaimedRun
-from factorial.mailbox.commit import Action, Commit, Committed, commit
+from factorial.mailbox.commit import Action, Commit, Committed, EntryMissing, commit
 from factorial.mailbox.publisher import Publisher
 from factorial.mailbox.script import Scripts
 from factorial.mailbox.spawn import NewRun, spawn
@@ -109,9 +109,10 @@ class Execution:
         self._interrupt(Release())
 
     def abandon(self) -> None:
-        """The run is not ours any more: stop, and write nothing."""
-        self._abandoned = True
-        self._break_off()
+        """The run is not ours any more: stop, and write nothing. What a callback still does after the end may go on."""
+        if not self._has_ended:
+            self._abandoned = True
+            self._break_off()
 
     def _interrupt(self, why: Cancel | Release) -> None:
         if self._interruption is None and not self._abandoned:
@@ -400,6 +401,8 @@ class Execution:
             fields=changes.fields,
             entries={} if settlement.turn_done else unsent.entries,
             events=unsent.events,
+            doubtful=unsent.doubtful,
+            doubtful_events=unsent.doubtful_events,
             delay=delay,
             error=error,
             final_fields=output,
@@ -432,12 +435,14 @@ class Execution:
         entry = self._journaled.get(message)
         return b"m" + message if entry is None or entry in unsent else b"j" + entry.encode()
 
+    def _in_full(self, messages: Sequence[bytes]) -> list[bytes]:
+        """The server has lost what it had in the journal, and we have it."""
+        journaled = {b"j" + entry.encode(): b"m" + message for message, entry in self._journaled.items()}
+        return [journaled[message] if message.startswith(b"j") else message for message in messages]
+
     async def _commit(self, work: Commit) -> Committed | None:
-        self._unanswered = work
         with self._uninterrupted(), self._ledger.held():
-            answer = await commit(
-                self._scripts, task_id=self.task_id, process=self._process, token=self._token, work=work
-            )
+            answer = await self._send(work)
         self._unanswered = None
         if isinstance(answer, Superseded):
             self._story.superseded()
@@ -449,6 +454,13 @@ class Execution:
                 await cascade(self._scripts)
         self._token = self._ledger.token = self._token.next()
         self.due_in = _due_in(work) if answer.action in (Action.BACKOFF, Action.PARK) else None
+        return answer
+
+    async def _send(self, work: Commit) -> Committed | Superseded:
+        self._unanswered = work
+        answer = await commit(self._scripts, task_id=self.task_id, process=self._process, token=self._token, work=work)
+        if isinstance(answer, EntryMissing):
+            return await self._send(replace(work, messages=self._in_full(work.messages)))
         return answer
 
     def _tell(self, action: Action, work: Commit) -> None:

@@ -30,6 +30,9 @@ class Pending:
 
     entries: dict[str, bytes]
     events: list[bytes]
+    doubtful: int = 0
+    """The number of the message that was sent and not answered: it brought the first `doubtful_events`; 0: none was."""
+    doubtful_events: int = 0
 
 
 class Ledger:
@@ -43,6 +46,9 @@ class Ledger:
         self._on_reply = on_reply
         self._pending = Pending({}, [])
         self._told = 0
+        self._unanswered: Pending | None = None
+        """The latest message, from when it is sent until it is answered. It is sent again as it was, under the same
+        number, so that its events are published once."""
         self._timer: asyncio.TimerHandle | None = None
         self._sender: asyncio.Task[None] | None = None
         self._may_send = asyncio.Event()
@@ -77,7 +83,7 @@ class Ledger:
             yield
         finally:
             self._may_send.set()
-            if self._pending.entries or self._pending.events:
+            if self._has_more:
                 self._arm()
 
     def close(self) -> None:
@@ -89,7 +95,14 @@ class Ledger:
         """What waits, to be sent along with something else."""
         self._disarm()
         pending, self._pending = self._pending, Pending({}, [])
-        return pending
+        sent, self._unanswered = self._unanswered, None
+        if sent is None:
+            return pending
+        return Pending(sent.entries | pending.entries, sent.events + pending.events, self._told, len(sent.events))
+
+    @property
+    def _has_more(self) -> bool:
+        return bool(self._unanswered or self._pending.entries or self._pending.events)
 
     def _arm(self) -> None:
         if self._timer is None and self._sender is None:
@@ -103,29 +116,28 @@ class Ledger:
 
     def _send_now(self) -> None:
         self._disarm()
-        if self._sender is None and self._may_send.is_set() and (self._pending.entries or self._pending.events):
+        if self._sender is None and self._may_send.is_set() and self._has_more:
             self._sender = asyncio.get_running_loop().create_task(self._send_all(), name=f"ledger of {self._task_id}")
 
     async def _send_all(self) -> None:
         """Send message after message until nothing waits, or the mailbox does not take it."""
         reply: Reply = Noted(cancelled=False)
-        while isinstance(reply, Noted) and (self._pending.entries or self._pending.events):
-            sending = self.take()
-            self._told += 1
+        while isinstance(reply, Noted) and self._has_more:
+            if self._unanswered is None:
+                self._unanswered = self.take()
+                self._told += 1
             try:
                 reply = await step(
                     self._scripts,
                     task_id=self._task_id,
                     token=self.token,
                     told=self._told,
-                    entries=sending.entries,
-                    events=sending.events,
+                    entries=self._unanswered.entries,
+                    events=self._unanswered.events,
                 )
+                self._unanswered = None
             except MailboxError as error:
-                # It may still go along with what the execution writes last.
-                later = self._pending
-                self._pending = Pending(sending.entries | later.entries, sending.events + later.events)
-                reply = error
+                reply = error  # it may still go along with what the execution writes last
         self._sender = None
         self._on_reply(reply)
 

@@ -2,6 +2,7 @@
 
     heartbeat      the lease                        maintenance    recovery and removal
     workers        runs, turn by turn               control        tokens and signals
+    inventory      whether both sides agree on what is held
 
 Started by the supervisor through `run_process`, and in the same process by the orchestrator for agents that no other
 process could import.
@@ -18,7 +19,9 @@ from typing import Any, Protocol
 
 from factorial.actors.actor import Actor
 from factorial.actors.control import Control
+from factorial.actors.execution import Execution
 from factorial.actors.heartbeat import Heartbeat
+from factorial.actors.inventory import Inventory
 from factorial.actors.maintenance import Maintenance
 from factorial.actors.worker import Post, Worker
 from factorial.agent.agent import BaseAgent
@@ -128,6 +131,7 @@ class Runner:
         scripts = mailbox.scripts
         about = {"host": socket.gethostname(), "pid": os.getpid(), "agent": agent.name}
         self._heartbeat = Heartbeat(scripts, process, policy, about, self._on_registered)
+        self._inventory = Inventory(scripts, process, agent.name, 2 * policy.heartbeat_interval, self._executions)
         self._maintenance = [
             Maintenance(f"maintenance-{number}", scripts, agent.name, maintenance)
             for number in range(1, maintenance.workers + 1)
@@ -144,7 +148,7 @@ class Runner:
         try:
             await self._heartbeat.register()
             async with asyncio.TaskGroup() as actors:
-                serving: list[Actor[Any]] = [*self._workers, *self._maintenance]
+                serving: list[Actor[Any]] = [*self._workers, *self._maintenance, self._inventory]
                 working = [actors.create_task(actor.serve(), name=actor.name) for actor in serving]
                 beating = actors.create_task(self._heartbeat.serve(), name="heartbeat")
                 listening = actors.create_task(self._control.serve(), name="control")
@@ -174,6 +178,9 @@ class Runner:
         for worker in self._workers:
             worker.release_all()
         await self._settled(min(_LAST_COMMITS, grace / 6))
+
+    def _executions(self) -> dict[str, Execution]:
+        return {task_id: one for worker in self._workers for task_id, one in worker.executions.items()}
 
     def _in_flight(self) -> int:
         return sum(len(worker.executions) for worker in self._workers)

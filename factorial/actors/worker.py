@@ -103,6 +103,7 @@ class Worker(Actor[Ready | Refill]):
                 agent=self._post.agent.name,
                 count=wanted,
                 recovery_limit=self._post.policy.max_recoveries,
+                owner_limit=self._post.policy.owner_limit,
                 nonce=self._nonce,
             )
             if isinstance(answer, NoLease):

@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
 -- Take up to `count` ready runs for a worker of a living process.
 --
--- ARGV     process, worker, agent, count, nonce (unique to this request), recovery limit
+-- ARGV     process, worker, agent, count, nonce (unique to this request), recovery limit, owner limit (0: none)
 -- Answers  {'OK', ms until the next run is due or -1, {run, ...}} | {'NOLEASE'}: register the process first
 --          run = {id, owner, epoch, seq, retries, pickups, cancel, {conversation}, {context fields}, {journal},
 --          {what it was parked for, with the results}, ms since 1970 when it was first taken up}
@@ -9,18 +9,19 @@
 --
 -- The same request again (its answer was lost) gives the same runs. A wake token is passed on if work remains.
 -- Suspects come first, and a process holds one of them at the most, beside any number of other runs.
+-- A run whose owner has `owner limit` runs of this agent held already waits apart, until one of them is let go.
 -- include: lib/args.lua
 -- include: lib/park.lua
-local process, worker, agent, count, nonce, recovery_limit =
-  take(), take(), take(), take_number(), take(), take()
+local process, worker, agent, count, nonce, recovery_limit, owner_limit =
+  take(), take(), take(), take_number(), take(), take(), take_number()
 
 if redis.call('EXISTS', lease_key(process)) == 0 then
   return {'NOLEASE'}
 end
 
--- Entries of runs that were cancelled while they were queued: so many are passed over in one call, so that no call
--- takes long. The wake token brings the worker back for the rest.
-local MOST_STALE = 1000
+-- Entries of runs that were cancelled while they were queued, and runs whose owner has enough: so many are passed over
+-- in one call, so that no call takes long. The wake token brings the worker back for the rest.
+local MOST_PASSED_OVER = 1000
 
 local function contents(run, journal, awaited)
   return {run.id, run.owner, run.epoch, run.seq, run.retries, run.pickups, run.cancel,
@@ -49,6 +50,9 @@ local function take_up(run)
     'nonce', nonce, 'told', 0, 'pickups', run.pickups, 'started', run.started,
     'recovery_limit', recovery_limit)
   redis.call('SADD', held_key(process), run.id)
+  if redis.call('HINCRBY', running_key(agent), run.owner, 1) < owner_limit or owner_limit == 0 then
+    let_next_in(run) -- the limit may have been raised
+  end
   if run.pickups == 1 then
     tell(run, 'run_started', now, ',"metadata":{"process":' .. cjson.encode(process) .. '}')
   end
@@ -65,6 +69,10 @@ local function take_up(run)
 end
 
 local claimed = {}
+
+local function owner_has_enough(run)
+  return owner_limit > 0 and (tonumber(redis.call('HGET', running_key(agent), run.owner)) or 0) >= owner_limit
+end
 
 local function holds_suspect()
   return redis.call('HEXISTS', claims_key(process), 'suspect') == 1
@@ -100,17 +108,21 @@ else
     take_suspect()
   end
   local looked_at = 0
-  while #claimed < count and looked_at < count + MOST_STALE do
+  while #claimed < count and looked_at < count + MOST_PASSED_OVER do
     local wanted = count - #claimed
     local ids = redis.call('LPOP', ready_key(agent), wanted) or {}
     looked_at = looked_at + #ids
     for _, id in ipairs(ids) do
       local run = load_run(id)
       if run and run.status == 'queued' then
-        claimed[#claimed + 1] = take_up(run)
+        if owner_has_enough(run) then
+          redis.call('ZADD', throttled_runs(run), now, id)
+        else
+          claimed[#claimed + 1] = take_up(run)
+        end
       end
     end
-    if #ids < wanted then
+    if #ids == 0 then
       break
     end
   end

@@ -60,11 +60,22 @@ class NoLease:
 
 
 async def claim(
-    scripts: Scripts, *, process: str, worker: str, agent: str, count: int, recovery_limit: int, nonce: str = ""
+    scripts: Scripts,
+    *,
+    process: str,
+    worker: str,
+    agent: str,
+    count: int,
+    recovery_limit: int,
+    owner_limit: int = 0,
+    nonce: str = "",
 ) -> Claim | NoLease:
-    """Take up to `count` ready runs of `agent`. The same `nonce` (see `new_nonce`) again gives the same runs."""
+    """Take up to `count` ready runs of `agent`. The same `nonce` (see `new_nonce`) again gives the same runs.
+
+    `owner_limit`: runs of an owner that has so many held already wait until one of them is let go; 0: no limit.
+    """
     nonce = nonce or new_nonce()
-    answer = await scripts.run("claim", process, worker, agent, count, nonce, recovery_limit)
+    answer = await scripts.run("claim", process, worker, agent, count, nonce, recovery_limit, owner_limit)
     if answer[0] == b"NOLEASE":
         return NoLease()
     next_due = None if answer[1] < 0 else answer[1] / 1000

@@ -5,13 +5,14 @@
 --          rewrite ('1': the conversation was edited, what follows is all of it),
 --          messages (list of 'm' .. JSON, or 'j' .. name of a journal entry that holds it),
 --          context fields (list of name, value), journal entries (list of name, value;
---          kept, with those before, if the turn is not done), events (list),
+--          kept, with those before, if the turn is not done), events (list), number of a step message that was not
+--          answered or 0, how many of the events it brought (the first ones: they may be published already),
 --          action, delay in ms (backoff), error text (fail),
 --          final fields (list of name, value) and final events (list): only if the action is carried out,
 --          plan and awaited (list of key, ms until its deadline or 0): only for `park`
 -- action   continue | complete | conclude (complete, even over unread mail) | park | backoff | release | fail | cancel
 -- Answers  {'OK', action carried out, mail that has entered the conversation (list), {what was awaited, with the
---          results}} | {'SUPERSEDED'}
+--          results}} | {'SUPERSEDED'} | {'MISSING'}: an entry that is named is not there, nothing was changed
 --          A `complete` with unread mail is answered as `continue`: an accepted steer is never dropped; over a
 --          `conclude`, in the last turn that is allowed, it is answered with run_steering_failed.
 --          A `park` that has nothing to wait for, since all results are there, is answered as `resume`.
@@ -25,6 +26,7 @@ local messages = take_list()
 local fields = take_list()
 local entries = take_list()
 local events = take_list()
+local doubtful, doubtful_events = take_number(), take_number()
 local action, delay, error_text = take(), take_number(), take()
 local final_fields = take_list()
 local final_events = take_list()
@@ -46,7 +48,7 @@ for i, message in ipairs(messages) do
   if kind == 'j' then
     body = redis.call('HGET', journal_key(id), body)
     if not body then
-      return redis.error_reply('ERR commit of ' .. id .. ' names a journal entry that is not there')
+      return {'MISSING'} -- the server has lost what it had
     end
   end
   messages[i] = body
@@ -116,8 +118,9 @@ end
 if action == 'complete' or action == 'fail' then
   refuse_mail(run, action == 'complete' and 'completed' or 'failed', now)
 end
-for _, event in ipairs(events) do
-  publish(run.owner, event)
+local published = doubtful > 0 and run.told >= doubtful and doubtful_events or 0
+for i = published + 1, #events do
+  publish(run.owner, events[i])
 end
 local mail = action == 'continue' and read_mail(run, now) or {}
 redis.call('HSET', run_key(id), 'seq', seq + 1, 'closed', token .. ':' .. action .. ':' .. #mail)
@@ -138,10 +141,7 @@ elseif action == 'resume' then
   return {'OK', action, {}, redis.call('HGETALL', awaited_key(id))}
 end
 
-redis.call('SREM', held_key(process), id)
-if is_suspect(run) then
-  free_place(run)
-end
+let_go(run, process)
 if action == 'complete' then
   finish(run, 'completed', now, '')
 elseif action == 'fail' then

@@ -10,7 +10,7 @@ from factorial.mailbox.enqueue import flattened
 from factorial.mailbox.script import Scripts, counted
 from factorial.mailbox.step import Superseded
 
-__all__ = ["Action", "Commit", "Committed", "commit"]
+__all__ = ["Action", "Commit", "Committed", "EntryMissing", "commit"]
 
 
 class Action(StrEnum):
@@ -43,6 +43,10 @@ class Commit:
     fields: Mapping[str, bytes] = field(default_factory=dict)
     entries: Mapping[str, bytes] = field(default_factory=dict)
     events: Sequence[bytes] = ()
+    doubtful: int = 0
+    """The number of a step message that was not answered; 0: there is none. It brought the first `doubtful_events` of
+    the events, so these may be published already."""
+    doubtful_events: int = 0
     delay: float = 0.0
     error: str = ""
     final_fields: Mapping[str, bytes] = field(default_factory=dict)
@@ -65,16 +69,24 @@ class Committed:
     """With `RESUME`: what was to be waited for, and the results."""
 
 
-async def commit(scripts: Scripts, *, task_id: str, process: str, token: Token, work: Commit) -> Committed | Superseded:
+class EntryMissing:
+    """A journal entry that the commit names is not there: the server has lost it. Nothing was changed."""
+
+
+async def commit(
+    scripts: Scripts, *, task_id: str, process: str, token: Token, work: Commit
+) -> Committed | Superseded | EntryMissing:
     """Write `work` in one step, once however often it is sent."""
     answer = await scripts.run(
         "commit", task_id, process, token.epoch, token.nonce, token.seq, int(work.turn_done), int(work.rewrite),
         *counted(work.messages), *counted(flattened(work.fields)),
-        *counted(flattened(work.entries)), *counted(work.events),
+        *counted(flattened(work.entries)), *counted(work.events), work.doubtful, work.doubtful_events,
         work.action, round(work.delay * 1000), work.error,
         *counted(flattened(work.final_fields)), *counted(work.final_events),
         work.plan, *counted(part for key, patience in work.awaited.items() for part in (key, ceil(patience * 1000))),
     )  # fmt: skip
     if answer[0] == b"SUPERSEDED":
         return Superseded()
+    if answer[0] == b"MISSING":
+        return EntryMissing()
     return Committed(action=Action(answer[1].decode()), mail=answer[2], awaited=paired(answer[3]))

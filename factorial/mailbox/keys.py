@@ -20,6 +20,8 @@ _BY_ID = {
     "batch": "b",  # HASH    per batch: how many children it has, and how many have ended
     "ready": "q",  # LIST    per agent: runs to take up
     "suspects": "u",  # LIST    per agent: runs to take up one by one, since their processes crashed
+    "throttled": "L",  # ZSET    per agent and owner: runs that wait because so many of them are held, by since when
+    "running": "O",  # HASH    per agent: how many runs of each owner are held
     "passed": "v",  # SET     per agent: processes that cannot take those, and have passed the wake token on
     "due": "z",  # ZSET    per agent: runs in backoff, and parked ones with a deadline, by when they are due
     "parked": "W",  # SET     per agent: runs that wait for results or children
@@ -47,6 +49,8 @@ _SINGLE = {
     "layout": "V",  # HASH    version of this layout
 }
 
+_KINDS = {short + ":": kind for kind, short in _BY_ID.items()} | {short: kind for kind, short in _SINGLE.items()}
+
 LAYOUT_VERSION = 1
 
 
@@ -58,6 +62,15 @@ class Keys:
 
     def _of(self, kind: str, name: str) -> str:
         return f"{self.prefix}{_BY_ID[kind]}:{name}"
+
+    def key(self, kind: str, name: str = "") -> str:
+        """The key of any kind: 'run' and an id, 'ready' and an agent's name, 'processes', ..."""
+        return self.prefix + _SINGLE[kind] if kind in _SINGLE else self._of(kind, name)
+
+    def parse(self, key: str) -> tuple[str, str]:
+        """What a stored key is: its kind and its name. Both are empty if it is none of ours."""
+        short, colon, name = key.removeprefix(self.prefix).partition(":")
+        return _KINDS.get(short + colon, ""), name
 
     def run(self, task_id: str) -> str:
         """HASH: status, token and counters of a run."""

@@ -1,17 +1,18 @@
-"""The life of a process in the mailbox: it registers, beats, and is buried (`register.lua`, `reclaim.lua`).
+"""The life of a process in the mailbox: it registers, beats, gives back what it does not execute, and is buried
+(`register.lua`, `disown.lua`, `reclaim.lua`).
 
-Called by the heartbeat and the maintenance actors, and by the supervisor when a process has died.
+Called by the heartbeat, inventory and maintenance actors, and by the supervisor when a process has died.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from factorial.mailbox.script import Scripts
+from factorial.mailbox.script import Scripts, counted
 from factorial.utils import dump_json
 
-__all__ = ["Cause", "TakenBack", "beat", "bury", "reclaim", "register"]
+__all__ = ["Cause", "TakenBack", "beat", "bury", "disown", "held", "reclaim", "register"]
 
 
 class Cause(StrEnum):
@@ -48,6 +49,16 @@ async def register(
 async def beat(scripts: Scripts, *, process: str, lease: float) -> bool:
     """Renew the lease. False: it was gone, and the process has to register again."""
     return bool(await scripts.commands.execute("PEXPIRE", scripts.keys.lease(process), _ms(lease)))
+
+
+async def held(scripts: Scripts, *, process: str) -> set[str]:
+    """The runs that the process holds, as the mailbox sees it."""
+    return {task_id.decode() for task_id in await scripts.commands.execute("SMEMBERS", scripts.keys.held(process))}
+
+
+async def disown(scripts: Scripts, *, process: str, task_ids: Collection[str]) -> list[str]:
+    """Give back runs that `process` holds, as the mailbox sees it, and does not execute. Tells which runs go on."""
+    return [task_id.decode() for task_id in await scripts.run("disown", process, *counted(task_ids))]
 
 
 async def bury(scripts: Scripts, *, process: str, cause: Cause) -> TakenBack:

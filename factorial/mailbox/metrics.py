@@ -17,7 +17,7 @@ __all__ = ["AgentMetrics", "Bucket", "Counts", "InFlight", "Metrics", "read_metr
 
 _COUNTED = ("enqueued", "completed", "failed", "cancelled", "retried", "recovered")
 _ENDS = ("completed", "failed", "cancelled")
-_NOTHING = Queue(ready=0, suspects=0, backoff=0, waiting=0, held=0)
+_NOTHING = Queue(ready=0, throttled=0, suspects=0, backoff=0, waiting=0, held=0)
 
 
 class Counts(TypedDict):
@@ -106,7 +106,7 @@ def _paired(flat: Sequence[Any]) -> dict[str, int]:
 def _agent(counted: Mapping[int, list[Mapping[str, int]]], queue: Queue, starts: range) -> AgentMetrics:
     return {
         "now": {
-            "queued": queue.ready + queue.suspects,
+            "queued": queue.ready + queue.throttled + queue.suspects,
             "processing": queue.held,
             "backoff": queue.backoff,
             "waiting": queue.waiting,

@@ -2,7 +2,8 @@
 -- How much work there is: for the agents that are named, and for those that a process has registered for.
 --
 -- ARGV     agents (list)
--- Answers  {agent, runs that are ready, suspects that wait, in backoff, parked, held by processes, ...}
+-- Answers  {agent, runs that are ready, throttled for their owner's limit, suspects that wait, in backoff, parked,
+--          held by processes, ...}
 -- include: lib/args.lua
 local agents, held = take_list(), {}
 for _, agent in ipairs(agents) do
@@ -18,11 +19,21 @@ for _, process in ipairs(redis.call('ZRANGE', processes_key(), 0, -1)) do
     held[agent] = held[agent] + redis.call('SCARD', held_key(process))
   end
 end
+
+-- Only an owner of whom runs are held has some that wait for that, or had a moment ago.
+local function throttled(agent)
+  local count = 0
+  for _, owner in ipairs(redis.call('HKEYS', running_key(agent))) do
+    count = count + redis.call('ZCARD', throttled_key(agent .. ':' .. owner))
+  end
+  return count
+end
+
 local answer = {}
 for _, agent in ipairs(agents) do
   local due, parked = due_key(agent), parked_key(agent)
   local backoff = redis.call('ZCARD', due) - redis.call('ZINTERCARD', 2, due, parked) -- some parked ones have a deadline
-  extend(answer, {agent, redis.call('LLEN', ready_key(agent)), redis.call('LLEN', suspects_key(agent)),
-    backoff, redis.call('SCARD', parked), held[agent]})
+  extend(answer, {agent, redis.call('LLEN', ready_key(agent)), throttled(agent),
+    redis.call('LLEN', suspects_key(agent)), backoff, redis.call('SCARD', parked), held[agent]})
 end
 return answer

@@ -14,6 +14,8 @@ class Queue:
 
     ready: int
     """To be taken up."""
+    throttled: int
+    """To be taken up when their owner has less than `owner_limit` runs held."""
     suspects: int
     """To be taken up one by one, since their processes crashed."""
     backoff: int
@@ -27,4 +29,4 @@ class Queue:
 async def read_queues(scripts: Scripts, agents: Iterable[str]) -> dict[str, Queue]:
     """The queues of `agents`, and of all agents that some process works for, by name."""
     answer = await scripts.run("queues", *counted(sorted(set(agents))))
-    return {answer[i].decode(): Queue(*map(int, answer[i + 1 : i + 6])) for i in range(0, len(answer), 6)}
+    return {answer[i].decode(): Queue(*map(int, answer[i + 1 : i + 7])) for i in range(0, len(answer), 7)}

@@ -12,10 +12,10 @@ local entries = take_list()
 local events = take_list()
 
 local run = load_run(id)
-if not is_held_by(run, epoch, nonce) then
+if not is_held_by(run, epoch, nonce) or seq > run.seq then -- a commit that the server does not know any more
   return {'SUPERSEDED'}
 end
-if seq ~= run.seq then
+if seq < run.seq then
   return {'OK', run.cancel}
 end
 local news = 0 -- what was there already is no step of this try

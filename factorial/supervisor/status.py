@@ -15,7 +15,7 @@ __all__ = ["Subject", "draw"]
 WIDTH = 120
 
 _COLUMNS = ("  NODE", "STATE", "PID", "UPTIME", "RESTARTS", "TASKS", "RSS", "CPU", "FILES", "LAG", "LAST EXIT")
-_QUEUE_COLUMNS = ("  QUEUE", "READY", "SUSPECTS", "BACKOFF", "WAITING", "HELD")
+_QUEUE_COLUMNS = ("  QUEUE", "READY", "THROTTLED", "SUSPECTS", "BACKOFF", "WAITING", "HELD")
 _TO_THE_RIGHT = {"PID", "UPTIME", "TASKS", "RSS", "CPU", "FILES", "LAG", *_QUEUE_COLUMNS[1:]}
 _LONGEST_NAME = 40
 _MOST_NAMED = 5
@@ -44,7 +44,7 @@ class Subject:
 def draw(subjects: Sequence[Subject], queues: Mapping[str, Sequence[int]]) -> str:
     """All supervisors, one below the other, and the queues.
 
-    `queues`: for each agent how many tasks are ready, suspects that wait, in backoff, parked, and held.
+    `queues`: for each agent how many tasks are ready, throttled, suspects that wait, in backoff, parked, and held.
     """
     blocks = [_supervisor(subject) for subject in subjects]
     if queues:

@@ -85,7 +85,8 @@ def _places(found: Contents) -> list[str]:
     for run_id, run in found["r"].items():
         status, agent = run["status"], run["agent"]
         places = {
-            "queued": int(run_id in found["q"].get(agent, [])),
+            "queued": int(run_id in found["q"].get(agent, []))
+            + int(run_id in found["L"].get(f"{agent}:{run['owner']}", {})),
             "suspects": found["u"].get(agent, []).count(run_id),
             "backoff": sum(run_id in due for due in found["z"].values()),
             "parked": sum(run_id in parked for parked in found["W"].values()),

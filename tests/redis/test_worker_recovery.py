@@ -6,6 +6,7 @@ and the model, which is scripted.
 
 import asyncio
 import time
+from collections import Counter
 from typing import Any
 
 from factorial import Agent, AgentContext, ModelSettings, TaskTTLConfig
@@ -365,6 +366,8 @@ async def test_a_step_whose_answer_was_lost_gives_the_task_back_with_what_was_do
         assert between.lost == ["step"]
         assert (data["payload"]["output"], data["retries"]) == ("done", 0)
         assert len(asked) == 2
+        told = Counter((event["event_type"], event.get("turn")) for event in await system.events(data["id"]))
+        assert told["progress_update_completion_completed", 0] == told["progress_update_tool_action_completed", 0] == 1
         await process.drain()
 
 

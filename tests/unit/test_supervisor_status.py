@@ -69,16 +69,16 @@ PICTURE = """\
 ! db2-99  LOST, last heard of 40s ago  (pid 99 on db2)
   it had 1 of 1 process running, 12 tasks in flight; their tasks go on elsewhere when their leases are over
 
-  QUEUE    READY  SUSPECTS  BACKOFF  WAITING  HELD
-  planner     12         1        3        5    24
-  weather      0         0        0        0  1200"""
+  QUEUE    READY  THROTTLED  SUSPECTS  BACKOFF  WAITING  HELD
+  planner     12          7         1        3        5    24
+  weather      0          0         0        0        0  1200"""
 
 
 def test_three_runners_in_different_states_a_lost_supervisor_and_the_queues() -> None:
     lost = subject(
         supervisor("system", worker("weather.1")), 40.2, is_lost=True, supervisor="db2-99", host="db2", pid=99
     )
-    drawn = draw([subject(TREE), lost], {"weather": (0, 0, 0, 0, 1200), "planner": (12, 1, 3, 5, 24)})
+    drawn = draw([subject(TREE), lost], {"weather": (0, 0, 0, 0, 0, 1200), "planner": (12, 7, 1, 3, 5, 24)})
     assert drawn == PICTURE
 
 
@@ -194,7 +194,7 @@ def test_the_sample_in_the_readme_is_what_is_printed() -> None:
         supervisor("planner", worker("planner.1", **new)),
     )
     report: dict[str, Any] = {"supervisor": "web1-3fa9c2", "host": "web1", "config": "system.toml", "uptime": 273_725.0}
-    drawn = draw([subject(tree, **report)], {"weather": (40, 1, 3, 0, 12), "planner": (0, 0, 0, 2, 17)})
+    drawn = draw([subject(tree, **report)], {"weather": (40, 0, 1, 3, 0, 12), "planner": (0, 6, 0, 0, 2, 17)})
     readme = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
     assert f"```text\n{drawn}\n```\n" in readme, drawn
 
@@ -210,7 +210,7 @@ def test_no_line_is_wider_than_a_terminal() -> None:
     long = "x" * 200
     tree = supervisor(long, supervisor(long, worker(long, state="ended", last_exit=long)), last_exit=long)
     both = [subject(tree, config=long), subject(tree, 99, is_lost=True, supervisor=long)]
-    drawn = draw(both, {long: (1, 2, 3, 4, 5)})
+    drawn = draw(both, {long: (1, 2, 3, 4, 5, 6)})
     assert max(len(line) for line in drawn.splitlines()) == WIDTH
 
 

@@ -90,6 +90,31 @@ local function free_place(run)
   wake_if_ready(run.agent)
 end
 
+local function throttled_runs(run)
+  return throttled_key(run.agent .. ':' .. run.owner)
+end
+
+-- One of the runs that wait because their owner has so many already is ready again, if there is one.
+local function let_next_in(run)
+  local id = redis.call('ZPOPMIN', throttled_runs(run))[1]
+  if id then
+    redis.call('LPUSH', ready_key(run.agent), id)
+    wake(run.agent)
+  end
+end
+
+-- The process holds the run no more: another one of the same owner may be taken up.
+local function let_go(run, process)
+  redis.call('SREM', held_key(process), run.id)
+  if redis.call('HINCRBY', running_key(run.agent), run.owner, -1) <= 0 then
+    redis.call('HDEL', running_key(run.agent), run.owner)
+  end
+  let_next_in(run)
+  if is_suspect(run) then
+    free_place(run)
+  end
+end
+
 -- The run has finished a step: it is not what its processes died of.
 local function acquit(run)
   if run.recoveries > 0 then

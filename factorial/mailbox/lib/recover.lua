@@ -1,0 +1,75 @@
+-- include: lib/ending.lua
+-- Taking a run back from the process that holds it, and what is made of the reason: `left`, `crashed` or `killed`
+-- (lease.py: Cause).
+
+-- How often a run may be taken back without a finished step in between when nothing says whether it is to blame. With
+-- the pauses between them that takes minutes: longer than a storm of kills lasts, and in calmer times a step is finished.
+local MOST_RECOVERIES = 12
+
+-- So many times in a row a run goes on at once. A crash is some run's doing, and a process should not be lost to it
+-- every second; a kill from outside mostly is not.
+local function at_once(cause)
+  return cause == 'killed' and 3 or 1
+end
+
+-- Counts what the death says of a run. Gives the error with which the run ends, if it has come to that.
+-- A strike: nothing else that the process held can be blamed.
+local function blame(run, cause, alone)
+  local limit = tonumber(run.recovery_limit) or 3
+  run.recoveries = run.recoveries + 1
+  if alone or cause == 'crashed' and is_suspect(run) then
+    run.strikes = run.strikes + 1
+  end
+  if cause == 'crashed' then
+    run.crashes = run.crashes + 1
+  end
+  if run.strikes >= limit then
+    return 'crash_loop: ' .. run.strikes .. (run.strikes == 1 and ' process' or ' processes')
+      .. ' died with no other task to blame, and the task finished no step in between'
+  elseif run.recoveries >= math.max(MOST_RECOVERIES, limit) then
+    return 'crash_loop: ' .. run.recoveries
+      .. ' processes in a row died while they held the task, and it finished no step in between'
+  end
+end
+
+-- The pause before a run is taken up again, in ms: 1 s, 2, 4 ... 64, each more or less by up to half of it, so that
+-- those who died together do not all come back together. What looks like chance is a hash of id and epoch.
+local function pause(run, cause)
+  local name, hash = run.id .. ' ' .. run.epoch, 0
+  for i = 1, #name do
+    hash = (hash * 16807 + string.byte(name, i)) % 65521
+  end
+  return math.floor(1000 * 2 ^ math.min(run.recoveries - at_once(cause) - 1, 6) * (0.5 + hash / 65521))
+end
+
+-- Whoever held the run holds it no more: it is queued again, backs off, or ends. `alone`: it was all that the process
+-- held. Answers 'go_on', 'given_up' or 'cancelled'.
+local function take_back(run, process, cause, alone, now)
+  let_go(run, process)
+  local error_text = cause ~= 'left' and blame(run, cause, alone) or nil
+  run.epoch = run.epoch + 1
+  redis.call('HSET', run_key(run.id), 'holder', '', 'epoch', run.epoch,
+    'recoveries', run.recoveries, 'crashes', run.crashes, 'strikes', run.strikes)
+  if run.cancel == '1' then
+    finish(run, 'cancelled', now, '')
+    return 'cancelled'
+  elseif error_text then
+    refuse_mail(run, 'failed', now)
+    tell(run, 'run_failed', now, ',"metadata":null,"error":"' .. error_text .. '"')
+    finish(run, 'failed', now, error_text)
+    return 'given_up'
+  end
+  tell(run, 'task_reclaimed', now, ',"metadata":null,"data":{"process":' .. cjson.encode(process)
+    .. ',"cause":"' .. cause .. '","recoveries":' .. run.recoveries .. '}')
+  if cause ~= 'left' then
+    tally(run.agent, 'recovered', now)
+  end
+  if cause == 'left' or run.recoveries <= at_once(cause) then
+    redis.call('HSET', run_key(run.id), 'status', 'queued')
+    make_ready(run, true)
+  else
+    redis.call('HSET', run_key(run.id), 'status', 'backoff')
+    redis.call('ZADD', due_key(run.agent), now + pause(run, cause), run.id)
+  end
+  return 'go_on'
+end

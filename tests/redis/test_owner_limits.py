@@ -1,0 +1,128 @@
+"""The most runs of one owner that are executed at once (`owner_limit`), on a real Valkey: the scripts alone, then a
+system of two processes.
+"""
+
+import asyncio
+import contextlib
+from collections import Counter
+from typing import Any
+
+from factorial import AgentContext, BaseAgent, ExecutionContext
+from factorial.errors import InactiveTaskError
+from factorial.mailbox import Mailbox, lease, tend
+from factorial.mailbox.claim import Claim, ClaimedRun, claim
+from factorial.mailbox.commit import Action, Commit, Committed, commit
+from factorial.mailbox.enqueue import enqueue
+from factorial.mailbox.lease import Cause
+from factorial.mailbox.post import cancel
+from factorial.mailbox.queues import read_queues
+from factorial.testing import ScriptedModel, say
+from tests.harness import System, quick
+
+
+async def put(mailbox: Mailbox, *names: str, owner: str = "o") -> None:
+    for name in names:
+        await enqueue(mailbox.scripts, task_id=name, agent="a", owner_id=owner, conversation=[], fields={})
+
+
+async def take(mailbox: Mailbox, limit: int = 2, count: int = 10, process: str = "p") -> list[ClaimedRun]:
+    await lease.register(mailbox.scripts, process=process, agent="a", lease=60, patience=0, about={})
+    answer = await claim(
+        mailbox.scripts, process=process, worker="w", agent="a", count=count, recovery_limit=3, owner_limit=limit
+    )
+    assert isinstance(answer, Claim)
+    return list(answer.runs)
+
+
+async def end(mailbox: Mailbox, run: ClaimedRun, action: Action = Action.COMPLETE, process: str = "p") -> None:
+    done = await commit(
+        mailbox.scripts, task_id=run.task_id, process=process, token=run.token, work=Commit(action, turn_done=True)
+    )
+    assert isinstance(done, Committed)
+
+
+def names(runs: list[ClaimedRun]) -> list[str]:
+    return [run.task_id for run in runs]
+
+
+async def throttled(mailbox: Mailbox) -> int:
+    return (await read_queues(mailbox.scripts, ["a"]))["a"].throttled
+
+
+async def test_an_owner_has_no_more_held_than_its_limit_and_others_pass_by(mailbox: Mailbox) -> None:
+    await put(mailbox, "t1", "t2", "t3", "t4")
+    await put(mailbox, "u1", owner="other")
+    first = await take(mailbox)
+    assert names(first) == ["t1", "t2", "u1"]
+    assert await throttled(mailbox) == 2
+    assert names(await take(mailbox, process="q")) == []
+    await end(mailbox, first[0])
+    assert names(await take(mailbox)) == ["t3"]
+    assert await throttled(mailbox) == 1
+
+
+async def test_whatever_lets_go_of_a_run_lets_the_next_one_in(mailbox: Mailbox) -> None:
+    await put(mailbox, "t1", "t2", "t3")
+    [first] = await take(mailbox, limit=1)
+    await end(mailbox, first, Action.BACKOFF)
+    await tend.promote(mailbox.scripts, agent="a")
+    [second] = await take(mailbox, limit=1)
+    assert second.task_id == "t2"
+    await lease.bury(mailbox.scripts, process="p", cause=Cause.LEFT)
+    [again] = await take(mailbox, limit=1)
+    assert again.task_id == "t2"  # it goes on where it was, before all that has not begun
+    await end(mailbox, again)
+    [third] = await take(mailbox, limit=1)
+    await lease.disown(mailbox.scripts, process="p", task_ids=[third.task_id])
+    assert len(await take(mailbox, limit=1)) == 1
+
+
+async def test_one_that_was_let_in_and_is_cancelled_before_it_is_taken_up_holds_nobody_up(mailbox: Mailbox) -> None:
+    await put(mailbox, "t1", "t2", "t3", "t4")
+    [first] = await take(mailbox, limit=1)
+    await cancel(mailbox.scripts, task_id="t4")  # while it waits
+    assert await throttled(mailbox) == 2
+    await end(mailbox, first)
+    await cancel(mailbox.scripts, task_id="t2")  # after it was let in
+    assert names(await take(mailbox, limit=1)) == ["t3"]
+
+
+async def test_a_limit_that_is_raised_or_removed_lets_the_others_in(mailbox: Mailbox) -> None:
+    await put(mailbox, *(f"t{number}" for number in range(8)))
+    [first] = await take(mailbox, limit=1)
+    await end(mailbox, first)
+    assert [len(await take(mailbox, limit=3)) for _ in range(2)] == [3, 0]
+    await put(mailbox, "u", owner="other")
+    assert names(await take(mailbox, limit=0)) == ["u"]
+    await lease.bury(mailbox.scripts, process="p", cause=Cause.LEFT)
+    assert len(await take(mailbox, limit=0)) == 8
+    assert await throttled(mailbox) == 0
+
+
+async def test_all_of_an_owners_tasks_end_and_never_more_than_two_at_once(system: System) -> None:
+    """Two real runners, five owners with twelve tasks each, some of them cancelled on the way."""
+    at_once: Counter[str] = Counter()
+    most: Counter[str] = Counter()
+
+    class Busy(BaseAgent[AgentContext]):
+        async def completion(self, agent_ctx: AgentContext, messages: Any = None) -> Any:
+            owner = ExecutionContext.current().owner_id
+            at_once[owner] += 1
+            most[owner] = max(most[owner], at_once[owner])
+            try:
+                await asyncio.sleep(0.005)
+                return await super().completion(agent_ctx, messages)
+            finally:
+                at_once[owner] -= 1
+
+    agent = Busy(name="a", model=ScriptedModel(lambda messages: say("done")))
+    owners = [f"owner-{number}" for number in range(5)]
+    tasks = [await system.submit(agent, "q", owner) for _ in range(12) for owner in owners]
+    for _ in range(2):
+        await system.start(agent, quick(workers=2, owner_limit=2))
+    for task_id in tasks[::7]:
+        with contextlib.suppress(InactiveTaskError):  # it was quicker
+            await system.orchestrator.cancel_task(task_id)
+    statuses = Counter([(await system.ended(task_id))["status"] for task_id in tasks])
+    assert set(statuses) <= {"completed", "cancelled"}
+    assert most == dict.fromkeys(owners, 2)
