@@ -4,7 +4,8 @@ A context is stored as its messages, one by one, and its other fields, one by on
 messages and its changed fields and nothing that grows with the conversation.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,7 +16,7 @@ from factorial.context import AgentContext, ContextType
 from factorial.errors import ContextError
 from factorial.utils import dump_json, load_json
 
-__all__ = ["Changes", "ContextSnapshot", "decode_context", "encode_fields", "encode_messages"]
+__all__ = ["Changes", "ContextSnapshot", "decode_context", "encode_fields", "encode_messages", "readable"]
 
 
 MAX_VALUE_BYTES = 64 * 1024 * 1024
@@ -148,6 +149,15 @@ def decode_context(
             f"{'.'.join(map(str, error['loc']))}: {error['msg']}" for error in unfit.errors(include_input=False)
         )
         raise ContextError(f"the stored context does not fit {context_class.__name__}: {complaints}") from None
+
+
+@contextmanager
+def readable(what: str) -> Iterator[None]:
+    """Within it, stored data is read. Raises `ContextError` that names `what` if it was damaged: no other try helps."""
+    try:
+        yield
+    except (ValueError, TypeError, KeyError, AttributeError) as damage:
+        raise ContextError(f"{what} cannot be read: {damage}") from None
 
 
 def _copy(value: Any) -> Any:

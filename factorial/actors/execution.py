@@ -239,6 +239,8 @@ class Execution:
         except MailboxError as lost:
             self._story.trouble(logging.ERROR, f"giving it back: {lost}")
             await self._give_back()
+        except Exception as refused:  # its keys were damaged: the inventory gives it back, and the next claim ends it
+            self._story.trouble(logging.ERROR, "the server does not take its end", refused)
 
     # -- the host's side of the run: see agent/host.py
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from factorial.agent.steps import tool_message
 from factorial.errors import ContextError
-from factorial.snapshot import MAX_VALUE_BYTES
+from factorial.snapshot import MAX_VALUE_BYTES, readable
 from factorial.task import AwaitedCall, Park
 from factorial.tools import FunctionToolActionResult
 from factorial.tools.output import failure, shape
@@ -79,8 +79,9 @@ def encode_result(tool_call_id: str, value: Any) -> bytes:
 
 def read_results(awaited: Mapping[str, bytes]) -> list[tuple[FunctionToolActionResult, bool]]:
     """The result of each call of the turn, in the model's order, and whether it was waited for."""
-    calls = [AwaitedCall(**call) for call in load_json(awaited[PLAN])]
-    return [(_result(call, awaited), call.message is None) for call in calls]
+    with readable("what the run has waited for"):
+        calls = [AwaitedCall(**call) for call in load_json(awaited[PLAN])]
+        return [(_result(call, awaited), call.message is None) for call in calls]
 
 
 def _result(call: AwaitedCall, awaited: Mapping[str, bytes]) -> FunctionToolActionResult:

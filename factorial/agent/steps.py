@@ -17,6 +17,7 @@ from factorial.agent.host import RUN_START, Child, Host, Recorded
 from factorial.agent.progress import Ending, Progress, showing
 from factorial.context import AgentContext, Batch, ExecutionContext
 from factorial.errors import ConfigError, FatalAgentError
+from factorial.snapshot import readable
 from factorial.tools import FINAL_OUTPUT, FunctionToolActionResult
 from factorial.utils import dump_anything, dump_json, load_json, with_article
 
@@ -52,7 +53,8 @@ class Steps:
 
         key = self._key("completion")
         if earlier := self._host.recall(key):
-            return ChatCompletion.model_validate_json(earlier.result)
+            with readable(f"what is kept of the step {key!r}"):
+                return ChatCompletion.model_validate_json(earlier.result)
         execution = replace(self._execution, step="completion", idempotency_key=self._idempotency_key(agent_ctx, key))
         with execution.active():
             told = Progress("completion", execution, agent_ctx, kwargs={"messages": len(messages)})
@@ -77,7 +79,8 @@ class Steps:
         key = self._key(f"tool:{tool_call.id}")
         try:
             if recorded := self._host.recall(key):
-                return _recalled_result(recorded)
+                with readable(f"what is kept of the step {key!r}"):
+                    return _recalled_result(recorded)
             execution = replace(
                 self._execution,
                 step="tool_action",

@@ -5,13 +5,14 @@
 -- Answers  {'OK', ms until the next run is due or -1, {run, ...}} | {'NOLEASE'}: register the process first
 --          run = {id, owner, epoch, seq, retries, pickups, cancel, {conversation}, {context fields}, {journal},
 --          {what it was parked for, with the results}, ms since 1970 when it was first taken up}
--- Events   run_started, when a run is taken up for the first time; run_steering_applied
+-- Events   run_started, when a run is taken up for the first time; run_steering_applied; run_failed, of a run whose keys
+--          were damaged: it must not hold up those that were taken from the queue with it
 --
 -- The same request again (its answer was lost) gives the same runs. A wake token is passed on if work remains.
 -- Suspects come first, and a process holds one of them at the most, beside any number of other runs.
 -- A run whose owner has `owner limit` runs of this agent held already waits apart, until one of them is let go.
 -- include: lib/args.lua
--- include: lib/park.lua
+-- include: lib/ending.lua
 local process, worker, agent, count, nonce, recovery_limit, owner_limit =
   take(), take(), take(), take_number(), take(), take(), take_number()
 
@@ -44,7 +45,7 @@ local function is_begun(journal)
 end
 
 local function take_up(run)
-  run.epoch, run.pickups = run.epoch + 1, run.pickups + 1
+  run.holder, run.epoch, run.pickups = process, run.epoch + 1, run.pickups + 1
   run.started = run.started == '' and now or run.started
   redis.call('HSET', run_key(run.id), 'status', 'processing', 'holder', process, 'epoch', run.epoch,
     'nonce', nonce, 'told', 0, 'pickups', run.pickups, 'started', run.started,
@@ -74,6 +75,23 @@ local function owner_has_enough(run)
   return owner_limit > 0 and (tonumber(redis.call('HGET', running_key(agent), run.owner)) or 0) >= owner_limit
 end
 
+-- Take it up, or end it as failed if what is stored of it is of a wrong type: a script that breaks off is not rolled
+-- back, and the runs that were taken from the queue with this one would be lost.
+local function claim(run)
+  local whole, found = pcall(take_up, run)
+  if whole then
+    claimed[#claimed + 1] = found
+    return
+  end
+  local error_text = 'what is stored for task ' .. run.id .. ' cannot be read: ' .. tostring(found.err or found)
+  pcall(function()
+    let_go(run, process)
+    refuse_mail(run, 'failed', now)
+    tell(run, 'run_failed', now, ',"metadata":null,"error":' .. cjson.encode(error_text))
+    finish(run, 'failed', now, error_text)
+  end)
+end
+
 local function holds_suspect()
   return redis.call('HEXISTS', claims_key(process), 'suspect') == 1
 end
@@ -83,7 +101,7 @@ local function take_suspect()
   local run = id and load_run(id)
   if run and run.status == 'queued' then
     redis.call('HSET', claims_key(process), 'suspect', id)
-    claimed[1] = take_up(run)
+    claim(run)
   end
 end
 
@@ -118,7 +136,7 @@ else
         if owner_has_enough(run) then
           redis.call('ZADD', throttled_runs(run), now, id)
         else
-          claimed[#claimed + 1] = take_up(run)
+          claim(run)
         end
       end
     end

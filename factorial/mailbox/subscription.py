@@ -6,6 +6,7 @@ the stream again from where it stands. Called by `orchestrator.subscribe_to_upda
 """
 
 import asyncio
+import logging
 import re
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Collection
@@ -21,6 +22,8 @@ from factorial.mailbox.script import Scripts
 from factorial.utils import load_json
 
 __all__ = ["EventFilter", "Position", "activity_since", "end_of_events", "subscribe"]
+
+logger = logging.getLogger("factorial.mailbox")
 
 _PAGE = 500
 _MOST_WAITING = 1000
@@ -106,8 +109,7 @@ async def subscribe(
                     if wanted.passes(event):
                         yield event
                 continue  # what was missed meanwhile comes before what was heard meanwhile
-            for raw in news.take():
-                event = {"id": None, **load_json(raw)}
+            for event in filter(None, map(_read, news.take())):
                 if event_id := event["id"]:
                     if Position.after(event_id) <= position:
                         continue
@@ -153,6 +155,18 @@ class _News:
             await self._arrived.wait()
 
 
+def _read(raw: bytes) -> dict[str, Any] | None:
+    """The event, or None if it is none: one that was damaged, or was put there by somebody else, is passed over."""
+    try:
+        event = load_json(raw)
+    except ValueError:
+        event = None
+    if isinstance(event, dict) and {"event_type", "task_id"} <= event.keys():
+        return {"id": None, **event}
+    logger.warning("an event that cannot be read is passed over: %r", raw[:100])
+    return None
+
+
 async def _stored(scripts: Scripts, owner_id: str, position: Position) -> AsyncIterator[dict[str, Any]]:
     """The stored events behind `position`, preceded by a `subscription_gap` if some of them are gone."""
     if lost := await _trimmed_behind(scripts, owner_id, position):
@@ -166,7 +180,8 @@ async def _stored(scripts: Scripts, owner_id: str, position: Position) -> AsyncI
         )
         for event_id, parts in page:
             position = Position.after(event_id.decode())
-            yield {**load_json(parts[1]), "id": event_id.decode()}
+            if event := _read(parts[1]):
+                yield {**event, "id": event_id.decode()}
         if len(page) < _PAGE:
             return
 

@@ -74,12 +74,18 @@ local function promote_due(agent, now)
   local due = redis.call('ZRANGEBYSCORE', due_key(agent), '-inf', now, 'LIMIT', 0, 200)
   for _, id in ipairs(due) do
     redis.call('ZREM', due_key(agent), id)
-    local status, crashes = unpack(redis.call('HMGET', run_key(id), 'status', 'crashes'))
+    local run = redis.pcall('HMGET', run_key(id), 'status', 'crashes')
+    local status, crashes = run[1], run[2]
     if status == 'backoff' then
       redis.call('HSET', run_key(id), 'status', 'queued')
       line_up({id = id, agent = agent, crashes = tonumber(crashes) or 0}, false)
     elseif is_parked(status) then
-      expire_awaited({id = id, agent = agent, crashes = tonumber(crashes) or 0}, now)
+      -- What it waits for may have been damaged: then it is queued, and the claim says so.
+      if not pcall(expire_awaited, {id = id, agent = agent, crashes = tonumber(crashes) or 0}, now) then
+        redis.call('SREM', parked_key(agent), id)
+        redis.call('HSET', run_key(id), 'status', 'queued')
+        line_up({id = id, agent = agent, crashes = tonumber(crashes) or 0}, true)
+      end
     end
   end
   return #due

@@ -5,10 +5,10 @@ local RUN_FIELDS = {'status', 'agent', 'owner', 'head', 'epoch', 'nonce', 'seq',
   'retries', 'recoveries', 'crashes', 'strikes', 'pickups', 'cancel', 'closed', 'recovery_limit', 'parent', 'batch', 'started',
   'created'}
 
--- The run as a table, or nil if there is none.
+-- The run as a table, or nil if there is none, or what there is cannot be one: status, agent, owner or head is missing.
 local function load_run(id)
-  local values = redis.call('HMGET', run_key(id), unpack(RUN_FIELDS))
-  if not values[1] then
+  local values = redis.pcall('HMGET', run_key(id), unpack(RUN_FIELDS))
+  if values.err or not (values[1] and values[2] and values[3] and values[4]) then
     return nil
   end
   local run = {id = id}
