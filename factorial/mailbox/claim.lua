@@ -8,7 +8,8 @@
 -- Events   run_started, when a run is taken up for the first time; run_steering_applied; run_failed, of a run whose keys
 --          were damaged: it must not hold up those that were taken from the queue with it
 --
--- The same request again (its answer was lost) gives the same runs. A wake token is passed on if work remains.
+-- The same request again (its answer was lost) gives the same runs; an older one than the worker's latest, which was
+-- late on a connection that has been given up, gives none. A wake token is passed on if work remains.
 -- Suspects come first, and a process holds one of them at the most, beside any number of other runs.
 -- A run whose owner has `owner limit` runs of this agent held already waits apart, until one of them is let go.
 -- include: lib/args.lua
@@ -113,14 +114,21 @@ local function somebody_may_take_more()
     and (not holds_suspect() or redis.call('SADD', passed_key(agent), process) == 1)
 end
 
-if redis.call('HGET', claims_key(process), worker) == nonce then
+local latest = redis.call('HGET', claims_key(process), worker)
+
+local function number_of(a_nonce)
+  return a_nonce and tonumber(string.match(a_nonce, '^(%d+)-')) or 0
+end
+
+if latest == nonce then
   for _, id in ipairs(redis.call('SMEMBERS', held_key(process))) do
     local run = load_run(id)
     if run and run.status == 'processing' and run.nonce == nonce then
       claimed[#claimed + 1] = contents(run, redis.call('HGETALL', journal_key(id)), redis.call('HGETALL', awaited_key(id)))
     end
   end
-else
+elseif number_of(nonce) >= number_of(latest) then
+  redis.call('HSET', claims_key(process), worker, nonce)
   promote_due(agent, now)
   if count > 0 and not holds_suspect() then
     take_suspect()
@@ -143,9 +151,6 @@ else
     if #ids == 0 then
       break
     end
-  end
-  if #claimed > 0 then
-    redis.call('HSET', claims_key(process), worker, nonce)
   end
 end
 

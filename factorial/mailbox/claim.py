@@ -1,5 +1,6 @@
 """Take ready runs up (`claim.lua`). Called by the worker actor, which hands each to an execution."""
 
+import itertools
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -82,9 +83,12 @@ async def claim(
     return Claim(runs=[_read_run(found, agent, nonce) for found in answer[2]], next_due=next_due)
 
 
+_numbers = itertools.count(1)
+
+
 def new_nonce() -> str:
-    """What tells one claim from all others."""
-    return secrets.token_hex(8)
+    """What tells one claim from all others, and says which of a process's claims are older."""
+    return f"{next(_numbers)}-{secrets.token_hex(8)}"
 
 
 def _read_run(found: list[Any], agent: str, nonce: str) -> ClaimedRun:

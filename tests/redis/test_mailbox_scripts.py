@@ -12,7 +12,7 @@ import pytest
 from factorial.errors import InactiveTaskError, MailboxFullError, TaskNotFoundError
 from factorial.mailbox import Mailbox, lease, tend
 from factorial.mailbox import commit as commit_module
-from factorial.mailbox.claim import Claim, ClaimedRun, NoLease, Token, claim
+from factorial.mailbox.claim import Claim, ClaimedRun, NoLease, Token, claim, new_nonce
 from factorial.mailbox.commit import Action, Commit, Committed, EntryMissing, commit
 from factorial.mailbox.enqueue import Enqueued, enqueue
 from factorial.mailbox.lease import Cause
@@ -119,11 +119,12 @@ async def test_claim_again_with_the_same_nonce_gives_the_same_runs(mailbox: Mail
     assert [run[0] for run in third[2]] == [b"t3"]
 
 
-async def test_a_claim_that_found_nothing_looks_again_when_repeated(mailbox: Mailbox) -> None:
+async def test_a_claim_that_found_nothing_finds_nothing_when_repeated_and_leaves_the_wake_token(mailbox: Mailbox) -> None:
     await register(mailbox)
-    assert (await mailbox.scripts.run("claim", "p", "w", "a", 2, "nonce", 3, 0))[2] == []
-    await put(mailbox)
-    assert len((await mailbox.scripts.run("claim", "p", "w", "a", 2, "nonce", 3, 0))[2]) == 1
+    for _ in range(2):
+        assert (await mailbox.scripts.run("claim", "p", "w", "a", 2, "nonce", 3, 0))[2] == []
+        await put(mailbox)
+        assert await mailbox.connection.execute("LLEN", mailbox.keys.wake("a")) == 1
 
 
 async def test_register_twice_is_once(mailbox: Mailbox) -> None:
@@ -592,3 +593,21 @@ def test_every_script_says_what_it_takes_answers_and_tells() -> None:
     for file in scripts:
         text = file.read_text(encoding="utf-8")
         assert text.startswith("#!lua") and "\n-- ARGV" in text and "-- Answers" in text, file.name
+
+
+async def test_a_claim_that_comes_late_on_a_connection_that_was_given_up_takes_nothing(mailbox: Mailbox) -> None:
+    """Its answer goes nowhere: what it took would be held by a process that knows nothing of it."""
+    await register(mailbox)
+    await put(mailbox, "t1")
+    older, newer = new_nonce(), new_nonce()
+    for nonce, expected in ((older, 1), (newer, 0), (older, 0)):
+        if nonce == newer:
+            await put(mailbox, "t2")
+            await mailbox.connection.execute("LPOP", mailbox.keys.ready("a"))  # nothing is ready for the newer one
+        answer = await claim(
+            mailbox.scripts, process="p", worker="w", agent="a", count=1, recovery_limit=3, nonce=nonce
+        )
+        assert isinstance(answer, Claim) and len(answer.runs) == expected
+        if nonce == newer:
+            await mailbox.connection.execute("LPUSH", mailbox.keys.ready("a"), "t2")
+    await mailbox.connection.execute("LPUSH", mailbox.keys.wake("a"), "1")
