@@ -380,7 +380,8 @@ class Execution:
                     await asyncio.sleep(0)
                 self._draining = True
                 self.interruption()
-            await self._ledger.answered()
+            with self._ledger.held():  # what waits goes with the commit: a turn is told of as completed by that alone
+                await self._ledger.answered()
 
     def _changes(self, settlement: Settlement) -> tuple[Changes, dict[str, bytes]]:
         """What the turn changed, and apart from that the output, which counts only if the run ends with it."""

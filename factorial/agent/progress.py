@@ -50,7 +50,7 @@ class Progress:
     ) -> None:
         self._operation = operation
         self._execution = execution
-        self._context = context
+        self._turn = context.turn
         about = {
             "args": bounded(list(args)) if args else [],
             "kwargs": bounded(dict(kwargs)) if kwargs else {},
@@ -60,7 +60,7 @@ class Progress:
 
     async def tell(self, status: str, error: str | None = None, **more: Any) -> None:
         """Publish that the operation has `started`, `completed` or `failed`."""
-        execution, turn = self._execution, self._context.turn
+        execution, turn = self._execution, self._turn
         await execution.events.publish_event(
             AgentEvent(
                 event_type=f"progress_update_{self._operation}_{status}",

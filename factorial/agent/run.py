@@ -172,7 +172,7 @@ class Run(Generic[ContextType]):
         self.execution.iterations += 1
         await self._call_back(self.agent.on_turn_start)
         told = Progress("run_turn", self.execution, self.context)
-        completion = await told.follow(self._turn_in_time, lambda _: Ending())
+        completion = await told.follow(self._turn_in_time, lambda _: None)
         if not isinstance(completion, TurnCompletion):
             raise FatalAgentError(
                 f"{type(self.agent).__name__}.run_turn returned {type(completion).__name__}: return a TurnCompletion"
@@ -180,6 +180,7 @@ class Run(Generic[ContextType]):
         self.context = completion.context
         self.context.turn = max(self.context.turn, self.turn + 1)
         await self._call_back(self.agent.on_turn_end, completion)
+        await told.tell_end(Ending())  # goes with the commit, which follows at once: the turn is done when that is
         return completion
 
     async def _finish_turn(self) -> Settlement:

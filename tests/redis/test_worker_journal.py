@@ -22,6 +22,7 @@ from factorial import (
     RetryableError,
     TurnCompletion,
 )
+from factorial.mailbox.connect import Commands
 from factorial.mailbox.lease import Cause
 from factorial.testing import ScriptedModel, call, calls, say
 from tests.harness import System, quick, texts
@@ -461,3 +462,39 @@ async def test_tools_of_one_answer_run_at_the_same_time_and_keep_their_order(sys
     await system.start(agent)
     data = await system.ended(await system.submit(agent))
     assert [m["content"] for m in data["payload"]["messages"] if m["role"] == "tool"] == ["met a", "met b"]
+
+
+class Slow:
+    """Lets commands through to the real server, takes its time with the answers to those that hold `word`, and
+    remembers which commands told of a completed turn."""
+
+    def __init__(self, commands: Commands, word: bytes) -> None:
+        self.commands = commands
+        self.word = word
+        self.telling: list[tuple[Any, ...]] = []
+
+    async def execute(self, *args: Any) -> Any:
+        """The answer, a moment later perhaps."""
+        if any(isinstance(word, bytes) and b"run_turn_completed" in word for word in args):
+            self.telling.append(args)
+        answer = await self.commands.execute(*args)
+        if any(isinstance(word, bytes) and self.word in word for word in args):
+            await asyncio.sleep(0.2)
+        return answer
+
+
+@pytest.mark.parametrize("callback", [False, True])
+async def test_a_turn_is_told_of_as_completed_by_its_commit_alone(system: System, callback: bool) -> None:
+    """Told before, it would be told again by whoever takes the turn again, should the process die in between."""
+
+    async def linger(*args: Any) -> None:
+        await asyncio.sleep(0.1)
+
+    agent = Agent(name="a", model=ScriptedModel(["done"], delay=0.15), on_turn_end=linger if callback else None)
+    process = await system.start(agent)
+    scripts = process.mailbox.scripts
+    commits = scripts._load("commit")
+    between = scripts.commands = Slow(scripts.commands, b"run_turn_started")
+    task_id = await system.submit(agent)
+    assert (await system.ended(task_id))["status"] == "completed"
+    assert {args[1] in commits for args in between.telling} == {True}
