@@ -120,7 +120,7 @@ class Ledger:
             self._sender = asyncio.get_running_loop().create_task(self._send_all(), name=f"ledger of {self._task_id}")
 
     async def _send_all(self) -> None:
-        """Send message after message until nothing waits, the rest is to go with a commit, or the mailbox takes none."""
+        """Send message after message until nothing waits, a commit is to take the rest, or the mailbox takes none."""
         reply: Reply = Noted(cancelled=False)
         while isinstance(reply, Noted) and self._may_send.is_set() and self._has_more:
             if self._unanswered is None:

@@ -15,9 +15,11 @@ from factorial.mailbox import commit as commit_module
 from factorial.mailbox.claim import Claim, ClaimedRun, NoLease, Token, claim, new_nonce
 from factorial.mailbox.commit import Action, Commit, Committed, EntryMissing, commit
 from factorial.mailbox.enqueue import Enqueued, enqueue
+from factorial.mailbox.give import give
 from factorial.mailbox.lease import Cause
 from factorial.mailbox.post import Cancelled, cancel, post
 from factorial.mailbox.read import read_run, read_status
+from factorial.mailbox.spawn import NewRun, spawn
 from factorial.mailbox.step import Noted, Superseded, step
 from factorial.task import TaskStatus
 from tests.redis.invariants import Contents, contents
@@ -119,7 +121,7 @@ async def test_claim_again_with_the_same_nonce_gives_the_same_runs(mailbox: Mail
     assert [run[0] for run in third[2]] == [b"t3"]
 
 
-async def test_a_claim_that_found_nothing_finds_nothing_when_repeated_and_leaves_the_wake_token(mailbox: Mailbox) -> None:
+async def test_a_claim_that_found_nothing_finds_nothing_when_repeated_and_leaves_the_token(mailbox: Mailbox) -> None:
     await register(mailbox)
     for _ in range(2):
         assert (await mailbox.scripts.run("claim", "p", "w", "a", 2, "nonce", 3, 0))[2] == []
@@ -239,6 +241,9 @@ async def test_expire_goes_on_until_nothing_is_left(mailbox: Mailbox) -> None:
 # -- fencing: an old token writes nothing
 
 
+STALE = ["committed", "reclaimed", "claimed again", "claimed by the same request", "rolled back", "cancelled"]
+
+
 async def stale(mailbox: Mailbox, how: str) -> Token:
     """A token that was good once."""
     run = await taken(mailbox)
@@ -251,6 +256,12 @@ async def stale(mailbox: Mailbox, how: str) -> Token:
         await lease.bury(mailbox.scripts, process="p", cause=Cause.KILLED)
         await register(mailbox, "p2")
         await take(mailbox, "p2")
+    elif (
+        how == "claimed by the same request"
+    ):  # it was sent twice, and the second one came after the process was buried
+        await lease.bury(mailbox.scripts, process="p", cause=Cause.KILLED)
+        await register(mailbox)
+        await mailbox.scripts.run("claim", "p", "w", "a", 1, run.token.nonce, 3, 0)
     elif how == "rolled back":  # a failover: the same epoch was given to somebody else
         await mailbox.connection.execute("HSET", mailbox.keys.run("t1"), "nonce", "another")
     elif how == "cancelled":
@@ -259,7 +270,7 @@ async def stale(mailbox: Mailbox, how: str) -> Token:
     return run.token
 
 
-@pytest.mark.parametrize("how", ["committed", "reclaimed", "claimed again", "rolled back", "cancelled"])
+@pytest.mark.parametrize("how", STALE)
 @pytest.mark.parametrize("action", list(Action))
 async def test_a_commit_with_an_old_token_changes_nothing(mailbox: Mailbox, how: str, action: Action) -> None:
     token = await stale(mailbox, how)
@@ -272,11 +283,21 @@ async def test_a_commit_with_an_old_token_changes_nothing(mailbox: Mailbox, how:
     assert await state(mailbox) == before
 
 
-@pytest.mark.parametrize("how", ["reclaimed", "claimed again", "rolled back", "cancelled"])
+@pytest.mark.parametrize("how", STALE[1:])
 async def test_a_step_with_an_old_token_changes_nothing(mailbox: Mailbox, how: str) -> None:
     token = await stale(mailbox, how)
     before = await state(mailbox)
     assert isinstance(await note(mailbox, token, told=99), Superseded)
+    assert await state(mailbox) == before
+
+
+@pytest.mark.parametrize("how", STALE[1:])
+async def test_spawn_with_an_old_token_changes_nothing(mailbox: Mailbox, how: str) -> None:
+    token = await stale(mailbox, how)
+    before = await state(mailbox)
+    children = [NewRun("c1", "a", [USER], FIELDS)]
+    answer = await spawn(mailbox.scripts, parent="t1", owner_id="o", token=token, batch_id="b", children=children)
+    assert isinstance(answer, Superseded)
     assert await state(mailbox) == before
 
 
@@ -325,7 +346,9 @@ async def test_a_released_run_is_first_in_the_queue(mailbox: Mailbox) -> None:
     run = await taken(mailbox)
     await put(mailbox, "t2")
     await do(mailbox, run.token, Action.RELEASE, turn_done=False)
-    assert [run.task_id for run in await take(mailbox)] == ["t1", "t2"]
+    runs = await take(mailbox)
+    assert [run.task_id for run in runs] == ["t1", "t2"]
+    assert [run.retries for run in runs] == [0, 0]  # to be given back is no failure
 
 
 async def test_a_run_in_backoff_is_claimed_when_it_is_due_and_not_before(mailbox: Mailbox) -> None:
@@ -405,6 +428,21 @@ async def test_publish_twice_is_once(mailbox: Mailbox) -> None:
     answers = [await mailbox.scripts.run("publish", "o", "m1", event) for _ in range(2)]
     assert answers == [[b"OK"], [b"DUP"]]
     assert await event_types(mailbox) == ["e"]
+
+
+@pytest.mark.parametrize("parked", [False, True])
+async def test_a_result_is_accepted_once(mailbox: Mailbox, parked: bool) -> None:
+    """Of several, the first: before the run waits for it, or after."""
+    run = await taken(mailbox)
+    await note(mailbox, run.token, entries={"expected:tool:c1": b"1"})
+    park = {"plan": b"[]", "awaited": {"tool:c1": 0.0, "tool:c2": 0.0}}
+    if parked:
+        await do(mailbox, run.token, Action.PARK, **park)
+    accepted = [await give(mailbox.scripts, task_id="t1", tool_call_id="c1", result=b"%d" % n) for n in (1, 2)]
+    assert accepted == [True, False]
+    if not parked:
+        await do(mailbox, run.token, Action.PARK, **park)
+    assert (await state(mailbox))["w"]["t1"] == {"plan": "[]", "tool:c1": "!1", "tool:c2": "?0", "open": "1"}
 
 
 # -- mail
@@ -551,6 +589,15 @@ async def test_other_processes_keep_what_they_hold(mailbox: Mailbox) -> None:
     assert len((await lease.bury(mailbox.scripts, process="p1", cause=Cause.KILLED)).go_on) == 1
     stored = await state(mailbox)
     assert stored["h"] == {"p2": {"t2"}} and stored["p"].keys() == {"p2"}
+
+
+async def test_a_dead_process_loses_what_it_is_said_to_hold_only_if_nobody_else_does(mailbox: Mailbox) -> None:
+    await taken(mailbox)
+    await register(mailbox, "dead")
+    await mailbox.connection.execute("SADD", mailbox.keys.held("dead"), "t1")  # as after a failover
+    assert (await lease.bury(mailbox.scripts, process="dead", cause=Cause.KILLED)).go_on == []
+    stored = await state(mailbox)
+    assert stored["r"]["t1"]["holder"] == "p" and stored["h"] == {"p": {"t1"}}
 
 
 # -- the server forgets its scripts; time

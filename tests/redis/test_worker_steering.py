@@ -162,9 +162,9 @@ async def test_steering_after_a_journaled_answer_is_shown_to_the_model_all_the_s
             return finished
 
     agent = Picky(name="picky", model=ScriptedModel(["first", "second"]))
-    await system.start(agent, quick(retry_delay=0.4, max_retry_delay=0.4))
     task_id = await system.submit(agent, "hello")
     await system.orchestrator.steer_task(task_id, [user("early")])
+    await system.start(agent, quick(retry_delay=0.4, max_retry_delay=0.4))
     await system.reaches(task_id, "backoff")
     await system.orchestrator.steer_task(task_id, [user("late")])
     data = await system.ended(task_id)
