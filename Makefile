@@ -6,13 +6,17 @@ TEST := .venv
 BIN := $(TEST)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench clean python
+.PHONY: help demo test lint format bench cluster chaos mutants model clean python
 
 help:
 	@echo "make demo    an agent at work, one of its processes killed on the way"
 	@echo "make test    lint, formatting, types, import directions, tests"
 	@echo "make lint    the first four of these"
 	@echo "make format  write the code as the formatter would"
+	@echo "make cluster the tests that share a server, on a cluster of three nodes and on one with sentinels"
+	@echo "make chaos   every fault for longer, then a storm of kills of 20 minutes (MINUTES=2: of two)"
+	@echo "make mutants one fault at a time in a copy of the code: the tests have to notice each"
+	@echo "make model   every state of a model of the mailbox protocol; needs Spin and gcc"
 	@echo "make bench   what we claim about speed, measured again"
 	@echo "make clean   remove the virtual environments and caches"
 	@echo "PYTHON=python3.13 make ... uses another Python (3.11 or newer)"
@@ -35,6 +39,25 @@ format: $(TEST)/.installed
 
 bench: $(TEST)/.installed
 	$(BIN)/python -m benchmarks
+
+# Tests that are about one server of their own have one here, too.
+SHARING := tests/redis tests/spec $(addprefix tests/chaos/test_, kill.py harm.py waiting.py operating.py storm.py \
+	stop_and_start.py two_machines.py fault_takeover.py)
+cluster: $(TEST)/.installed
+	FACTORIAL_TEST_SERVER=cluster $(BIN)/python -m pytest $(SHARING)
+	FACTORIAL_TEST_SERVER=sentinel $(BIN)/python -m pytest $(SHARING)
+
+# The storm's goals are per minute: 10,000 tasks and 50 kills.
+MINUTES ?= 20
+chaos: $(TEST)/.installed
+	FACTORIAL_CHAOS=long $(BIN)/python -m pytest -s $(wildcard tests/chaos tests/model)
+	$(BIN)/python -m tests.chaos.storm --minutes $(MINUTES) --figures storm.json
+
+mutants: $(TEST)/.installed
+	$(BIN)/python -m tests.mutants
+
+model: | python
+	@$(PYTHON) formal/check.py
 
 clean:
 	rm -rf $(DEMO) $(TEST) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist

@@ -21,6 +21,7 @@ from pydantic import AfterValidator, AllowInfNan, ConfigDict, Strict, TypeAdapte
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from factorial.errors import ConfigError
+from factorial.urls import ServerURL
 
 __all__ = [
     "AgentWorkerConfig", "EventsConfig", "GroupConfig", "HealthConfig", "LoggingConfig", "MaintenanceWorkerConfig",
@@ -43,9 +44,12 @@ LogLevel = Literal["debug", "info", "warning", "error"]
 LogFormat = Literal["text", "json"]
 AutoShutdown = Literal["never", "any_significant", "all_significant"]
 
-_SCHEMES = ("redis", "rediss", "unix", "embedded")
+_SCHEMES = (
+    "redis", "rediss", "redis+cluster", "rediss+cluster", "redis+sentinel", "rediss+sentinel", "unix", "embedded",
+)  # fmt: skip
 _NAMESPACE = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
-_HOST_PORT_DATABASE = re.compile(r"//([^/?#]*@)?([^/?#@:\[\]]*|\[[^/?#@\]]*\])(:[0-9]{1,5})?(/[0-9]*)?(\?.*)?")
+_DATABASE = re.compile(r"(/[0-9]*)?")
+_SERVICE_DATABASE = re.compile(r"/[^/]+(/[0-9]*)?")
 _REFERENCE = re.compile(r"[^\s:/\\.]+(\.[^\s:/\\.]+)*:[^\s:]+")  # a file's path is none
 _HOST = re.compile(r"[A-Za-z0-9_.:%-]{1,255}")
 _ORIGIN = re.compile(r"https?://[^\s/?#]+")
@@ -234,6 +238,8 @@ class RedisConfig:
 
     url: str = ""
     """redis://, rediss://, unix:// or embedded:DIR (a Valkey of our own with its data in DIR).
+    Redis Cluster: any node of it, or several, redis://HOST:PORT,HOST:PORT. Sentinel:
+    redis+sentinel://HOST:PORT,HOST:PORT/SERVICE/DATABASE.
     Empty: `REDIS_URL`, else `REDIS_HOST` and its companions, else localhost:6379."""
     namespace: str = "factorial"
     """First part of every key: letters, digits, and `_ . : -`. Different namespaces do not see each other."""
@@ -509,11 +515,30 @@ def _check_url(name: str, url: str) -> None:
     """Raise `ValueError` that names the setting, and never shows the password."""
     scheme, separator, rest = url.partition(":")
     if scheme not in _SCHEMES or not separator or not rest.removeprefix("//"):
+        known = "redis://, rediss://, unix://, redis+sentinel:// or embedded:DIR"
+        raise ValueError(f"{name}: begin it with {known}; this one begins with {scheme[:20]!r}")
+    if scheme not in ("unix", "embedded"):
+        _check_hosts_and_path(name, url)
+
+
+def _check_hosts_and_path(name: str, url: str) -> None:
+    scheme = url.partition(":")[0]
+    of_sentinels = scheme.endswith("+sentinel")
+    try:
+        path = ServerURL.parse(url).path
+    except ValueError:
+        path = None
+    if path is not None and (_SERVICE_DATABASE if of_sentinels else _DATABASE).fullmatch(path):
+        return
+    if of_sentinels:
         raise ValueError(
-            f"{name}: begin it with redis://, rediss://, unix:// or embedded:DIR; this one begins with {scheme[:20]!r}"
+            f"{name}: write it as {scheme}://USER:PASSWORD@HOST:PORT,HOST:PORT/SERVICE/DATABASE: the sentinels, and "
+            "the name that they have for the primary (often mymaster)"
         )
-    if scheme in ("redis", "rediss") and not _HOST_PORT_DATABASE.fullmatch(rest):
-        raise ValueError(f"{name}: write it as {scheme}://USER:PASSWORD@HOST:PORT/DATABASE, the last two as numbers")
+    raise ValueError(
+        f"{name}: write it as {scheme}://USER:PASSWORD@HOST:PORT/DATABASE, the last two as numbers; several nodes of a "
+        "cluster as HOST:PORT,HOST:PORT"
+    )
 
 
 def _check_significant(significant: bool, restart: str) -> None:

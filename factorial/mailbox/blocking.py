@@ -6,7 +6,8 @@ from typing import Any
 
 from factorial.config import RedisConfig
 from factorial.errors import MailboxError
-from factorial.mailbox.endpoint import Backoff, Endpoint, passes_by_itself, translate
+from factorial.mailbox.address import is_elsewhere, passes_by_itself, translate
+from factorial.mailbox.endpoint import Backoff, Endpoint
 from factorial.mailbox.link import Link, pack
 
 __all__ = ["BlockingConnection"]
@@ -68,6 +69,9 @@ class BlockingConnection:
         if not isinstance(error, MailboxError) and not passes_by_itself(reply):
             raise error
         logger.warning("waiting for work: %s", error)
+        if is_elsewhere(reply) and self._link is not None:
+            self.endpoint.route.doubt()
+            self._link.abort()  # connecting again finds the server that serves us
         await self._backoff.pause()
         return None
 

@@ -6,14 +6,15 @@ Called by the orchestrator.
 from typing import Any
 from urllib.parse import quote
 
-from redis.asyncio import Redis
+from redis.asyncio import Redis, RedisCluster
 
-from factorial.config import RedisConfig, redis_url
+from factorial.config import redis_url
 from factorial.errors import ConfigError
+from factorial.mailbox.route import Route
 
 __all__ = ["RedisClient", "new_client", "url_of_pool"]
 
-RedisClient = Redis
+RedisClient = Redis | RedisCluster
 
 
 def url_of_pool(pool: Any) -> str:
@@ -23,7 +24,7 @@ def url_of_pool(pool: Any) -> str:
     if not isinstance(known, dict) or kind not in ("Connection", "UnixDomainSocketConnection"):
         raise ConfigError(
             f"redis_pool is a {type(pool).__name__} of {kind or 'no'} connections: give redis_url=..., which takes "
-            "redis://, rediss:// (TLS) and unix://"
+            "redis://, rediss:// (TLS), redis+sentinel:// and unix://"
         )
     if known.get("credential_provider") is not None:
         raise ConfigError("redis_pool has a credential_provider: give redis_url=..., with user and password")
@@ -35,7 +36,12 @@ def url_of_pool(pool: Any) -> str:
     return f"unix://{credentials}{known['path']}?db={db}"
 
 
-def new_client(redis: RedisConfig) -> Redis:
-    """A redis-py client for the server, that answers in text. The caller closes it."""
-    client: Redis = Redis.from_url(redis.resolved_url, decode_responses=True)
+def new_client(route: Route) -> RedisClient:
+    """A redis-py client for the server that was found, that answers in text; for all nodes, if it is a cluster's.
+
+    The caller closes it.
+    """
+    if route.in_cluster:
+        return RedisCluster.from_url(route.url, decode_responses=True)
+    client: Redis = Redis.from_url(route.url, decode_responses=True)
     return client

@@ -11,14 +11,14 @@ Opened by the orchestrator and by each worker process; used by every module of t
 import asyncio
 import random
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from redis import exceptions as redis_errors
-
 from factorial.config import RedisConfig
 from factorial.errors import MailboxError, MailboxUnavailableError
-from factorial.mailbox.endpoint import Backoff, Endpoint, passes_by_itself, translate
+from factorial.mailbox.address import is_elsewhere, passes_by_itself, translate
+from factorial.mailbox.endpoint import Backoff, Endpoint
 from factorial.mailbox.link import Link, pack
 
 __all__ = ["Connection", "ConnectionStats"]
@@ -58,6 +58,8 @@ class Connection:
 
     def __init__(self, endpoint: Endpoint, retry_for: float) -> None:
         self.endpoint = endpoint
+        self.on_moved: Callable[[], None] = lambda: None
+        """Called when the server says that it is not the one (any more) that serves us."""
         self._retry_for = retry_for
         self._loop = asyncio.get_running_loop()
         self._link: Link | None = None
@@ -189,10 +191,12 @@ class Connection:
         if command.future.done():
             return
         if passes_by_itself(error) and self._may_try_again(command):
-            if isinstance(error, redis_errors.ReadOnlyError) and self._link is not None:
-                # Another server may have become the primary behind the same address.
+            if is_elsewhere(error) and self._link is not None:
+                # Another server has become the primary, or has our keys now: connecting again finds it.
                 self._postponed.append(command)
+                self.endpoint.route.doubt()
                 self._link.abort()
+                self.on_moved()
             else:
                 self._postpone(command)
             return

@@ -1,72 +1,34 @@
-"""Where the server is, how a connection to it is opened, and what its refusals mean to us.
+"""The server of a `RedisConfig`: opens a connection to it, wherever it is at that moment.
 
-redis-py opens the connection: it knows URLs, TLS, AUTH, SELECT and unix sockets. From then on the socket is
-a `Link` (link.py). Used by `Connection`, `BlockingConnection` and `Listener`.
+redis-py opens the connection (`address.py`) to the server that has the namespace (`route.py`). From then on the socket
+is a `Link` (link.py). Used by `Connection`, `BlockingConnection` and `Listener`.
 """
 
 import asyncio
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
-from redis import exceptions as redis_errors
-from redis.asyncio.connection import AbstractConnection, parse_url
-from redis.asyncio.connection import Connection as RedisConnection
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-
 from factorial.config import RedisConfig
-from factorial.errors import ConfigError, MailboxError, MailboxFullError, MailboxRefusedError, MailboxUnavailableError
+from factorial.errors import ConfigError
+from factorial.mailbox.keys import Keys
 from factorial.mailbox.link import Link
+from factorial.mailbox.route import Route, route_to
 from factorial.redact import remember_password, shown_url
 
-__all__ = ["Backoff", "Endpoint", "passes_by_itself", "translate"]
-
-# Answers that say "not now": the server loads its data, runs a slow script, is a replica for the time of a
-# failover, or cannot write to its disk.
-_PASSING = (
-    redis_errors.BusyLoadingError,
-    redis_errors.ReadOnlyError,
-    redis_errors.MasterDownError,
-    redis_errors.ClusterDownError,
-    redis_errors.TryAgainError,
-)
-_PASSING_WORDS = ("BUSY ", "MISCONF ", "UNBLOCKED ")
-
-# What a URL may say in its query that belongs to redis-py's pools and clients, not to one connection.
-_NOT_FOR_ONE_CONNECTION = ("max_connections", "timeout")
+__all__ = ["Backoff", "Endpoint"]
 
 
-def passes_by_itself(error: Exception) -> bool:
-    """Whether the server says that it will do what was asked, but not now."""
-    return isinstance(error, _PASSING) or str(error).startswith(_PASSING_WORDS)
-
-
-def translate(error: Exception, shown: str) -> Exception:
-    """A server's refusal as one of our errors. What a script answers (NOSCRIPT and its own errors) stays as it is."""
-    match error:
-        case redis_errors.AuthenticationError() | redis_errors.NoPermissionError():
-            advice = "check the user name and password in the URL, and what the user may do (ACL)"
-            said = str(error).rstrip(".")
-            return MailboxRefusedError(f"{shown} refuses us: {said}; {advice}")
-        case redis_errors.OutOfMemoryError():
-            advice = "remove ended tasks, or give it more (CONFIG SET maxmemory)"
-            return MailboxFullError(f"{shown} is out of memory, nothing was stored: {error}; {advice}")
-        case redis_errors.ConnectionError() | redis_errors.TimeoutError():
-            return MailboxUnavailableError(f"{shown} does not answer: {error}")
-        case _ if passes_by_itself(error):
-            return MailboxUnavailableError(f"{shown} cannot serve us now: {error}")
-    return error
-
-
-@dataclass(frozen=True, slots=True)
 class Endpoint:
     """The server of one `RedisConfig`."""
 
-    url: str = field(repr=False)
-    timeout: float
-    shown: str
+    def __init__(self, route: Route, timeout: float, shown: str) -> None:
+        self.route = route
+        """How it is found."""
+        self.timeout = timeout
+        """Seconds to wait for an answer."""
+        self.shown = shown
+        """Its URL, as people may see it."""
 
     @classmethod
     def of(cls, config: RedisConfig) -> "Endpoint":
@@ -75,57 +37,11 @@ class Endpoint:
         if url.startswith("embedded:"):
             raise ConfigError(f"{url}: an embedded server is started first (factorial.mailbox.embedded.resolve)")
         remember_password(url)
-        endpoint = cls(url, config.timeout, shown_url(url))
-        endpoint._new_connection()
-        return endpoint
+        return cls(route_to(url, config.timeout, Keys(config.namespace).layout), config.timeout, shown_url(url))
 
     async def connect(self, on_reply: Callable[[Any], None], on_lost: Callable[[], None]) -> Link:
         """Open a link. Raises `MailboxUnavailableError`, or `MailboxRefusedError` if trying again is no use."""
-        connection = self._new_connection()
-        try:
-            await connection.connect()  # type: ignore[no-untyped-call]  # redis-py annotates it in part
-        except redis_errors.RedisError as failure:
-            raise self._explain(failure) from None
-        return Link(connection, on_reply, on_lost)
-
-    def _new_connection(self) -> AbstractConnection:
-        try:
-            arguments: dict[str, Any] = dict(parse_url(self.url))
-            kind = arguments.pop("connection_class", RedisConnection)
-            for name in _NOT_FOR_ONE_CONNECTION:
-                arguments.pop(name, None)
-            arguments |= {
-                "protocol": 2,
-                "decode_responses": False,
-                "socket_timeout": self.timeout,
-                "socket_connect_timeout": self.timeout,
-                "retry": Retry(NoBackoff(), 0),
-            }
-            connection: AbstractConnection = kind(**arguments)
-        except (ValueError, TypeError, redis_errors.RedisError) as invalid:
-            # A TypeError tells of an unknown option; its text names it, and no value.
-            raise ConfigError(f"redis url {self.shown}: {invalid}") from None
-        return connection
-
-    def _explain(self, failure: redis_errors.RedisError) -> MailboxError:
-        # Over a unix socket, redis-py wraps what the server said into a ConnectionError.
-        said = failure.__cause__ if isinstance(failure.__cause__, redis_errors.RedisError) else failure
-        error = translate(said, self.shown)
-        if not isinstance(error, MailboxError):
-            return MailboxRefusedError(f"{self.shown} refuses us: {error}")
-        if self._nobody_listens(said.__context__):
-            advice = (
-                "nothing listens there: start a Redis (>= 7.0) or Valkey, name another with redis.url or REDIS_URL, "
-                "or use embedded:DIR, which starts one for you"
-            )
-            return MailboxUnavailableError(f"{self.shown}: {advice}")
-        return error
-
-    def _nobody_listens(self, cause: BaseException | None) -> bool:
-        if isinstance(cause, FileNotFoundError):  # with TLS, that may be a certificate's file
-            return self.url.startswith("unix:")
-        # A name with two addresses (localhost) fails with one plain OSError for both.
-        return isinstance(cause, ConnectionRefusedError) or "Connect call failed" in str(cause)
+        return Link(await self.route.open(), on_reply, on_lost)
 
 
 class Backoff:

@@ -12,7 +12,8 @@ from typing import Any
 
 from factorial.config import RedisConfig
 from factorial.errors import MailboxError, MailboxUnavailableError
-from factorial.mailbox.endpoint import Backoff, Endpoint, translate
+from factorial.mailbox.address import translate
+from factorial.mailbox.endpoint import Backoff, Endpoint
 from factorial.mailbox.link import Link, pack
 
 __all__ = ["Listener"]
@@ -90,6 +91,16 @@ class Listener:
     async def unsubscribe(self, channel: str, on_message: OnMessage) -> None:
         """Call `on_message` no more. Unknown subscriptions are ignored."""
         self._remove(channel.encode(), on_message)
+
+    def find_again(self) -> None:
+        """The server may be another one now: connect again. Subscribers are told of the gap.
+
+        A cluster passes messages on between its nodes, but keeps nothing if the way between two of them is cut, so
+        we listen where they are published.
+        """
+        self.endpoint.route.doubt()
+        if self._link is not None:
+            self._link.abort()
 
     async def close(self) -> None:
         """Close the connection. A `subscribe` that still waits raises `MailboxUnavailableError`."""

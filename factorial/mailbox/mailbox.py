@@ -88,6 +88,7 @@ class Mailbox:
         async with self._opening_listener:
             if self._listener is None:
                 self._listener = await Listener.open(self.redis)
+                self.connection.on_moved = self._listener.find_again
         async with aclosing(subscribe(self.scripts, self._listener, owner_id, start, wanted)) as events:
             async for event in events:
                 yield event

@@ -11,16 +11,15 @@ import argparse
 import asyncio
 import difflib
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import Any, NoReturn, get_args
+from typing import Any, get_args
 
-from factorial.config import LogFormat, LoggingConfig, LogLevel, RedisConfig, SystemConfig, naming
-from factorial.errors import ConfigError, FactorialError
-from factorial.redact import hide_secrets
+from factorial.commandline import WHERE_HELP, Parser, add_where, exit_code, redis_of
+from factorial.config import LogFormat, LoggingConfig, LogLevel, SystemConfig, naming
+from factorial.errors import ConfigError
 from factorial.supervisor.init import as_init
 from factorial.supervisor.logs import logging_to_stderr
 from factorial.utils import dump_json
@@ -45,13 +44,16 @@ examples:
 
 A file that is named like a verb: write ./status"""
 
-VERB_HELP = """\
+VERB_HELP = (
+    """\
 exit code: {codes}
 
 examples:
 {examples}
 
-Without --config and --redis, the server is that of REDIS_URL or REDIS_HOST, else localhost:6379."""
+"""
+    + WHERE_HELP
+)
 
 CODES = """\
 0 it was done
@@ -96,24 +98,15 @@ VERBS: dict[str, tuple[str, Sequence[str]]] = {
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
     with ExitStack() as output:  # how a mistake is told is as the configuration says, once that has been read
-        return _obey(sys.argv[1:] if arguments is None else list(arguments), output)
+        words = sys.argv[1:] if arguments is None else list(arguments)
+        return exit_code(lambda: _obey(words, output))
 
 
 def _obey(words: list[str], output: ExitStack) -> int:
-    try:
-        if words and words[0] in VERBS:
-            return _operate(_verb_parser(words[0]).parse_args(words[1:]), words[0])
-        _refuse_slip(words)
-        return _run(_run_parser().parse_args(words), output)
-    except FactorialError as error:
-        message = hide_secrets(" ".join(str(error).split()))
-        print(f"factorial: {message}", file=sys.stderr)
-        return 2 if isinstance(error, ConfigError) else 1
-    except KeyboardInterrupt:  # once a system runs, it is a request to stop
-        return 130
-    except BrokenPipeError:  # whoever reads our output has seen enough, as in `status | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains at its end
-        return 128 + signal.SIGPIPE
+    if words and words[0] in VERBS:
+        return _operate(_verb_parser(words[0]).parse_args(words[1:]), words[0])
+    _refuse_slip(words)
+    return _run(_run_parser().parse_args(words), output)
 
 
 def _refuse_slip(words: list[str]) -> None:
@@ -124,15 +117,8 @@ def _refuse_slip(words: list[str]) -> None:
         raise ConfigError(f"there is no verb {word!r}; did you mean {near[0]!r}?")
 
 
-class _Parser(argparse.ArgumentParser):
-    """Tells a mistake as we tell all of them."""
-
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message}; see {self.prog} --help")
-
-
 def _run_parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog=PROGRAM,
         description="Run a Factorial system: the processes of every runner, under supervision.",
         epilog=RUN_HELP.replace("%(prog)s", PROGRAM),
@@ -155,7 +141,7 @@ def _run_parser() -> argparse.ArgumentParser:
 
 def _verb_parser(verb: str) -> argparse.ArgumentParser:
     about, examples = VERBS[verb]
-    parser = _Parser(
+    parser = Parser(
         prog=f"{PROGRAM} {verb}",
         description=about,
         epilog=VERB_HELP.format(
@@ -172,10 +158,7 @@ def _verb_parser(verb: str) -> argparse.ArgumentParser:
         parser.add_argument("processes", metavar="N", type=_count, help="how many processes it is to have, 1 to 1000")
     if verb == "stop":
         parser.add_argument("--now", action="store_true", help="do not wait for the next step of each task")
-    where = parser.add_argument_group("where the system is")
-    where.add_argument("--config", metavar="FILE", help="the system's configuration; only its [redis] is used")
-    where.add_argument("--redis", metavar="URL", help="the server that holds the mailboxes")
-    where.add_argument("--namespace", metavar="NS", help="its namespace there (default: factorial)")
+    add_where(parser)
     which = parser.add_mutually_exclusive_group()
     which.add_argument("--supervisor", metavar="NAME", default="", help="this one of several supervisors")
     if verb == "status":
@@ -244,7 +227,7 @@ def _logs(config: LoggingConfig, options: argparse.Namespace) -> LoggingConfig:
 def _operate(options: argparse.Namespace, verb: str) -> int:
     from factorial.supervisor.remote import Selection, give_order, show_status
 
-    redis = _redis(options)
+    redis = redis_of(options)
     if verb == "status":
         code = asyncio.run(show_status(redis, Selection(options.supervisor), as_json=options.json))
         sys.stdout.flush()  # here, where it is known what to do if nobody reads it any more
@@ -254,16 +237,6 @@ def _operate(options: argparse.Namespace, verb: str) -> int:
         if hasattr(options, name):
             order[name] = getattr(options, name)
     return asyncio.run(give_order(redis, Selection(options.supervisor, options.all), order, patience=options.timeout))
-
-
-def _redis(options: argparse.Namespace) -> RedisConfig:
-    """Where the mailboxes are. The agents of a configuration are not imported."""
-    if options.config is None:
-        given = {"url": options.redis, "namespace": options.namespace}
-        return RedisConfig(**{name: value for name, value in given.items() if value is not None})
-    if options.redis is not None or options.namespace is not None:
-        raise ConfigError("--config says where the system is: leave --redis and --namespace out, or --config")
-    return SystemConfig.from_toml(options.config).redis
 
 
 if __name__ == "__main__":

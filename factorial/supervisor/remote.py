@@ -7,20 +7,18 @@ status is what the supervisors have last told. No agent is imported, and no serv
 import asyncio
 import sys
 import uuid
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, replace
 from typing import Any
 
+from factorial.commandline import show
 from factorial.config import RedisConfig
 from factorial.errors import ConfigError, FactorialError, SupervisionError
 from factorial.mailbox import supervisors
-from factorial.mailbox.connect import BlockingConnection, Connection, shown_url
-from factorial.mailbox.embedded import is_running, resolve
-from factorial.mailbox.keys import Keys
+from factorial.mailbox.connect import BlockingConnection
 from factorial.mailbox.queues import Queue, read_queues
-from factorial.mailbox.script import Scripts
 from factorial.mailbox.supervisors import LOST_AFTER, Heard
+from factorial.mailbox.visit import Visit, visiting
 from factorial.supervisor.nodes import checked_report
 from factorial.supervisor.orders import USAGE, shown
 from factorial.supervisor.status import Subject, draw, span
@@ -41,54 +39,27 @@ class Selection:
     all: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class _Door:
-    scripts: Scripts
-    redis: RedisConfig
-    place: str
-    """Where we are looking, for messages."""
-
-    async def known(self) -> list[Heard]:
-        heard = await supervisors.read_all(self.scripts)
-        return [replace(one, report=checked_report(one.report)) for one in heard]
-
-
-@asynccontextmanager
-async def _opened(redis: RedisConfig) -> AsyncIterator[_Door]:
-    """A way to the mailboxes. Asks less than `Mailbox.open`: a server in trouble is one that has to be operated."""
-    url = redis.resolved_url
-    place = f"namespace {redis.namespace!r} at {url if url.startswith('embedded:') else shown_url(url)}"
-    if url.startswith("embedded:") and not await asyncio.to_thread(is_running, url):
-        raise SupervisionError(f"nothing runs in {place}: its server is not running")
-    url, server = await asyncio.to_thread(resolve, url)
-    try:
-        redis = replace(redis, url=url)
-        connection = await Connection.open(redis)
-        try:
-            yield _Door(Scripts(connection, Keys(redis.namespace), {}), redis, place)
-        finally:
-            await connection.close()
-    finally:
-        if server is not None:
-            await asyncio.to_thread(server.release)
+async def _known(visit: Visit) -> list[Heard]:
+    heard = await supervisors.read_all(visit.scripts)
+    return [replace(one, report=checked_report(one.report)) for one in heard]
 
 
 async def show_status(redis: RedisConfig, selection: Selection, *, as_json: bool) -> int:
     """Print how the supervisors and their trees are. 0 if one of them is alive, else 1."""
-    async with _opened(redis) as door:
-        known = await door.known()
+    async with visiting(redis) as visit:
+        known = await _known(visit)
         chosen = [one for one in known if selection.name in ("", one.name)]
         agents = [agent for one in chosen for agent in _agents(one.report.get("tree"))]
-        queues = await read_queues(door.scripts, agents)
+        queues = await read_queues(visit.scripts, agents)
     if as_json:
         print(dump_json(_plain(chosen, queues)).decode())
     else:
         subjects = [Subject(one.report, one.age, one.is_lost) for one in chosen]
         # Without any supervisor, waiting tasks are still worth knowing of.
         counts = {agent: astuple(queue) for agent, queue in queues.items()}
-        _print(draw(subjects, counts))
+        show(draw(subjects, counts))
     if not chosen:
-        raise _none_such(selection, known, door.place)
+        raise _none_such(selection, known, visit.place)
     return 0 if any(not one.is_lost for one in chosen) else 1
 
 
@@ -98,9 +69,9 @@ async def give_order(redis: RedisConfig, selection: Selection, order: Mapping[st
     0 if all have carried it out, 2 if one of them says that it is asked for in a wrong way, else 1. `patience`: seconds
     to wait for each. A stop is waited for until the supervisor has ended.
     """
-    async with _opened(redis) as door:
-        chosen = _choose(await door.known(), selection, door.place)
-        outcomes = await asyncio.gather(*(_order(door, one.name, order, patience) for one in chosen))
+    async with visiting(redis) as visit:
+        chosen = _choose(await _known(visit), selection, visit.place)
+        outcomes = await asyncio.gather(*(_order(visit, one.name, order, patience) for one in chosen))
     return max(outcomes)
 
 
@@ -130,20 +101,20 @@ def _listed(known: Sequence[Heard]) -> str:
     return f"known there: {', '.join(shown)}"
 
 
-async def _order(door: _Door, name: str, order: Mapping[str, Any], patience: float) -> int:
+async def _order(visit: Visit, name: str, order: Mapping[str, Any], patience: float) -> int:
     """Give the order to one supervisor, and print its answer. The exit code, if it were for this one alone."""
     try:
-        print(f"{name}: {await _obeyed(door, name, order, patience)}", flush=True)
+        print(f"{name}: {await _obeyed(visit, name, order, patience)}", flush=True)
     except FactorialError as failure:
         print(f"factorial: {name}: {failure}", file=sys.stderr)
         return 2 if isinstance(failure, ConfigError) else 1
     return 0
 
 
-async def _obeyed(door: _Door, name: str, order: Mapping[str, Any], patience: float) -> str:
-    blocking = await BlockingConnection.open(door.redis)
+async def _obeyed(visit: Visit, name: str, order: Mapping[str, Any], patience: float) -> str:
+    blocking = await BlockingConnection.open(visit.redis)
     try:
-        return await _asked(door, blocking, name, order, patience)
+        return await _asked(visit, blocking, name, order, patience)
     except asyncio.CancelledError:
         print(f"factorial: not waited for any more; {name} goes on with: {shown(order)}", file=sys.stderr)
         raise
@@ -152,14 +123,14 @@ async def _obeyed(door: _Door, name: str, order: Mapping[str, Any], patience: fl
 
 
 async def _asked(
-    door: _Door, blocking: BlockingConnection, name: str, order: Mapping[str, Any], patience: float
+    visit: Visit, blocking: BlockingConnection, name: str, order: Mapping[str, Any], patience: float
 ) -> str:
     """What was done, in one line."""
     deadline = asyncio.get_running_loop().time() + patience
     order_id = uuid.uuid4().hex
-    await supervisors.send(door.scripts, supervisor=name, order_id=order_id, order=order, patience=patience)
+    await supervisors.send(visit.scripts, supervisor=name, order_id=order_id, order=order, patience=patience)
     answer = await supervisors.wait_for_answer(
-        door.scripts, blocking, order_id=order_id, seconds=patience + _GRACE_SECONDS
+        visit.scripts, blocking, order_id=order_id, seconds=patience + _GRACE_SECONDS
     )
     match answer:
         case None:
@@ -169,7 +140,7 @@ async def _asked(
             )
         case {"ok": True, "text": str(text)}:
             if order["verb"] == "stop":
-                await _has_ended(door, name, deadline, patience)
+                await _has_ended(visit, name, deadline, patience)
                 return "stopped"
             return one_line(text)
         case {"ok": False, "error": str(error), "kind": kind} if kind == USAGE:
@@ -180,11 +151,11 @@ async def _asked(
             raise SupervisionError(f"it gave an answer that is none: {one_line(str(other))[:200]}")
 
 
-async def _has_ended(door: _Door, name: str, deadline: float, patience: float) -> None:
+async def _has_ended(visit: Visit, name: str, deadline: float, patience: float) -> None:
     """Wait until the supervisor has withdrawn, or is lost."""
     loop = asyncio.get_running_loop()
     while True:
-        found = next((one for one in await door.known() if one.name == name), None)
+        found = next((one for one in await _known(visit) if one.name == name), None)
         if found is None:
             return
         if found.is_lost:
@@ -211,14 +182,3 @@ def _plain(chosen: Sequence[Heard], queues: Mapping[str, Queue]) -> dict[str, An
         "supervisors": [{**one.report, "age": one.age, "lost": one.is_lost} for one in chosen],
         "queues": {agent: asdict(queue) for agent, queue in queues.items()},
     }
-
-
-def _print(text: str) -> None:
-    """Print, also where the encoding has no lines to draw a tree with."""
-    encoding = sys.stdout.encoding or "utf-8"
-    try:
-        text.encode(encoding)
-    except UnicodeEncodeError:
-        text = text.translate(str.maketrans("├└│─…", "|`|-~")).encode(encoding, "replace").decode(encoding)
-    if text:
-        print(text)

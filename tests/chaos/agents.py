@@ -5,6 +5,7 @@ The script is that of issue-sized work: so many turns of two tools each, then an
 """
 
 import asyncio
+import ctypes
 import json
 import os
 import signal
@@ -48,8 +49,12 @@ def witnessed(what: str, turn: int) -> Iterator[None]:
 
 def note(what: str, turn: int, edge: str) -> None:
     execution = ExecutionContext.current()
+    write(what, turn, edge, execution.task_id, execution.process)
+
+
+def write(what: str, turn: int, edge: str, task: str, process: str) -> None:
     line = {
-        "what": what, "turn": turn, "edge": edge, "task": execution.task_id, "process": execution.process,
+        "what": what, "turn": turn, "edge": edge, "task": task, "process": process,
         "pid": os.getpid(), "at": time.time(),
     }  # fmt: skip
     with Path(os.environ[DIARY]).open("a") as diary:
@@ -104,6 +109,10 @@ class HarmContext(AgentContext):
     seconds: float = 0.3
 
 
+def recurse() -> None:
+    recurse()
+
+
 async def do(agent_ctx: HarmContext) -> str:
     """Wait a moment, and then do harm, or nothing."""
     with witnessed("do", agent_ctx.turn):
@@ -115,8 +124,19 @@ async def do(agent_ctx: HarmContext) -> str:
                 os.kill(os.getpid(), signal.SIGSEGV)
             case "exit":
                 os._exit(7)
+            case "abort":
+                ctypes.pythonapi.Py_FatalError(b"raised from C")
             case "block":
                 time.sleep(3600)  # noqa: ASYNC251  # this is the blocking line
+            case "hoard":
+                hoard = [bytearray(os.urandom(1)) * 50_000_000 for _ in range(16)]
+                await asyncio.sleep(3600 + len(hoard))
+            case "recurse":
+                recurse()
+            case "leave":
+                raise SystemExit("I leave")
+            case "exhaust":
+                bytearray(2**62)
         return "done"
 
 

@@ -1,5 +1,5 @@
-"""Agents that wait for each other: a parent whose first turn spawns ten children, whose second asks somebody outside,
-and who then answers. Every tool call that is executed is witnessed.
+"""Agents that wait for each other: a parent whose first turn spawns ten children, or as many as its query says, whose
+second asks somebody outside, and who then answers. Every tool call that is executed is witnessed.
 """
 
 import asyncio
@@ -32,7 +32,8 @@ child = Agent(name="child", tools=[look], model=ScriptedModel(child_script, dela
 async def send_children(agent_ctx: AgentContext, execution_ctx: ExecutionContext) -> Batch:
     """Have all corners looked into."""
     with witnessed("send", agent_ctx.turn):
-        corners = [AgentContext(query=f"corner {number}") for number in range(CHILDREN)]
+        count = int(agent_ctx.query) if agent_ctx.query.isdigit() else CHILDREN
+        corners = [AgentContext(query=f"corner {number}") for number in range(count)]
         return await execution_ctx.spawn_child_tasks(child, corners)
 
 

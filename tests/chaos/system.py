@@ -39,6 +39,7 @@ class System:
         *,
         processes: int = 2,
         heartbeat: float = 0.5,
+        missed: int = 2,
         grace: float = 8.0,
         workers: int = 6,
         batch_size: int = 1,
@@ -48,6 +49,7 @@ class System:
     ) -> None:
         """Write the configuration. One slot per worker, so that tasks spread over the processes. `more` is TOML of the
         runner, and of what comes after it."""
+        beats = f"heartbeat_interval = {heartbeat}, missed_heartbeats = {missed}"
         self.config.write_text(f"""
 [redis]
 url = "{self.url}"
@@ -58,22 +60,26 @@ grace = {grace}
 [[runner]]
 agent = "tests.chaos.{agent if ":" in agent else f"agents:{agent}"}"
 processes = {processes}
-worker = {{ workers = {workers}, batch_size = {batch_size}, heartbeat_interval = {heartbeat}, missed_heartbeats = 2 }}
+worker = {{ workers = {workers}, batch_size = {batch_size}, {beats} }}
 maintenance = {{ interval = 0.25 }}
 {more}
 """)
 
     async def start(self, *program: str, **environment: str) -> None:
         """Start it, or another program that runs a system, and wait until all processes are ready."""
-        program = program or ("-m", "factorial.supervisor", str(self.config))
         self._starts += 1
+        await self.launch(*program, **environment)
+        await self.logs("children are ready", self._starts, timeout=60)
+
+    async def launch(self, *program: str, **environment: str) -> None:
+        """Start it, and do not wait."""
+        program = program or ("-m", "factorial.supervisor", str(self.config))
         with self.log.open("ab") as stderr:
             self.process = await asyncio.create_subprocess_exec(
                 sys.executable, *program,
                 stderr=stderr, cwd=self.directory, start_new_session=True,
                 env={**os.environ, "PYTHONPATH": str(ROOT), DIARY: str(self.diary), **environment},
             )  # fmt: skip
-        await self.logs("children are ready", self._starts)
 
     async def logs(self, text: str, count: int = 1, timeout: float = 15.0) -> None:
         """Wait until the log has `text` so many times."""

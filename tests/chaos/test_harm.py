@@ -14,6 +14,7 @@ import pytest
 
 from factorial import Task
 from tests.chaos.agents import HarmContext, harm
+from tests.chaos.figures import fault
 from tests.chaos.system import OWNER, ROOT, System, show
 from tests.support import wait_until
 
@@ -68,6 +69,7 @@ async def test_the_neighbours_of_a_culprit_lose_no_attempt(system: System) -> No
     assert {each["status"] for each in data} == {"completed"}
     assert sum(each["retries"] for each in data) == 0
     assert lost <= 6
+    fault("a task that crashes its processes, under a supervisor", processes_lost=lost, neighbours_completed=len(data))
     assert await system.stop() == 0
 
 
@@ -93,6 +95,7 @@ async def test_a_blocked_event_loop_is_found_named_and_replaced(system: System) 
     with open(ROOT / "tests/chaos/agents.py") as file:  # noqa: ASYNC230  # a small file
         assert "this is the blocking line" in file.read().splitlines()[line - 1]
     assert "crash_loop" in data["error"]
+    fault(f"an event loop that is blocked, limit {limit} s", found_after=f"{found:.1f} s", ended_by="crash_loop")
     innocent = await submit(system)
     assert (await system.finished(innocent))["status"] == "completed"
     assert await system.stop() == 0

@@ -11,6 +11,7 @@ from typing import Any
 
 from factorial import Task
 from tests.chaos.agents import WorkContext
+from tests.chaos.figures import fault
 from tests.chaos.system import System, check_events, check_result, show
 
 Moment = Callable[[System, "Task[WorkContext]"], Awaitable[dict[str, Any]]]
@@ -57,6 +58,10 @@ async def test_a_killed_process_costs_at_most_the_step_in_flight(system: System)
         assert sum(excess.values()) <= 1 or moment in ("as a model call ends", "in a tool")
         assert data["retries"] == 0
         assert data["pickups"] == 2
+        fault(
+            f"SIGKILL {moment}, under a supervisor", repeated_steps=sum(excess.values()),
+            recovery=f"{seconds * 1000:.0f} ms",
+        )  # fmt: skip
     assert await system.stop() == 0
 
 

@@ -15,7 +15,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tests.chaos.figures import fault
 from tests.chaos.system import System, check_events, check_result, show
+from tests.redis.invariants import assert_invariants
 from tests.support import wait_until
 
 
@@ -68,6 +70,7 @@ async def test_a_process_that_was_stopped_beyond_its_lease_commits_nothing(syste
     assert "somebody else has it now" in told
     assert late == 0
     assert executed == {"model": 6, "quick": 5, "slow": 6}
+    fault(f"SIGSTOP under a supervisor, SIGCONT {moment}", zombies=1, their_commits=0, their_late_events=late)
     # It is alive, has a lease again, and takes up new work.
     again = await asyncio.gather(*(system.enqueue(turns=0, model_seconds=0.5) for _ in range(12)))
     takers = {(await system.sees(each, edge="begin"))["process"] for each in again}
@@ -178,6 +181,8 @@ async def test_everything_is_killed_at_once_and_nothing_is_lost(tmp_path: Path, 
             check_result(each)
             check_events(await system.events(task))
         assert all(0 <= calls <= 2 for calls in excess)
+        await assert_invariants((await system.orchestrator._mailbox()).connection, system.namespace)
+        fault("SIGKILL of everything, the server included", tasks=len(tasks), lost=0, repeated_steps=sum(excess))
         assert await system.stop() == 0
         await system.orchestrator.close()
         await wait_until(lambda: server is None or not server.is_running(), message="the end of the server")

@@ -4,26 +4,22 @@ Real: supervisor, worker processes, Valkey, signals. Scripted: the model. The wi
 """
 
 import asyncio
-import os
-import random
 import signal
 import time
 from collections import Counter
-from typing import Any
+from pathlib import Path
 
 import psutil
 
 from factorial import Task
 from tests.chaos.agents import WorkContext
+from tests.chaos.figures import fault
+from tests.chaos.storm import Goals, Storm, lines
+from tests.chaos.storm_check import quantile
 from tests.chaos.system import System, check_result, show
 from tests.support import wait_until
 
 TASKS, TURNS, PROCESSES = 200, 3, 4
-KILLS, PAUSE = 50, 0.2
-
-
-def quantile(values: list[float], share: float) -> float:
-    return sorted(values)[min(len(values) - 1, int(share * len(values)))]
 
 
 async def begin(system: System, *, pace: float) -> "list[Task[WorkContext]]":
@@ -34,46 +30,24 @@ async def begin(system: System, *, pace: float) -> "list[Task[WorkContext]]":
     return list(await asyncio.gather(*(system.enqueue(**work) for _ in range(TASKS))))
 
 
-async def test_fifty_kills_under_load_lose_nothing(system: System) -> None:
-    tasks = await begin(system, pace=0.3)
-    await wait_until(lambda: len(system.witness()) >= TASKS, message="all tasks under way")
-    chance = random.Random(7)
-    killed_at: dict[int, float] = {}
-    idle = 0
-    began = time.time()
-    for number in range(KILLS):
-        await asyncio.sleep(max(0.0, began + number * PAUSE - time.time()))
-        pid = chance.choice([process.pid for process in workers(system) if process.pid not in killed_at])
-        idle += f"(pid {pid}) is ready" not in system.log.read_text()
-        killed_at[pid] = time.time()
-        os.kill(pid, signal.SIGKILL)
-    lasted = time.time() - began
-    under_way = (await system.statuses(tasks))["completed"]
-    data = await system.all_end(tasks, 120)
-    lines = system.witness()
-    executed = Counter(line["what"] for line in lines if line["edge"] == "begin")
-    recoveries = recovery_times(lines, killed_at)
-    in_flight = steps_in_flight(lines, killed_at)
-    excess = {what: executed[what] - count for what, count in needed().items()}
-    show(
-        f"{KILLS} x SIGKILL, one every {PAUSE} s, {TASKS} tasks of {TURNS} turns over {PROCESSES} processes",
-        kills=f"{len(killed_at)} in {lasted:.1f} s, {idle} of them of processes that were just starting",
-        completed_when_the_kills_were_over=under_way,
-        ends=dict(Counter(each["status"] for each in data)),
-        retries=sum(each["retries"] for each in data),
-        pickups=f"{sum(each['pickups'] for each in data)}, at most {max(each['pickups'] for each in data)} of one task",
-        calls_in_excess=f"{excess}; in flight at the kills: {dict(in_flight)}",
-        seconds_until_a_killed_task_went_on=f"p50 {quantile(recoveries, 0.5):.2f}, "
-        f"p99 {quantile(recoveries, 0.99):.2f}, longest {max(recoveries):.2f} (of {len(recoveries)})",
+async def test_a_storm_of_kills_does_no_harm(tmp_path: Path, redis_url: str, namespace: str) -> None:
+    """A short one of those of `make chaos`, with as much of everything in a shorter time."""
+    storm = Storm(tmp_path, redis_url, namespace, Goals(seconds=8, tasks=800, kills=8, patience=60))
+    await storm.blow()
+    report = storm.report()
+    print("", *lines(report), sep="\n")
+    killed = storm.figures.recoveries["killed"]
+    fault(
+        "SIGKILL time and again, tasks of all kinds",
+        kills=storm.harm.kills,
+        tasks=sum(storm.figures.ends.values()),
+        taken_back=storm.figures.taken_back,
+        harm=storm.figures.harm.total(),
+        repeated_steps_per_kill=report["steps"]["repeated per kill"],
+        recovery=f"p50 {quantile(killed, 0.5):.2f} s",
     )
-    assert lasted < KILLS * PAUSE + 2
-    assert under_way < TASKS  # the kills met work
-    for each in data:
-        check_result(each, turns=TURNS - 1)
-        assert each["retries"] == 0
-    for what, more in excess.items():
-        assert 0 <= more <= in_flight[what], what
-    assert await system.stop() == 0
+    assert storm.failures == []
+    assert storm.figures.taken_back > 0  # the kills met work
 
 
 async def test_a_rolling_restart_under_load_repeats_nothing(system: System) -> None:
@@ -159,30 +133,3 @@ def workers(system: System) -> list[psutil.Process]:
     """The worker processes that are alive."""
     children = psutil.Process(system.process.pid).children()
     return [child for child in children if any("spawn_main" in word for word in child.cmdline())]
-
-
-def recovery_times(lines: list[dict[str, Any]], killed_at: dict[int, float]) -> list[float]:
-    """For each task that a killed process had at hand: the seconds until it went on elsewhere."""
-    latest: dict[str, dict[str, Any]] = {}
-    seconds = []
-    for line in lines:
-        before = latest.get(line["task"])
-        if before is not None and before["pid"] != line["pid"] and before["pid"] in killed_at:
-            seconds.append(line["at"] - killed_at[before["pid"]])
-        latest[line["task"]] = line
-    return seconds
-
-
-def steps_in_flight(lines: list[dict[str, Any]], killed_at: dict[int, float]) -> Counter[str]:
-    """The calls that were cut off by a kill, or had ended so shortly before it that they could not be recorded."""
-    open_calls: set[tuple[int, str, str, int]] = set()
-    in_flight: Counter[str] = Counter()
-    for line in lines:
-        call = (line["pid"], line["task"], line["what"], line["turn"])
-        if line["edge"] == "begin":
-            open_calls.add(call)
-        else:
-            open_calls.remove(call)
-            in_flight[line["what"]] += line["pid"] in killed_at and killed_at[line["pid"]] - line["at"] < 0.25
-    in_flight.update(what for pid, _, what, _ in open_calls if pid in killed_at)
-    return in_flight

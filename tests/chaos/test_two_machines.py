@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from tests.chaos.figures import fault
 from tests.chaos.system import System, check_result, show
 from tests.support import wait_until
 
@@ -66,6 +67,10 @@ async def test_two_supervisors_share_the_work_and_survive_each_other(
         assert min(went_on.values()) < 6
         assert 0 <= sum(executed.values()) - COUNT * 7 <= 2 * lost
         assert "LOST" in status
+        fault(
+            "one of two machines is lost", tasks_it_held=lost, lost=0,
+            recovery=f"{min(went_on.values()):.1f} to {max(went_on.values()):.1f} s (lease 1 s)",
+        )  # fmt: skip
         code, out = await system.command("stop")
         assert code == 0, out
         assert await asyncio.wait_for(system.process.wait(), 10) == 0

@@ -14,6 +14,7 @@ from typing import Any
 
 from factorial import AgentContext
 from tests.chaos.family import CHILDREN, parent
+from tests.chaos.figures import fault
 from tests.chaos.system import OWNER, System, show
 from tests.chaos.test_storm import workers
 from tests.redis.invariants import assert_invariants, contents
@@ -86,4 +87,5 @@ async def test_families_survive_a_storm(system: System) -> None:
         ]  # fmt: skip
         assert (each["retries"], each["payload"]["turn"]) == (0, 3)
     await assert_invariants(mailbox.connection, system.namespace)
+    fault("SIGKILLs over families that wait", kills=KILLS, families=PARENTS, runs=len(runs), lost=0, told_twice=0)
     assert await system.stop() == 0

@@ -19,9 +19,9 @@ async def _until_somebody_waits(commands: Connection) -> None:
     await wait_until(somebody_waits, message="nobody waits in a BLPOP")
 
 
-async def test_it_wakes_with_what_was_pushed(redis_url: str, namespace: str) -> None:
+async def test_it_wakes_with_what_was_pushed(one_server_url: str, namespace: str) -> None:
     """At once, although the wait is longer than `timeout`: a blocking connection has none."""
-    config = RedisConfig(url=redis_url, timeout=0.1)
+    config = RedisConfig(url=one_server_url, timeout=0.1)
     commands, blocking = await Connection.open(config), await BlockingConnection.open(config)
     waiting = asyncio.create_task(blocking.execute("BLPOP", namespace, 30))
     await asyncio.sleep(0.3)
@@ -91,9 +91,9 @@ async def test_a_wait_that_the_server_breaks_off_ends_with_none(own_valkey: Valk
     await commands.close()
 
 
-async def test_mistakes_are_told(redis_url: str, namespace: str) -> None:
+async def test_mistakes_are_told(one_server_url: str, namespace: str) -> None:
     """A wrong command, a second one at the same time, and no server at the start."""
-    blocking = await BlockingConnection.open(RedisConfig(url=redis_url))
+    blocking = await BlockingConnection.open(RedisConfig(url=one_server_url))
     with pytest.raises(ResponseError, match="timeout"):
         await blocking.execute("BLPOP", namespace, "soon")
     waiting = asyncio.create_task(blocking.execute("BLPOP", namespace, 0.1))

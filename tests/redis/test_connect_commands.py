@@ -12,8 +12,8 @@ from factorial.mailbox.connect import Connection
 
 
 @pytest.fixture
-async def connection(redis_url: str) -> AsyncIterator[Connection]:
-    connection = await Connection.open(RedisConfig(url=redis_url))
+async def connection(one_server_url: str) -> AsyncIterator[Connection]:
+    connection = await Connection.open(RedisConfig(url=one_server_url))
     yield connection
     await connection.close()
 
@@ -106,9 +106,9 @@ async def test_many_large_commands_wait_until_the_socket_takes_more(connection: 
     await connection.execute("UNLINK", *(f"{namespace}:{number}" for number in range(64)))
 
 
-async def test_close_tells_those_who_wait(redis_url: str) -> None:
+async def test_close_tells_those_who_wait(one_server_url: str) -> None:
     """Commands on the way, not yet sent, and issued afterwards."""
-    connection = await Connection.open(RedisConfig(url=redis_url))
+    connection = await Connection.open(RedisConfig(url=one_server_url))
     on_the_way = asyncio.create_task(connection.execute("BLPOP", "nothing", 5))
     await asyncio.sleep(0)
     await asyncio.sleep(0)
@@ -120,10 +120,10 @@ async def test_close_tells_those_who_wait(redis_url: str) -> None:
             await waiting
 
 
-async def test_the_url_chooses_the_database(redis_url: str, namespace: str) -> None:
+async def test_the_url_chooses_the_database(one_server_url: str, namespace: str) -> None:
     """Database 1 does not see what is in database 0."""
-    first = await Connection.open(RedisConfig(url=redis_url))
-    second = await Connection.open(RedisConfig(url=f"{redis_url}?db=1"))
+    first = await Connection.open(RedisConfig(url=one_server_url))
+    second = await Connection.open(RedisConfig(url=f"{one_server_url.removesuffix('/0')}?db=1"))
     await first.execute("SET", namespace, "x")
     assert await second.execute("GET", namespace) is None
     await first.close()

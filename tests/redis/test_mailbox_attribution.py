@@ -64,7 +64,7 @@ class Scene:
         """The process is no more, and everybody knows; another of its name comes."""
         taken = await lease.bury(self.scripts, process=process, cause=cause)
         self.held.pop(process, None)
-        await assert_invariants(self.mailbox.connection, self.mailbox.redis.namespace, quiet=True)
+        await assert_invariants(self.mailbox.connection, self.mailbox.redis.namespace, quiet=True, told=False)
         await self.start(process)
         return len(taken.go_on) + len(taken.given_up)
 

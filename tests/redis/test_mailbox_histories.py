@@ -230,16 +230,16 @@ class History:
         ]
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(12))
 async def test_whatever_happens_the_invariants_hold(mailbox: Mailbox, seed: int) -> None:
     history = History(mailbox, seed)
     namespace = mailbox.redis.namespace
     for number in range(120):
         await history.happen()
         if number % 2 == 0:
-            await assert_invariants(mailbox.connection, namespace, quiet=True)
+            await assert_invariants(mailbox.connection, namespace, quiet=True, told=False)
     await history.end()
-    await assert_invariants(mailbox.connection, namespace, quiet=True)
+    await assert_invariants(mailbox.connection, namespace, quiet=True, told=False)
 
     stored = await mailbox.connection.execute("XRANGE", mailbox.keys.events("o"), "-", "+")
     events = [parts[1] for _, parts in stored]

@@ -142,6 +142,18 @@ async def test_step_twice_is_once(mailbox: Mailbox) -> None:
     assert (await state(mailbox))["j"]["t1"] == {"completion": "{}", "tool:1": "{}"}  # the first one counts
 
 
+@pytest.mark.parametrize("arrived", [True, False])
+async def test_what_a_step_without_an_answer_told_is_told_once_with_the_commit(mailbox: Mailbox, arrived: bool) -> None:
+    """Nobody knows whether the step has arrived, so its events go along with the commit, too."""
+    run = await taken(mailbox)
+    event, later = b'{"event_type":"e","task_id":"t1"}', b'{"event_type":"later","task_id":"t1"}'
+    if arrived:
+        await note(mailbox, run.token, told=1, events=[event])
+    await do(mailbox, run.token, Action.COMPLETE, events=[event, later], doubtful=1, doubtful_events=1)
+    types = await event_types(mailbox)
+    assert (types.count("e"), types.count("later")) == (1, 1)
+
+
 @pytest.mark.parametrize(
     ("action", "status"),
     [

@@ -335,9 +335,9 @@ async def test_spec_E11_the_events_of_each_task_arrive_in_the_order_in_which_the
 # -- the manual way, and the fields
 
 
-async def test_spec_E02_plain_json_arrives_on_the_channel(system: System, agent: Agent, redis_url: str) -> None:
+async def test_spec_E02_plain_json_arrives_on_the_channel(system: System, agent: Agent, node_url: str) -> None:
     """With redis-py, as the document's snippet does it."""
-    client = Redis.from_url(redis_url)
+    client = Redis.from_url(node_url)
     pubsub = client.pubsub()
     await pubsub.subscribe(system.orchestrator.get_updates_channel(owner_id="owner"))
     await system.start(agent)

@@ -181,7 +181,7 @@ async def test_a_cancel_while_the_last_call_is_answered_wins_over_the_answer(sys
     await mailbox.connection.execute("HSET", mailbox.keys.run(task_id), "cancel", "1")
     agent.gate.set()
     await ended_as_cancelled(system, task_id)
-    assert not process.holds
+    await wait_until(lambda: not process.holds, message="the process to let go of it")
 
 
 async def test_a_cancel_is_heard_by_the_process_that_holds_the_task(system: System) -> None:

@@ -113,7 +113,7 @@ async def test_a_retry_after_of_the_provider_is_honoured(system: System) -> None
     process = await system.start(agent)
     task_id = await system.submit(agent)
     await system.reaches(task_id, "backoff")
-    assert not process.holds
+    await wait_until(lambda: not process.holds, message="the process to let go of it")
     retried = await system.event(task_id, "task_retried")
     delay = retried["data"]["delay"]
     assert 40 <= delay <= 44

@@ -233,6 +233,28 @@ async def test_a_superseded_execution_stops_at_its_next_step(system: System) -> 
     assert (await system.ended(task_id, timeout=15))["status"] == "completed"
 
 
+async def test_a_superseded_execution_calls_no_tool(system: System) -> None:
+    """The model's answer could not be kept: what it asks for is somebody else's to do."""
+    done = []
+
+    def tool() -> str:
+        """Work."""
+        done.append(1)
+        return "x"
+
+    agent = Held(call("tool"), "done", tools=[tool])
+    process = await system.start(agent, quick(heartbeat_interval=30))
+    task_id = await system.submit(agent)
+    await agent.call_begins()
+    mailbox = await system.mailbox()
+    await mailbox.connection.execute("HSET", mailbox.keys.run(task_id), "nonce", "somebody else's")
+    agent.gate.set()
+    await wait_until(lambda: not process.holds)
+    assert done == []
+    await mailbox.release_process(process.name, Cause.KILLED)
+    assert (await system.ended(task_id, timeout=15))["status"] == "completed"
+
+
 async def test_a_lost_lease_is_taken_anew_and_the_held_tasks_are_kept(system: System) -> None:
     """As after a restart of the server that forgot the short-lived keys: nobody reclaims, nothing is abandoned."""
     agent = Held()

