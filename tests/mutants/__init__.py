@@ -1,0 +1,1 @@
+"""Hand-made faults, and the tests that have to notice them: `make mutants`."""

@@ -1,0 +1,342 @@
+"""The faults, as data: a text of the package, what it is replaced by, and the quickest tests that have to fail then."""
+
+from dataclasses import dataclass
+
+__all__ = ["FAULTS", "Fault"]
+
+SCRIPTS = "tests/redis/test_mailbox_scripts.py"
+EDGES = "tests/redis/test_waiting_edges.py"
+RECOVERY = "tests/redis/test_worker_recovery.py"
+JOURNAL = "tests/redis/test_worker_journal.py"
+CHILDREN = "tests/spec/test_spec_t_children.py"
+DEFERRED = "tests/spec/test_spec_t_deferred.py"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """`text` occurs exactly once in `factorial/<file>`; `tests` are pytest node ids without parameters."""
+
+    name: str
+    file: str
+    text: str
+    replacement: str
+    tests: tuple[str, ...]
+
+
+FAULTS = [
+    # Tokens.
+    Fault(
+        "epoch not checked",
+        "mailbox/lib/run.lua",
+        "run.epoch == epoch and run.nonce == nonce",
+        "run.nonce == nonce",
+        (f"{SCRIPTS}::test_a_commit_with_an_old_token_changes_nothing",),
+    ),
+    Fault(
+        "nonce not checked",
+        "mailbox/lib/run.lua",
+        "run.epoch == epoch and run.nonce == nonce",
+        "run.epoch == epoch",
+        (f"{SCRIPTS}::test_a_step_with_an_old_token_changes_nothing",),
+    ),
+    Fault(
+        "seq of a commit not checked",
+        "mailbox/commit.lua",
+        "if not is_held_by(run, epoch, nonce) or run.seq ~= seq then",
+        "if not is_held_by(run, epoch, nonce) then",
+        (f"{SCRIPTS}::test_a_commit_with_an_old_token_changes_nothing",),
+    ),
+    Fault(
+        "seq of a step not checked",
+        "mailbox/step.lua",
+        "if seq < run.seq then",
+        "if false then",
+        (f"{SCRIPTS}::test_a_step_of_the_turn_before_changes_nothing",),
+    ),
+    Fault(
+        "children of a process that holds the parent no more",
+        "mailbox/spawn.lua",
+        "if not is_held_by(parent, epoch, nonce) then",
+        "if not parent then",
+        (f"{SCRIPTS}::test_spawn_with_an_old_token_changes_nothing",),
+    ),
+    # Requests that are sent again.
+    Fault(
+        "commit not deduplicated",
+        "mailbox/commit.lua",
+        "if run and string.sub(run.closed, 1, #token + 1) == token .. ':' then",
+        "if false then",
+        (f"{SCRIPTS}::test_commit_twice_is_once",),
+    ),
+    Fault(
+        "claim not deduplicated",
+        "mailbox/claim.lua",
+        "if latest == nonce then",
+        "if false then",
+        (f"{SCRIPTS}::test_claim_again_with_the_same_nonce_gives_the_same_runs",),
+    ),
+    Fault(
+        "a late claim takes runs up",
+        "mailbox/claim.lua",
+        "elseif number_of(nonce) >= number_of(latest) then",
+        "else",
+        (f"{SCRIPTS}::test_a_claim_that_comes_late_on_a_connection_that_was_given_up_takes_nothing",),
+    ),
+    Fault(
+        "a worker claims anew although an answer was lost",
+        "actors/worker.py",
+        "nonce=self._nonce,",
+        "nonce=new_nonce(),",
+        (f"{RECOVERY}::test_a_claim_whose_answer_was_lost_is_made_again_and_loses_no_task",),
+    ),
+    Fault(
+        "a journal entry written over",
+        "mailbox/step.lua",
+        "redis.call('HSETNX', journal_key(id), entries[i], entries[i + 1])",
+        "redis.call('HSET', journal_key(id), entries[i], entries[i + 1])",
+        (f"{SCRIPTS}::test_step_twice_is_once",),
+    ),
+    Fault(
+        "a task enqueued twice",
+        "mailbox/lib/create.lua",
+        "if redis.call('EXISTS', run_key(run.id)) == 1 then",
+        "if false then",
+        (f"{SCRIPTS}::test_enqueue_twice_is_once",),
+    ),
+    Fault(
+        "a child spawned twice counted twice",
+        "mailbox/spawn.lua",
+        "if create(run, conversation, fields, now, metadata) then",
+        "if create(run, conversation, fields, now, metadata) or true then",
+        (f"{EDGES}::test_a_repeated_spawn_that_creates_nothing_brings_no_record_of_a_batch_back",),
+    ),
+    Fault(
+        "a steer taken in twice",
+        "mailbox/post.lua",
+        "redis.call('SADD', seen_key(id), message_id)",
+        "",
+        (f"{SCRIPTS}::test_post_twice_is_once",),
+    ),
+    Fault(
+        "what was not answered is not sent again",
+        "mailbox/connection.py",
+        "self._expire(MailboxUnavailableError(",
+        "self._fail_all(MailboxUnavailableError(",
+        ("tests/redis/test_connect_outage.py::test_commands_in_flight_are_sent_again",),
+    ),
+    # Queues and wake tokens.
+    Fault(
+        "no baton: a claim does not pass the wake token on",
+        "mailbox/claim.lua",
+        "if somebody_may_take_more() then",
+        "if false then",
+        (f"{SCRIPTS}::test_a_claim_passes_the_wake_token_on_while_work_remains",),
+    ),
+    Fault(
+        "the wake token dies with its process",
+        "mailbox/reclaim.lua",
+        "wake_if_ready(agent) --",
+        "--",
+        (f"{SCRIPTS}::test_a_process_that_died_with_the_wake_token_in_hand_gives_it_back",),
+    ),
+    Fault(
+        "a due run is lost",
+        "mailbox/lib/park.lua",
+        "line_up({id = id, agent = agent, crashes = tonumber(crashes) or 0}, false)",
+        "",
+        (f"{SCRIPTS}::test_a_run_in_backoff_is_claimed_when_it_is_due_and_not_before",),
+    ),
+    Fault(
+        "an owner's runs are not counted down",
+        "mailbox/lib/run.lua",
+        "redis.call('HINCRBY', running_key(run.agent), run.owner, -1)",
+        "redis.call('HINCRBY', running_key(run.agent), run.owner, 0)",
+        ("tests/redis/test_owner_limits.py::test_whatever_lets_go_of_a_run_lets_the_next_one_in",),
+    ),
+    # Results and children.
+    Fault(
+        "park ignores an early result",
+        "mailbox/commit.lua",
+        "result = redis.call('HGET', journal_key(id), 'given:' .. key)",
+        "result = nil",
+        (f"{DEFERRED}::test_spec_T02_a_result_that_comes_before_the_park_is_kept",),
+    ),
+    Fault(
+        "park ignores a child that has ended",
+        "mailbox/commit.lua",
+        "elseif is_final(status) then",
+        "elseif false then",
+        (f"{CHILDREN}::test_spec_T03_children_that_end_before_the_park",),
+    ),
+    Fault(
+        "a second result accepted before the park",
+        "mailbox/give.lua",
+        "redis.call('HSETNX', journal_key(id), 'given:' .. key, result) == 1",
+        "redis.call('HSET', journal_key(id), 'given:' .. key, result)",
+        (f"{SCRIPTS}::test_a_result_is_accepted_once",),
+    ),
+    Fault(
+        "a second result accepted while parked",
+        "mailbox/lib/park.lua",
+        "elseif string.sub(waiting, 1, 1) == '!' then",
+        "elseif false then",
+        (f"{SCRIPTS}::test_a_result_is_accepted_once",),
+    ),
+    Fault(
+        "a parent is not told of a failed child",
+        "mailbox/lib/ending.lua",
+        "if parent and is_parked(parent.status) then",
+        "if parent and is_parked(parent.status) and status ~= 'failed' then",
+        (f"{CHILDREN}::test_spec_T03_failed_cancelled_and_expired_children",),
+    ),
+    Fault(
+        "a child's end counted twice in its batch",
+        "mailbox/lib/ending.lua",
+        "redis.call('HINCRBY', key, 'ended', 1)",
+        "redis.call('HINCRBY', key, 'ended', 2)",
+        (f"{CHILDREN}::test_spec_T03_the_progress_of_a_small_batch_is_told_task_by_task",),
+    ),
+    Fault(
+        "a child removed while its parent still waits",
+        "mailbox/expire.lua",
+        "if awaiting and not is_final(awaiting) then",
+        "if false then",
+        (f"{EDGES}::test_a_child_that_has_ended_is_kept_until_its_parent_has_ended",),
+    ),
+    # Cancelling and steering.
+    Fault(
+        "commit ignores a cancel",
+        "mailbox/commit.lua",
+        "if run.cancel == '1' then",
+        "if false then",
+        (f"{SCRIPTS}::test_cancel_of_a_held_run_twice_tells_its_holder",),
+    ),
+    Fault(
+        "a cancel of a queued run only flagged",
+        "mailbox/lib/cancel.lua",
+        "if run.status == 'processing' then",
+        "if true then",
+        (f"{SCRIPTS}::test_cancel_twice_is_once",),
+    ),
+    Fault(
+        "a cancelled run goes on when its holder dies",
+        "mailbox/lib/recover.lua",
+        "if run.cancel == '1' then",
+        "if false then",
+        (f"{SCRIPTS}::test_a_cancelled_run_whose_holder_dies_ends_as_cancelled",),
+    ),
+    Fault(
+        "the children of a cancelled run go on",
+        "mailbox/lib/ending.lua",
+        "append_all(doomed_key(), redis.call('SMEMBERS', children_key(run.id)))",
+        "",
+        (f"{CHILDREN}::test_spec_T03_cancelling_the_parent_cancels_all_below_it",),
+    ),
+    Fault(
+        "complete over unread mail",
+        "mailbox/commit.lua",
+        "elseif action == 'complete' and redis.call('LLEN', mail_key(id)) > 0 then",
+        "elseif false then",
+        (f"{SCRIPTS}::test_a_completion_with_unread_mail_becomes_another_turn",),
+    ),
+    Fault(
+        "mail read in the middle of a turn",
+        "mailbox/claim.lua",
+        "if not is_begun(journal) and #awaited == 0 then",
+        "if #awaited == 0 then",
+        (f"{SCRIPTS}::test_mail_waits_while_a_turn_that_was_begun_is_to_be_finished",),
+    ),
+    # Deaths.
+    Fault(
+        "reclaim does not look who holds the run",
+        "mailbox/reclaim.lua",
+        "if run and run.status == 'processing' and run.holder == process then",
+        "if run and run.status == 'processing' then",
+        (f"{SCRIPTS}::test_a_dead_process_loses_what_it_is_said_to_hold_only_if_nobody_else_does",),
+    ),
+    Fault(
+        "reclaim does not count",
+        "mailbox/lib/recover.lua",
+        "run.recoveries = run.recoveries + 1",
+        "",
+        (f"{SCRIPTS}::test_a_run_whose_holders_die_again_and_again_fails",),
+    ),
+    Fault(
+        "no pause after repeated deaths",
+        "mailbox/lib/recover.lua",
+        "if cause == 'left' or run.recoveries <= at_once(cause) then",
+        "if true then",
+        (f"{SCRIPTS}::test_a_run_whose_holders_die_again_and_again_fails",),
+    ),
+    Fault(
+        "a missing lease is believed at once",
+        "mailbox/reclaim.lua",
+        "redis.call('ZADD', processes_key(), now, process)",
+        "bury(process)",
+        (f"{SCRIPTS}::test_a_missing_lease_is_noted_first_and_reclaimed_after_the_patience",),
+    ),
+    Fault(
+        "a release counts as a retry",
+        "mailbox/commit.lua",
+        "redis.call('HSET', run_key(id), 'status', 'queued', 'holder', '')",
+        "redis.call('HSET', run_key(id), 'status', 'queued', 'holder', '', 'retries', run.retries + 1)",
+        (f"{SCRIPTS}::test_a_released_run_is_first_in_the_queue",),
+    ),
+    Fault(
+        "the heartbeat does not register again",
+        "actors/heartbeat.py",
+        "            await self.register()",
+        "            pass",
+        (f"{RECOVERY}::test_a_lost_lease_is_taken_anew_and_the_held_tasks_are_kept",),
+    ),
+    Fault(
+        "a superseded execution goes on",
+        "actors/execution.py",
+        "            case Superseded():\n                self.abandon()",
+        "            case Superseded():\n                pass",
+        (f"{RECOVERY}::test_a_superseded_execution_calls_no_tool",),
+    ),
+    Fault(
+        "what is not executed is not given back",
+        "actors/inventory.py",
+        "if strays := again & held:",
+        "if strays := again & held and set():",
+        ("tests/redis/test_server_rollback.py::test_what_a_process_was_done_with_and_holds_again_goes_on",),
+    ),
+    # Journal, ledger, events.
+    Fault(
+        "the journal is not recalled",
+        "actors/execution.py",
+        "result = self._journal.get(key)",
+        "result = None",
+        (f"{JOURNAL}::test_a_turn_that_fails_after_one_of_two_tools_repeats_neither_model_call_nor_tool",),
+    ),
+    Fault(
+        "tools begin before the model's answer is kept",
+        "actors/execution.py",
+        "        if urgent:\n",
+        "        if False:\n",
+        (f"{RECOVERY}::test_a_superseded_execution_calls_no_tool",),
+    ),
+    Fault(
+        "events published again with a step that is sent again",
+        "mailbox/step.lua",
+        "if told > run.told then",
+        "if true then",
+        (f"{SCRIPTS}::test_step_twice_is_once",),
+    ),
+    Fault(
+        "events of a step published again with the commit",
+        "mailbox/commit.lua",
+        "local published = doubtful > 0 and run.told >= doubtful and doubtful_events or 0",
+        "local published = 0",
+        (f"{SCRIPTS}::test_what_a_step_without_an_answer_told_is_told_once_with_the_commit",),
+    ),
+    Fault(
+        "a subscription does not read what it missed",
+        "mailbox/subscription.py",
+        "    def miss(self) -> None:\n        self.missed = True\n",
+        "    def miss(self) -> None:\n",
+        ("tests/redis/test_orchestrator_subscribe.py::test_a_slow_reader_misses_nothing_and_holds_nobody_up",),
+    ),
+]

@@ -1,0 +1,32 @@
+"""The table of hand-made faults (`make mutants`) against the code: it must not rot. Nothing is run, nothing is fake."""
+
+import ast
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from tests.mutants.faults import FAULTS, Fault
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@cache
+def functions(file: str) -> set[str]:
+    """The test functions of a file."""
+    tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
+    return {node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)}
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
+def test_a_fault_can_be_put_in_and_its_tests_are_there(fault: Fault) -> None:
+    assert (ROOT / "factorial" / fault.file).read_text(encoding="utf-8").count(fault.text) == 1
+    assert fault.replacement != fault.text
+    assert fault.tests
+    for test in fault.tests:
+        file, _, name = test.partition("::")
+        assert name in functions(file), test
+
+
+def test_no_name_stands_for_two_faults() -> None:
+    assert len({fault.name for fault in FAULTS}) == len(FAULTS) >= 22
