@@ -24,8 +24,11 @@ help:
 demo: $(DEMO)/.installed
 	$(DEMO)/bin/python -m examples.quickstart
 
+# Most tests wait most of the time, for processes, servers and clocks: so several run at once.
+JOBS ?= 3
+PYTEST := $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
 test: lint
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 lint: $(TEST)/.installed
 	$(BIN)/ruff check .
@@ -44,8 +47,8 @@ bench: $(TEST)/.installed
 SHARING := tests/redis tests/spec $(addprefix tests/chaos/test_, kill.py harm.py waiting.py operating.py storm.py \
 	stop_and_start.py two_machines.py fault_takeover.py)
 cluster: $(TEST)/.installed
-	FACTORIAL_TEST_SERVER=cluster $(BIN)/python -m pytest $(SHARING)
-	FACTORIAL_TEST_SERVER=sentinel $(BIN)/python -m pytest $(SHARING)
+	FACTORIAL_TEST_SERVER=cluster $(PYTEST) $(SHARING)
+	FACTORIAL_TEST_SERVER=sentinel $(PYTEST) $(SHARING)
 
 # The storm's goals are per minute: 10,000 tasks and 50 kills.
 MINUTES ?= 20

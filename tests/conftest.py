@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import tempfile
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -139,12 +139,22 @@ def own_valkey(
         server.stop()
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Send what a fault test counted along with its report."""
+    report = yield
+    report.user_properties += [("fault", row) for row in figures.news()]
+    return report
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """The table of the faults that were survived."""
-    if rows := figures.table():
+    reports = [report for reports in terminalreporter.stats.values() for report in reports]
+    told = [told for report in reports for told in getattr(report, "user_properties", ())]
+    if rows := sorted(row for name, row in told if name == "fault"):
         terminalreporter.section("faults survived")
-        for row in rows:
-            terminalreporter.write_line(row)
+        for line in figures.table(rows):
+            terminalreporter.write_line(line)
 
 
 def pytest_report_header() -> str:
