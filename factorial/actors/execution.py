@@ -115,7 +115,7 @@ class Execution:
             self._break_off()
 
     def _interrupt(self, why: Cancel | Release) -> None:
-        if self._interruption is None and not self._abandoned:
+        if self._interruption is None and not self._abandoned and not (self._has_ended and isinstance(why, Cancel)):
             self._interruption = why
             self._break_off()
 
@@ -453,6 +453,7 @@ class Execution:
         if answer.action not in _GOING_ON:
             self._tell(answer.action, work)
         if answer.action is Action.CANCEL:
+            self._has_ended = True  # whoever asks for its end once more does not break off what is told of it
             with contextlib.suppress(MailboxError):  # what it has spawned; otherwise maintenance does it
                 await cascade(self._scripts)
         self._token = self._ledger.token = self._token.next()

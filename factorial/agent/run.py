@@ -140,7 +140,10 @@ class Run(Generic[ContextType]):
                 await self._begin()
             if self.awaited:
                 return await self._finish_turn()
-            return self._after_turn(await self._turn())
+            completion, told = await self._turn()
+            settlement = self._after_turn(completion)
+            await told.tell_end(Ending())  # goes with the commit, which follows at once: the turn is done when that is
+            return settlement
         except asyncio.CancelledError:
             if interruption := self.host.interruption():
                 return Settlement(interruption, self.context, turn_done=False)
@@ -166,7 +169,7 @@ class Run(Generic[ContextType]):
         change = {"before": count, "messages": self.context.messages} if edited else None
         await self.host.record(RUN_START, Recorded(dump_json(change)), urgent=False)
 
-    async def _turn(self) -> TurnCompletion[ContextType]:
+    async def _turn(self) -> tuple[TurnCompletion[ContextType], Progress]:
         self.turn = self.context.turn
         self.steps = Steps(self.host, self.execution, "run_turn")
         self.execution.iterations += 1
@@ -180,8 +183,7 @@ class Run(Generic[ContextType]):
         self.context = completion.context
         self.context.turn = max(self.context.turn, self.turn + 1)
         await self._call_back(self.agent.on_turn_end, completion)
-        await told.tell_end(Ending())  # goes with the commit, which follows at once: the turn is done when that is
-        return completion
+        return completion, told
 
     async def _finish_turn(self) -> Settlement:
         """The second half of a turn that was parked: its calls are answered, in their order."""

@@ -10,7 +10,7 @@ local now = now_ms()
 for _, id in ipairs(redis.call('LPOP', doomed_key(), take_number()) or {}) do
   local run = load_run(id)
   if run and not is_final(run.status) then
-    cancel(run, now)
+    pcall(cancel, run, now) -- damaged keys of one harm no other
   end
 end
 return redis.call('EXISTS', doomed_key())

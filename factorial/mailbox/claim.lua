@@ -72,8 +72,16 @@ end
 
 local claimed = {}
 
-local function owner_has_enough(run)
-  return owner_limit > 0 and (tonumber(redis.call('HGET', running_key(agent), run.owner)) or 0) >= owner_limit
+-- Which run is taken up for one that is ready: with a limit, the oldest of its owner's that wait, since a place in the
+-- queue is their owner's; nil if the owner has enough.
+local function whose_turn(run)
+  if owner_limit == 0 then
+    return run
+  end
+  redis.call('ZADD', throttled_runs(run), tonumber(run.created) or now, run.id)
+  if (tonumber(redis.call('HGET', running_key(agent), run.owner)) or 0) < owner_limit then
+    return load_run(redis.call('ZPOPMIN', throttled_runs(run))[1])
+  end
 end
 
 -- Take it up, or end it as failed if what is stored of it is of a wrong type: a script that breaks off is not rolled
@@ -141,11 +149,12 @@ elseif number_of(nonce) >= number_of(latest) then
     for _, id in ipairs(ids) do
       local run = load_run(id)
       if run and run.status == 'queued' then
-        if owner_has_enough(run) then
-          redis.call('ZADD', throttled_runs(run), now, id)
-        else
-          claim(run)
+        local next_run = whose_turn(run)
+        if next_run then
+          claim(next_run)
         end
+      elseif run then
+        let_next_in(run) -- it was let in, and has ended since
       end
     end
     if #ids == 0 then

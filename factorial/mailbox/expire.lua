@@ -17,9 +17,9 @@ local ended = ended_key(agent .. ':' .. status)
 local over = redis.call('ZRANGEBYSCORE', ended, '-inf', now_ms() - age, 'LIMIT', 0, most)
 local removed = 0
 for _, id in ipairs(over) do
-  local parent = redis.call('HGET', run_key(id), 'parent')
-  local awaiting = parent and parent ~= '' and redis.call('HGET', run_key(parent), 'status')
-  if awaiting and not is_final(awaiting) then
+  local parent = redis.pcall('HGET', run_key(id), 'parent') -- a table: its keys were damaged
+  local awaiting = type(parent) == 'string' and parent ~= '' and redis.pcall('HGET', run_key(parent), 'status')
+  if type(awaiting) == 'string' and not is_final(awaiting) then
     redis.call('ZADD', ended, now_ms(), id)
   else
     remove(id)

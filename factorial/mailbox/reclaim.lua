@@ -22,11 +22,13 @@ local function bury(process)
   for _, id in ipairs(redis.call('SRANDMEMBER', held_key(process), most - taken)) do
     local run = load_run(id)
     if run and run.status == 'processing' and run.holder == process then
-      table.insert(found[take_back(run, process, cause, alone, now)], id)
+      local whole, outcome = pcall(take_back, run, process, cause, alone, now)
+      if whole then
+        table.insert(found[outcome], id)
+      end -- else its keys were damaged, which harms no other
       taken = taken + 1
-    else
-      redis.call('SREM', held_key(process), id)
     end
+    redis.call('SREM', held_key(process), id)
   end
   if redis.call('SCARD', held_key(process)) == 0 then
     local agent = redis.call('HGET', claims_key(process), 'agent')

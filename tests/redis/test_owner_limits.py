@@ -66,15 +66,14 @@ async def test_whatever_lets_go_of_a_run_lets_the_next_one_in(mailbox: Mailbox) 
     [first] = await take(mailbox, limit=1)
     await end(mailbox, first, Action.BACKOFF)
     await tend.promote(mailbox.scripts, agent="a")
-    [second] = await take(mailbox, limit=1)
-    assert second.task_id == "t2"
-    await lease.bury(mailbox.scripts, process="p", cause=Cause.LEFT)
-    [again] = await take(mailbox, limit=1)
-    assert again.task_id == "t2"  # it goes on where it was, before all that has not begun
-    await end(mailbox, again)
-    [third] = await take(mailbox, limit=1)
-    await lease.disown(mailbox.scripts, process="p", task_ids=[third.task_id])
     assert len(await take(mailbox, limit=1)) == 1
+    await lease.bury(mailbox.scripts, process="p", cause=Cause.LEFT)
+    [run] = await take(mailbox, limit=1)
+    await lease.disown(mailbox.scripts, process="p", task_ids=[run.task_id])
+    for _ in range(3):
+        [run] = await take(mailbox, limit=1)
+        await end(mailbox, run)
+    assert await throttled(mailbox) == 0
 
 
 async def test_one_that_was_let_in_and_is_cancelled_before_it_is_taken_up_holds_nobody_up(mailbox: Mailbox) -> None:
@@ -85,6 +84,31 @@ async def test_one_that_was_let_in_and_is_cancelled_before_it_is_taken_up_holds_
     await end(mailbox, first)
     await cancel(mailbox.scripts, task_id="t2")  # after it was let in
     assert names(await take(mailbox, limit=1)) == ["t3"]
+
+
+async def test_an_owner_with_many_does_not_pass_others_by(mailbox: Mailbox) -> None:
+    """Each time one of its runs ends, the next one queues up behind what came meanwhile."""
+    await put(mailbox, "t1", "t2", "t3")
+    [first] = await take(mailbox, limit=1)
+    await put(mailbox, "u1", owner="other")
+    await end(mailbox, first)
+    assert names(await take(mailbox, limit=1, count=1)) == ["u1"]
+    assert names(await take(mailbox, limit=1, count=1)) == ["t2"]
+
+
+async def test_a_run_that_comes_back_goes_before_those_that_have_not_begun(mailbox: Mailbox) -> None:
+    """Whichever of its owner's comes to the head of the queue, the oldest of those that wait is taken up."""
+    await put(mailbox, "t1")
+    await asyncio.sleep(0.01)  # the server's clock tells which is older
+    await put(mailbox, "t2", "t3")
+    for action in (Action.RELEASE, Action.BACKOFF):
+        [run] = await take(mailbox, limit=1)
+        assert (run.task_id, await throttled(mailbox)) == ("t1", 2)
+        await end(mailbox, run, action)
+    await tend.promote(mailbox.scripts, agent="a")
+    [second] = await take(mailbox, limit=1)  # it was let in while t1 was not due
+    await end(mailbox, second)
+    assert names(await take(mailbox, limit=1)) == ["t1"]
 
 
 async def test_a_limit_that_is_raised_or_removed_lets_the_others_in(mailbox: Mailbox) -> None:

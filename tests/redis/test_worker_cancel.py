@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from factorial import Agent, AgentContext, ModelSettings, RetryableError
+from factorial import Agent, AgentContext, BaseAgent, ModelSettings, RetryableError, TurnCompletion
 from factorial.errors import InactiveTaskError, InvalidTaskIdError, TaskNotFoundError
+from factorial.mailbox.script import Scripts
 from factorial.testing import ScriptedModel, call, say
 from tests.harness import System, quick
 from tests.support import wait_until
@@ -236,3 +237,44 @@ async def test_a_cancelled_task_is_cancelled_in_a_request_of_the_real_transport_
     await system.event(task_id, "progress_update_completion_started")
     await system.orchestrator.cancel_task(task_id)
     await ended_as_cancelled(system, task_id)
+
+
+class SlowCascade:
+    """Lets commands through to the real server, and takes its time with the answer to `cascade.lua`."""
+
+    def __init__(self, scripts: Scripts) -> None:
+        self.commands = scripts.commands
+        self.cascade = scripts._load("cascade")
+        self.asked = 0
+
+    async def execute(self, *args: Any) -> Any:
+        """The answer."""
+        answer = await self.commands.execute(*args)
+        if args[1] in self.cascade:
+            self.asked += 1
+            await asyncio.sleep(0.2)
+        return answer
+
+
+async def test_whoever_cancels_once_more_does_not_break_off_what_is_told_of_the_end(system: System) -> None:
+    """The second signal comes after the run has ended, while what it has spawned is looked for."""
+    told = []
+    started = asyncio.Event()
+
+    class Endless(BaseAgent[AgentContext]):
+        async def run_turn(self, agent_ctx: AgentContext) -> TurnCompletion[AgentContext]:
+            started.set()
+            await asyncio.Event().wait()
+            raise AssertionError("unreachable")
+
+    agent = Endless(name="endless", model=ScriptedModel(["x"]), on_run_cancelled=lambda *_: told.append(1))
+    process = await system.start(agent)
+    scripts = process.mailbox.scripts
+    between = scripts.commands = SlowCascade(scripts)
+    task_id = await system.submit(agent)
+    await asyncio.wait_for(started.wait(), 10)
+    await system.orchestrator.cancel_task(task_id)
+    await wait_until(lambda: between.asked)
+    await system.execute("RPUSH", scripts.keys.signals(process.name), f"cancel {task_id}")
+    await wait_until(lambda: not process.holds)
+    assert told == [1]

@@ -94,11 +94,12 @@ local function throttled_runs(run)
   return throttled_key(run.agent .. ':' .. run.owner)
 end
 
--- One of the runs that wait because their owner has so many already is ready again, if there is one.
+-- One of the runs that wait because their owner has so many already is ready again, if there is one: at the end of the
+-- queue, so that an owner with many does not pass others by.
 local function let_next_in(run)
   local id = redis.call('ZPOPMIN', throttled_runs(run))[1]
   if id then
-    redis.call('LPUSH', ready_key(run.agent), id)
+    redis.call('RPUSH', ready_key(run.agent), id)
     wake(run.agent)
   end
 end
