@@ -58,21 +58,23 @@ class Progress:
         }
         self._about = {name: value for name, value in about.items() if name not in hidden} if hidden else about
 
-    async def tell(self, status: str, error: str | None = None, **more: Any) -> None:
-        """Publish that the operation has `started`, `completed` or `failed`."""
+    def event(self, status: str, error: str | None = None, **more: Any) -> AgentEvent:
+        """What tells that the operation has `started`, `completed` or `failed` now."""
         execution, turn = self._execution, self._turn
-        await execution.events.publish_event(
-            AgentEvent(
-                event_type=f"progress_update_{self._operation}_{status}",
-                task_id=execution.task_id,
-                owner_id=execution.owner_id,
-                agent_name=execution.agent_name,
-                turn=turn,
-                metadata=metadata(execution, turn),
-                data={**self._about, **more},
-                error=error,
-            )
+        return AgentEvent(
+            event_type=f"progress_update_{self._operation}_{status}",
+            task_id=execution.task_id,
+            owner_id=execution.owner_id,
+            agent_name=execution.agent_name,
+            turn=turn,
+            metadata=metadata(execution, turn),
+            data={**self._about, **more},
+            error=error,
         )
+
+    async def tell(self, status: str, error: str | None = None, **more: Any) -> None:
+        """Publish it."""
+        await self._execution.events.publish_event(self.event(status, error, **more))
 
     async def follow(self, call: Callable[[], Awaitable[T]], ending: Callable[[T], "Ending | None"]) -> T:
         """Await `call()`, with an event before and one after. `ending` says what the latter tells of the result, if

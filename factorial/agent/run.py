@@ -17,7 +17,7 @@ from factorial.agent.callbacks import Callback, call_back
 from factorial.agent.completion import RunCompletion, TurnCompletion
 from factorial.agent.failure import after_failure, describe, explain_failure, is_final
 from factorial.agent.host import RUN_START, Answer, Host, Left, Proceed, Recorded, Resumed, Retried, Settlement
-from factorial.agent.progress import Ending, Progress, metadata
+from factorial.agent.progress import Progress, metadata
 from factorial.agent.steps import Steps
 from factorial.agent.turn import settled
 from factorial.config import AgentWorkerConfig
@@ -140,9 +140,9 @@ class Run(Generic[ContextType]):
                 await self._begin()
             if self.awaited:
                 return await self._finish_turn()
-            completion, told = await self._turn()
+            completion, ended = await self._turn()
             settlement = self._after_turn(completion)
-            await told.tell_end(Ending())  # goes with the commit, which follows at once: the turn is done when that is
+            await self.execution.events.publish_event(ended)  # with the commit, which follows at once
             return settlement
         except asyncio.CancelledError:
             if interruption := self.host.interruption():
@@ -169,7 +169,7 @@ class Run(Generic[ContextType]):
         change = {"before": count, "messages": self.context.messages} if edited else None
         await self.host.record(RUN_START, Recorded(dump_json(change)), urgent=False)
 
-    async def _turn(self) -> tuple[TurnCompletion[ContextType], Progress]:
+    async def _turn(self) -> tuple[TurnCompletion[ContextType], BaseEvent]:
         self.turn = self.context.turn
         self.steps = Steps(self.host, self.execution, "run_turn")
         self.execution.iterations += 1
@@ -183,7 +183,7 @@ class Run(Generic[ContextType]):
         self.context = completion.context
         self.context.turn = max(self.context.turn, self.turn + 1)
         await self._call_back(self.agent.on_turn_end, completion)
-        return completion, told
+        return completion, told.event("completed")
 
     async def _finish_turn(self) -> Settlement:
         """The second half of a turn that was parked: its calls are answered, in their order."""

@@ -498,3 +498,17 @@ async def test_a_turn_is_told_of_as_completed_by_its_commit_alone(system: System
     task_id = await system.submit(agent)
     assert (await system.ended(task_id))["status"] == "completed"
     assert {args[1] in commits for args in between.telling} == {True}
+
+
+async def test_a_turn_whose_output_cannot_be_stored_is_not_told_of_as_completed(system: System) -> None:
+    class Odd(BaseAgent[AgentContext]):
+        async def run_turn(self, agent_ctx: AgentContext) -> TurnCompletion[AgentContext]:
+            return TurnCompletion(is_done=True, context=agent_ctx, output=object())
+
+    agent = Odd(name="odd", model=ScriptedModel(["x"]))
+    await system.start(agent)
+    task_id = await system.submit(agent)
+    assert (await system.ended(task_id))["status"] == "failed"
+    types = await system.types(task_id, progress=True)
+    assert "progress_update_run_turn_started" in types
+    assert "progress_update_run_turn_completed" not in types
