@@ -19,7 +19,7 @@ way is no finding. A namespace with a million runs takes some minutes.
 
 exit code: 0 all is well
            1 something is wrong, or the server cannot be asked
-           2 it was asked for in a wrong way
+           2 it was asked for in a wrong way, such as for a namespace that is not there
            130 Ctrl-C
 
 examples:

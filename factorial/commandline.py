@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
-from factorial.config import RedisConfig, SystemConfig
+from factorial.config import RedisConfig, SystemConfig, check_url
 from factorial.errors import ConfigError, FactorialError
 from factorial.redact import hide_secrets
 
@@ -37,6 +37,11 @@ def add_where(parser: argparse.ArgumentParser) -> None:
 def redis_of(options: argparse.Namespace) -> RedisConfig:
     """Where the mailboxes are. The agents of a configuration are not imported."""
     if options.config is None:
+        if options.redis is not None:
+            try:
+                check_url("--redis", options.redis)
+            except ValueError as invalid:
+                raise ConfigError(str(invalid)) from None
         given = {"url": options.redis, "namespace": options.namespace}
         return RedisConfig(**{name: value for name, value in given.items() if value is not None})
     if options.redis is not None or options.namespace is not None:

@@ -26,7 +26,7 @@ from factorial.urls import ServerURL
 __all__ = [
     "AgentWorkerConfig", "EventsConfig", "GroupConfig", "HealthConfig", "LoggingConfig", "MaintenanceWorkerConfig",
     "MetricsTimelineConfig", "ObservabilityConfig", "RedisConfig", "RunnerConfig", "RunnerSupervisorConfig",
-    "SupervisorConfig", "SystemConfig", "TaskTTLConfig",
+    "SupervisorConfig", "SystemConfig", "TaskTTLConfig", "check_url",
 ]  # fmt: skip
 
 T = TypeVar("T")
@@ -49,7 +49,7 @@ _SCHEMES = (
 )  # fmt: skip
 _NAMESPACE = re.compile(r"[A-Za-z0-9_.:-]{1,64}")
 _DATABASE = re.compile(r"(/[0-9]*)?")
-_SERVICE_DATABASE = re.compile(r"/[^/]+(/[0-9]*)?")
+_SERVICE_DATABASE = re.compile(r"/[^/@]+(/[0-9]*)?")  # with "@", it is the rest of a password with a slash
 _REFERENCE = re.compile(r"[^\s:/\\.]+(\.[^\s:/\\.]+)*:[^\s:]+")  # a file's path is none
 _HOST = re.compile(r"[A-Za-z0-9_.:%-]{1,255}")
 _ORIGIN = re.compile(r"https?://[^\s/?#]+")
@@ -250,7 +250,7 @@ class RedisConfig:
 
     def __post_init__(self) -> None:
         if self.url:
-            _check_url("url", self.url)
+            check_url("url", self.url)
         if not _NAMESPACE.fullmatch(self.namespace):
             raise ValueError(f"namespace={self.namespace!r}: use 1 to 64 letters, digits, '_', '.', ':' or '-'")
 
@@ -269,7 +269,7 @@ class RedisConfig:
                 password=os.environ.get("REDIS_PASSWORD"),
             )
         try:
-            _check_url(name, url)
+            check_url(name, url)
         except ValueError as invalid:
             raise ConfigError(f"in the environment, {invalid}") from None
         return url
@@ -511,14 +511,27 @@ def redis_url(
     return f"redis://{credentials}{host}:{port}/{db}"
 
 
-def _check_url(name: str, url: str) -> None:
+def check_url(name: str, url: str) -> None:
     """Raise `ValueError` that names the setting, and never shows the password."""
     scheme, separator, rest = url.partition(":")
     if scheme not in _SCHEMES or not separator or not rest.removeprefix("//"):
-        known = "redis://, rediss://, unix://, redis+sentinel:// or embedded:DIR"
-        raise ValueError(f"{name}: begin it with {known}; this one begins with {scheme[:20]!r}")
-    if scheme not in ("unix", "embedded"):
+        known = "redis://, rediss://, redis+cluster://, redis+sentinel://, unix:// or embedded:DIR"
+        # What has other characters than a scheme may be a password.
+        found = f"; this one begins with {scheme[:20]!r}" if re.fullmatch("[a-z+]+", scheme) else ""
+        raise ValueError(f"{name}: begin it with {known}{found}")
+    if scheme == "unix":
+        _check_socket(name, url)
+    elif scheme != "embedded":
         _check_hosts_and_path(name, url)
+
+
+def _check_socket(name: str, url: str) -> None:
+    try:
+        hosts = ServerURL.parse(url).hosts
+    except ValueError:
+        hosts = ()
+    if hosts != (("", None),):
+        raise ValueError(f"{name}: write it as unix://USER:PASSWORD@/PATH, with a slash in the password as %2F")
 
 
 def _check_hosts_and_path(name: str, url: str) -> None:

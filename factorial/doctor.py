@@ -1,18 +1,21 @@
 """Looks at a running system from anywhere, and tells whether it keeps its promise: `python -m factorial doctor`.
 
-Reads only, so a server's user who may only read will do. `mailbox/checkup.py` does the looking; here it is told.
+Reads only, so a server's user who may only read will do: `ACL SETUSER doctor on >PASSWORD ~{NAMESPACE:0}:* -@all +@read
++@connection +time +info`. `mailbox/checkup.py` does the looking; here it is told.
 """
 
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from factorial.commandline import show
 from factorial.config import RedisConfig
-from factorial.errors import ConfigError, MailboxRefusedError
+from factorial.errors import ConfigError
 from factorial.mailbox.checkup import Checkup, check
+from factorial.mailbox.connect import check_layout, read_layout
 from factorial.mailbox.invariants import Invariant
-from factorial.mailbox.keys import LAYOUT_VERSION
+from factorial.mailbox.survey import Reader
 from factorial.mailbox.visit import Visit, visiting
 from factorial.utils import dump_json, one_line
 
@@ -27,8 +30,9 @@ _MOST_WRITTEN = 1000
 async def examine(redis: RedisConfig, *, events: bool = True, as_json: bool = False) -> int:
     """Check the namespace, and print what was found. 0 if all is well, 1 if something is wrong.
 
-    Raises `ConfigError` for a namespace that nobody has ever used, and `MailboxError`.
+    Raises `ConfigError` for a namespace, or an embedded directory, that nobody has ever used, and `MailboxError`.
     """
+    _check_directory(redis.resolved_url)
     async with visiting(redis) as visit:
         await _check_layout(visit)
         checkup = await check(visit.scripts.commands, visit.scripts.keys, events=events)
@@ -39,15 +43,24 @@ async def examine(redis: RedisConfig, *, events: bool = True, as_json: bool = Fa
     return 1 if checkup.findings else 0
 
 
+def _check_directory(url: str) -> None:
+    if url.startswith("embedded:") and not Path(url.removeprefix("embedded:")).expanduser().is_dir():
+        raise ConfigError(f"nothing was ever stored in {url}: there is no such directory")
+
+
 async def _check_layout(visit: Visit) -> None:
-    version = await visit.scripts.commands.execute("HGET", visit.scripts.keys.layout, "version")
-    if version is None:
+    commands, keys = visit.scripts.commands, visit.scripts.keys
+    version = await read_layout(commands, keys)
+    if version is None and not await _has_keys(Reader(commands, keys)):
         raise ConfigError(f"nothing was ever stored in {visit.place}: is it the right server and namespace?")
-    if version != str(LAYOUT_VERSION).encode():
-        raise MailboxRefusedError(
-            f"{visit.place} has layout {version.decode(errors='replace')}, and this release of Factorial reads layout "
-            f"{LAYOUT_VERSION}: use the release that wrote it"
-        )
+    check_layout(version, keys, visit.place)
+
+
+async def _has_keys(reader: Reader) -> bool:
+    async for piece in reader.names():
+        if piece:
+            return True
+    return False
 
 
 def _drawn(place: str, checkup: Checkup) -> Iterator[str]:

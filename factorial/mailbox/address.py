@@ -3,6 +3,9 @@
 redis-py opens it: it knows TLS, AUTH, SELECT and unix sockets. Which address is the right one, `route.py` finds out.
 """
 
+import difflib
+import inspect
+import re
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote, urlencode
 
@@ -109,8 +112,7 @@ class Address:
             self._arguments = arguments
             self._new_connection(self.nodes[0] if self.nodes else None)
         except (ValueError, TypeError, redis_errors.RedisError) as invalid:
-            # A TypeError tells of an unknown option; its text names it, and no value.
-            raise ConfigError(f"redis url {self.shown}: {invalid}") from None
+            raise ConfigError(f"redis url {self.shown}: {self._mistake(invalid)}") from None
 
     def url_of(self, node: Node | None) -> str:
         """The URL of `node` alone, or of the unix socket, with all that is secret: for redis-py."""
@@ -131,13 +133,14 @@ class Address:
 
     def explain(self, failure: Exception, node: Node | None) -> MailboxError:
         """Why `node` cannot be used, from what redis-py raised."""
-        place = self.shown if node is None or self.nodes == [node] else f"{node[0]}:{node[1]}"
+        # Sentinels are named one by one: none of them is the server that the URL is about.
+        is_all = node is None or (self.nodes == [node] and self.topology != "sentinel")
+        place = self.shown if node is None or is_all else f"{node[0]}:{node[1]}"
         # Over a unix socket, redis-py wraps what the server said into a ConnectionError.
         said = failure.__cause__ if isinstance(failure.__cause__, redis_errors.RedisError) else failure
         error = translate(said, place)
         if not isinstance(error, MailboxError):
-            advice = ": a cluster has no database but 0" if _is_about_database(said) else ""
-            return MailboxRefusedError(f"{place} refuses us: {error}{advice}")
+            return MailboxRefusedError(f"{place} refuses us: {error}{self._advice_on_database(said)}")
         if not self._nobody_listens(said.__context__, node):
             return error
         advice = "nothing listens there"
@@ -152,6 +155,24 @@ class Address:
         place = {"host": node[0], "port": node[1]} if node is not None else {}
         connection: AbstractConnection = self._kind(**self._arguments | place)
         return connection
+
+    def _mistake(self, invalid: Exception) -> str:
+        """What redis-py makes of the URL, in words. Python's own about an unknown option has its name, and no value."""
+        unknown = re.search(r"unexpected keyword argument '(\w+)'", str(invalid))
+        if unknown is None:
+            return str(invalid)
+        known = {name for kind in self._kind.__mro__ for name in inspect.signature(kind.__init__).parameters}
+        near = difflib.get_close_matches(unknown[1], {*known, "sentinel_username", "sentinel_password"}, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else "it takes those of a connection of redis-py"
+        return f"there is no option {unknown[1]!r}; {hint}"
+
+    def _advice_on_database(self, said: Exception) -> str:
+        of_cluster = "SELECT is not allowed" in str(said)
+        if not of_cluster and "DB index is out of range" not in str(said):
+            return ""
+        if of_cluster or self.topology == "cluster" or len(self.nodes) > 1:
+            return ": a cluster has no database but 0"
+        return ": end the URL with the number of a database that it has, such as 0"
 
     def _nobody_listens(self, cause: BaseException | None, node: Node | None) -> bool:
         if isinstance(cause, FileNotFoundError):  # with TLS, that may be a certificate's file
@@ -185,7 +206,3 @@ def _scheme(parts: ServerURL) -> str:
 
 def _options(parts: ServerURL) -> list[tuple[str, str]]:
     return parse_qsl(parts.query, keep_blank_values=True)
-
-
-def _is_about_database(said: Exception) -> bool:
-    return "SELECT is not allowed" in str(said) or "DB index is out of range" in str(said)

@@ -97,7 +97,8 @@ class BlockingConnection:
                 logger.log(logging.WARNING if attempts == 1 else logging.DEBUG, "waiting for work: %s", failure)
 
     def _on_reply(self, reply: Any) -> None:
-        self._backoff.reset()
+        if not isinstance(reply, Exception):
+            self._backoff.reset()
         if self._reply is not None and not self._reply.done():
             self._reply.set_result(reply)
 

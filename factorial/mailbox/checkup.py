@@ -13,15 +13,17 @@ Called by `python -m factorial doctor`, and after every test that touches Redis.
 """
 
 import asyncio
+import shlex
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from factorial.mailbox.connect import Commands
 from factorial.mailbox.invariants import (
     BELONGINGS,
     ENDED,
+    HERE,
     PARKED,
     Batch,
     Finding,
@@ -49,6 +51,8 @@ _TOKEN_LOOKS, _TOKEN_PAUSE = 13, 1.0
 5 s, and maintenance puts it back every 10 s."""
 _HEAD = 9
 """Of a queue, this many and one more runs are looked at to see whether it moves."""
+_PLACES = ("ready", "suspects", "throttled", "held", "due", "parked", "ended")
+"""Kinds of keys in which runs stand."""
 _PIECE = 500
 _MOST_SUSPICIONS = 10_000
 """Runs that are looked at again. Where more look wrong, the rest is counted in a note."""
@@ -134,7 +138,10 @@ class _Check:
         for (agent, status), count in sorted(tally.statuses.items()):
             statuses[agent][status] = count
         return Checkup(
-            findings=sorted(findings, key=lambda one: (one.invariant, one.subject)),
+            findings=[
+                replace(one, mend=one.mend.replace(HERE, self._keys.prefix))
+                for one in sorted(findings, key=lambda one: (one.invariant, one.subject))
+            ],
             notes=[*_notes(shared, tally, await self._now()), *self._left_out()],
             statuses=dict(statuses),
             owners=len(tally.active),
@@ -361,12 +368,19 @@ class _Check:
         return [found[agent] for agent in quiet]
 
     def _unreadable(self) -> list[Finding]:
-        return [
-            Finding(
-                Invariant.REMAINS, f"key {key}", "is of another type than its name says", "it is none of Factorial's"
+        findings = []
+        for key in sorted(self._reader.unreadable):
+            kind, name = self._keys.parse(key)
+            what = f"{kind} of {name}" if name else kind
+            findings.append(
+                Finding(
+                    Invariant.PLACE if kind in _PLACES else Invariant.REMAINS,
+                    f"key {key}",
+                    f"is {what} by its name, and of another type: something else has overwritten it",
+                    f"find out what writes there; then DEL {shlex.quote(key)}, and ask again, for what stood in it",
+                )
             )
-            for key in sorted(self._reader.unreadable)
-        ]
+        return findings
 
     def _left_out(self) -> list[str]:
         if not self._suspicions.more:

@@ -110,6 +110,9 @@ def _read_run(found: list[Any], agent: str, nonce: str) -> ClaimedRun:
 
 
 def paired(flat: Iterable[bytes]) -> dict[str, bytes]:
-    """The hash that the server sent as name, value, name, value, ..."""
+    """The hash that the server sent as name, value, name, value, ...
+
+    A name that is no UTF-8, which is none of ours, comes with marks in it: it must not end the process that reads it.
+    """
     items = iter(flat)
-    return {name.decode(): value for name, value in zip(items, items, strict=True)}
+    return {name.decode(errors="replace"): value for name, value in zip(items, items, strict=True)}

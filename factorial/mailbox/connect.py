@@ -4,6 +4,7 @@
     BlockingConnection   waiting for work                             blocking.py
     Listener             pub/sub                                      listener.py
     check_server         whether the server can be trusted            server.py
+    check_layout         whether we read what the namespace holds     server.py
 
 All three connections are opened by `endpoint.py`, and read and write through a `Link` (link.py).
 """
@@ -11,7 +12,7 @@ All three connections are opened by `endpoint.py`, and read and write through a 
 from factorial.mailbox.blocking import BlockingConnection
 from factorial.mailbox.connection import Connection, ConnectionStats
 from factorial.mailbox.listener import Listener
-from factorial.mailbox.server import Commands, check_server
+from factorial.mailbox.server import Commands, check_layout, check_server, read_layout
 from factorial.redact import shown_url
 
 __all__ = [
@@ -20,6 +21,8 @@ __all__ = [
     "Connection",
     "ConnectionStats",
     "Listener",
+    "check_layout",
     "check_server",
+    "read_layout",
     "shown_url",
 ]

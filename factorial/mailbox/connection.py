@@ -71,6 +71,7 @@ class Connection:
         self._watchdog: asyncio.TimerHandle | None = None
         self._reconnecting: asyncio.Task[None] | None = None
         self._backoff = Backoff()
+        self._turned_away = False
         self._stats = ConnectionStats()
 
     @classmethod
@@ -194,9 +195,11 @@ class Connection:
             if is_elsewhere(error) and self._link is not None:
                 # Another server has become the primary, or has our keys now: connecting again finds it.
                 self._postponed.append(command)
-                self.endpoint.route.doubt()
-                self._link.abort()
-                self.on_moved()
+                if not self._turned_away:  # once for each link
+                    self._turned_away = True
+                    self.endpoint.route.doubt()
+                    self._link.abort()
+                    self.on_moved()
             else:
                 self._postpone(command)
             return
@@ -231,8 +234,9 @@ class Connection:
         link, self._link = self._link, None
         if link is not None:
             self._stats.bytes_in += link.bytes_in
-            if link.bytes_in:
+            if link.bytes_in and not self._turned_away:
                 self._backoff.reset()
+            self._turned_away = False
         # A command that makes the server hang up is not sent again for ever.
         self._queue[:0] = [*self._postponed, *self._waiting]
         self._postponed.clear()

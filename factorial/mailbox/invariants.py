@@ -6,13 +6,14 @@ process or agent that it is about, says in a sentence what is wrong, and what ca
 sure that a finding is no change that was under way while it was read.
 """
 
+import shlex
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 
 __all__ = [
-    "BELONGINGS", "ENDED", "PARKED", "Batch", "Finding", "Invariant", "Place", "Process", "Run",
+    "BELONGINGS", "ENDED", "HERE", "PARKED", "Batch", "Finding", "Invariant", "Place", "Process", "Run",
     "about_batch", "about_count", "about_process", "about_run", "about_running", "about_throttled", "about_wake",
 ]  # fmt: skip
 
@@ -52,7 +53,7 @@ _PROMISES = {
     Invariant.PLACE: "every run is in exactly one place: ready or throttled, held, due, parked, ended",
     Invariant.COMMIT: "each step of a run is committed once, and only by the process that holds it",
     Invariant.COUNT: "the counts of each owner's runs are the numbers of those runs",
-    Invariant.WAKE: "where something is ready, a wake token is there, and what is throttled is let in",
+    Invariant.WAKE: "where something is ready, a wake token is there for living processes; what is throttled is let in",
     Invariant.REQUEST: "an accepted cancel ends the run as cancelled; an accepted steer is read or answered",
     Invariant.RESULT: "a result is accepted once, and an early one is not lost; what has come is waited for no more",
     Invariant.CHILD: "a parent is told of each child's end exactly once",
@@ -178,6 +179,8 @@ def about_run(run: Run) -> Iterator[Finding]:
 
 
 _REPORT = "please report it, with the log of its processes"
+HERE = "{NAMESPACE:0}:"
+"""How each key begins, in what a finding says can be done."""
 _LOST = f"nobody will take it up: cancel it, and enqueue its work again; {_REPORT}"
 
 
@@ -190,7 +193,7 @@ def _place(run: Run) -> Iterator[Finding]:
         found.remove(("due", run.agent))  # without a deadline, it does no harm: what had one may have come
     allowed = _allowed(run)
     if len(found) != 1 or found[0] not in allowed:
-        mend = _LOST if not found and not run.has_ended else _REPORT
+        mend = _REPORT if found or run.has_ended else _give_back(run) if run.holder else _LOST
         yield Finding(
             Invariant.PLACE, subject,
             f"of agent {run.agent} is {run.status} and found in {_shown(found)}, not just in {_shown(allowed, ' or ')}",
@@ -201,8 +204,21 @@ def _place(run: Run) -> Iterator[Finding]:
     elif not run.holder_is_known:
         yield Finding(
             Invariant.PLACE, subject, f"is held by process {run.holder}, which has never registered or is buried",
-            _LOST,
+            f"{_command('ZADD', f'{HERE}P', 0, run.holder)}: maintenance then takes back what it holds; {_REPORT}",
         )  # fmt: skip
+
+
+def _give_back(run: Run) -> str:
+    """A cancel alone would not do: it is for the holder to hear, and nobody takes back what is in no set."""
+    return (
+        f"{_command('SADD', f'{HERE}h:{run.holder}', run.id)}: unless its holder works on it, it is given back within "
+        f"some seconds; {_REPORT}"
+    )
+
+
+def _command(*words: object) -> str:
+    """As it is typed behind `redis-cli` or `valkey-cli`."""
+    return shlex.join(map(str, words))
 
 
 def _allowed(run: Run) -> tuple[Place, ...]:
@@ -423,9 +439,11 @@ def about_running(agent: str, owner: str, held: int, counted: int) -> Iterator[F
     """`held`: the owner's runs that processes of the agent hold. `counted`: what is stored as their number."""
     if held != counted:
         effect = "with an owner limit, it gets fewer places than it should" if counted > held else "it gets more places"
+        key = f"{HERE}O:{agent}"
+        mend = _command("HSET", key, owner, held) if held else _command("HDEL", key, owner)
         yield Finding(
             Invariant.COUNT, f"owner {owner}", f"has {held} runs of {agent} held, and the count says {counted}",
-            f"{effect}; {_REPORT}",
+            f"{effect}: {mend}, when none of its runs is being taken up; {_REPORT}",
         )  # fmt: skip
 
 
@@ -435,7 +453,8 @@ def about_throttled(agent: str, owner: str, waiting: int) -> Iterator[Finding]:
         yield Finding(
             Invariant.WAKE, f"owner {owner}",
             f"has {waiting} throttled runs of {agent}, and none that is held or ready and would let them in",
-            "enqueue another task of this owner and agent: its end lets the next one in",
+            f"{_command('HDEL', f'{HERE}O:{agent}', owner)}, then enqueue another task of this owner and agent: its "
+            "end lets the next one in",
         )  # fmt: skip
 
 

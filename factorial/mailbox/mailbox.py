@@ -11,10 +11,12 @@ from contextlib import aclosing
 from dataclasses import replace
 from typing import Any, Self
 
+from redis.exceptions import ResponseError
+
 from factorial.config import EventsConfig, MetricsTimelineConfig, RedisConfig
 from factorial.errors import MailboxRefusedError
 from factorial.mailbox import lease
-from factorial.mailbox.connect import Connection, Listener, check_server, shown_url
+from factorial.mailbox.connect import Connection, Listener, check_layout, check_server, shown_url
 from factorial.mailbox.embedded import EmbeddedServer, resolve
 from factorial.mailbox.keys import LAYOUT_VERSION, Keys
 from factorial.mailbox.lease import Cause
@@ -112,21 +114,31 @@ async def _connect(redis: RedisConfig, constants: dict[str, int], patient: bool)
         for warning in () if patient else warnings:  # the supervisor of a patient process has told already
             logger.warning("%s", warning)
         keys = Keys(redis.namespace)
-        await _check_layout(connection, keys, shown)
+        await _check_namespace(connection, keys, redis.namespace, shown)
     except BaseException:
         await connection.close()
         raise
     return connection, Scripts(connection, keys, constants)
 
 
-async def _check_layout(connection: Connection, keys: Keys, shown: str) -> None:
-    """Refuse a namespace that another release laid out in another way."""
-    version = await connection.execute("HGET", keys.layout, "version")
+async def _check_namespace(connection: Connection, keys: Keys, namespace: str, shown: str) -> None:
+    """Refuse a namespace that another release laid out in another way, and a user who may not tell of its events.
+
+    Both are asked for in one write. The message reaches nobody: no owner has an empty id.
+    """
+    asked = connection.send("HGET", keys.layout, "version"), connection.send("PUBLISH", keys.channel(""), "")
+    answers: tuple[Any, Any] = await asyncio.gather(*asked, return_exceptions=True)
+    version, published = answers
+    if isinstance(version, BaseException) and not isinstance(version, ResponseError):
+        raise version
+    if isinstance(published, MailboxRefusedError):
+        raise MailboxRefusedError(
+            f"{shown}: our user may not publish to the channels of namespace {namespace!r}, on which events are "
+            f"told: ACL SETUSER USER +publish +subscribe &{keys.prefix}* (or allchannels)"
+        )
+    if isinstance(published, BaseException):
+        raise published
     if version is None:
         await connection.execute("HSETNX", keys.layout, "version", LAYOUT_VERSION)
         version = await connection.execute("HGET", keys.layout, "version")
-    if int(version) != LAYOUT_VERSION:
-        raise MailboxRefusedError(
-            f"namespace {keys.prefix!r} at {shown} has layout {int(version)}, and this release of Factorial reads "
-            f"layout {LAYOUT_VERSION}: use the release that wrote it, or another redis.namespace"
-        )
+    check_layout(version, keys, f"namespace {namespace!r} at {shown}")

@@ -10,7 +10,7 @@ from typing import Any
 from redis import exceptions as redis_errors
 from redis.asyncio.connection import AbstractConnection
 
-from factorial.errors import MailboxRefusedError, MailboxUnavailableError
+from factorial.errors import MailboxError, MailboxRefusedError, MailboxUnavailableError
 from factorial.mailbox.address import Address, Node, is_elsewhere
 
 __all__ = ["Route", "route_to"]
@@ -67,7 +67,7 @@ class _Nodes(Route):
         if self._stands_alone:
             return await self._address.open(self._known[0])
         asked: list[Node] = []
-        failures: list[MailboxUnavailableError] = []
+        failures: list[MailboxError] = []
         while left := [node for node in self._known if node not in asked]:
             node = left[0]
             asked.append(node)
@@ -76,12 +76,13 @@ class _Nodes(Route):
                 if await self._has_our_key(connection, node):
                     self.url = self._address.url_of(node)
                     return connection
-            except MailboxUnavailableError as failure:
+            except (MailboxUnavailableError, MailboxRefusedError) as failure:
                 failures.append(failure)
                 self._known.remove(node)
                 self._known.append(node)
         if asked == self._address.nodes[:1] and failures:
             raise failures[0]
+        _raise_if_all_refuse(failures)
         told = "; ".join(map(str, failures)) or "they name each other"
         raise MailboxUnavailableError(f"{self._address.shown}: none of {len(asked)} nodes serves us now: {told}")
 
@@ -128,19 +129,20 @@ class _Sentinels(Route):
         self._sentinels = list(address.nodes)
 
     async def open(self) -> AbstractConnection:
-        failures: list[MailboxUnavailableError] = []
+        failures: list[MailboxError] = []
         for sentinel in tuple(self._sentinels):
             try:
                 primary = await self._primary(sentinel)
                 connection = await self._address.open(primary)
                 await self._check_role(connection, primary)
-            except MailboxUnavailableError as failure:
+            except (MailboxUnavailableError, MailboxRefusedError) as failure:
                 failures.append(failure)
                 self._sentinels.remove(sentinel)
                 self._sentinels.append(sentinel)
             else:
                 self.url = self._address.url_of(primary)
                 return connection
+        _raise_if_all_refuse(failures)
         told = "; ".join(dict.fromkeys(map(str, failures)))
         raise MailboxUnavailableError(f"{self._address.shown}: the sentinels lead to no primary: {told}")
 
@@ -174,6 +176,12 @@ class _Sentinels(Route):
         if isinstance(role, list) and role[0] != b"master":
             await connection.disconnect()
             raise MailboxUnavailableError(f"{primary[0]}:{primary[1]} is a replica")
+
+
+def _raise_if_all_refuse(failures: list[MailboxError]) -> None:
+    """Trying again is of no use only if none of them is worth asking again."""
+    if failures and all(isinstance(failure, MailboxRefusedError) for failure in failures):
+        raise failures[0]
 
 
 async def _ask(connection: AbstractConnection, *commands: tuple[str, ...]) -> list[Any]:

@@ -1,4 +1,5 @@
-"""Whether the server can be trusted with tasks: asked once, by whoever opens a mailbox."""
+"""Whether the server can be trusted with tasks, and whether we read what the namespace holds: asked once, by whoever
+opens a mailbox, and by the doctor."""
 
 import re
 from typing import Any, Protocol
@@ -6,8 +7,9 @@ from typing import Any, Protocol
 from redis.exceptions import ResponseError
 
 from factorial.errors import MailboxRefusedError
+from factorial.mailbox.keys import LAYOUT_VERSION, Keys
 
-__all__ = ["Commands", "check_server"]
+__all__ = ["Commands", "check_layout", "check_server", "read_layout"]
 
 
 _OLDEST = (7, 0)
@@ -43,6 +45,40 @@ async def check_server(commands: Commands, *, url_shown: str) -> list[str]:
             "Mend it with: CONFIG SET appendonly yes (and CONFIG REWRITE to keep it so)"
         ]
     return []
+
+
+async def read_layout(commands: Commands, keys: Keys) -> bytes | ResponseError | None:
+    """The version of the namespace's layout, for `check_layout`: as it is stored, or why it cannot be read."""
+    try:
+        version: bytes | None = await commands.execute("HGET", keys.layout, "version")
+    except ResponseError as refusal:
+        return refusal
+    return version
+
+
+def check_layout(version: bytes | ResponseError | None, keys: Keys, place: str) -> None:
+    """Raise `MailboxRefusedError` if what the server answered, when asked for the version, is not ours.
+
+    None: there is none, though the namespace has keys.
+    """
+    mend = f"HSET {keys.layout} version {LAYOUT_VERSION}"
+    if version is None:
+        raise MailboxRefusedError(
+            f"{place} has keys, and no layout version: {keys.layout} is gone. If this release wrote the keys, put it "
+            f"back with: {mend}"
+        )
+    if isinstance(version, ResponseError):
+        if not str(version).startswith("WRONGTYPE"):
+            raise version
+        raise MailboxRefusedError(
+            f"{place}: {keys.layout}, which has the version of the layout, was overwritten by a key of another type. "
+            f"If this release wrote the other keys, put it back with: DEL {keys.layout}, then {mend}"
+        )
+    if version != str(LAYOUT_VERSION).encode():
+        raise MailboxRefusedError(
+            f"{place} has layout {version.decode(errors='replace')}, and this release of Factorial reads layout "
+            f"{LAYOUT_VERSION}: use the release that wrote it, or another redis.namespace"
+        )
 
 
 def _parse(info: bytes) -> dict[str, str]:

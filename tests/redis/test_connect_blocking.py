@@ -54,6 +54,18 @@ async def test_a_lost_connection_ends_the_wait_and_is_mended(own_valkey: ValkeyS
     await commands.close()
 
 
+async def test_a_server_that_turns_us_away_is_asked_less_and_less_often(own_valkey: ValkeyServer) -> None:
+    """It is a replica for the time being."""
+    own_valkey.start(replicaof=f"127.0.0.1 {free_port()}")
+    blocking = await BlockingConnection.open(RedisConfig(url=own_valkey.url))
+    begun = asyncio.get_running_loop().time()
+    for _ in range(5):
+        assert await blocking.execute("BLPOP", "k", 5) is None
+    pauses = sum(0.02 * 2**n for n in range(5))
+    assert asyncio.get_running_loop().time() - begun >= pauses / 2, "the jitter takes no more than a half"
+    await blocking.close()
+
+
 async def test_cancelling_gives_the_connection_up(own_valkey: ValkeyServer) -> None:
     """The server pops nothing for someone who has left; the next wait opens a new connection."""
     own_valkey.start()

@@ -63,6 +63,22 @@ async def test_answers_stay_in_step_while_the_connection_is_cut_again_and_again(
         await connection.close()
 
 
+async def test_a_server_that_turns_us_away_is_not_stormed(own_valkey: ValkeyServer) -> None:
+    """It is a replica for as long as we try: each link is given up once, and the pauses between them grow."""
+    own_valkey.start()
+    connection = await Connection.open(RedisConfig(url=own_valkey.url, retry_for=2))
+    moved: list[None] = []
+    connection.on_moved = lambda: moved.append(None)
+    own_valkey.command("REPLICAOF", "127.0.0.1", str(free_port()))
+    asked = await asyncio.gather(*(connection.execute("SET", f"x{n}", 1) for n in range(50)), return_exceptions=True)
+    assert all(isinstance(answer, MailboxUnavailableError) for answer in asked)
+    assert 1 <= connection.stats.reconnects <= 15
+    assert len(moved) <= connection.stats.reconnects + 1
+    own_valkey.command("REPLICAOF", "NO", "ONE")
+    assert await connection.execute("SET", "x", 1) == b"OK"
+    await connection.close()
+
+
 async def test_a_restarted_server_is_found_again(own_valkey: ValkeyServer) -> None:
     """Commands issued while it is down wait for it."""
     own_valkey.start()

@@ -4,7 +4,8 @@ import pytest
 from redis.exceptions import NoPermissionError
 
 from factorial.config import RedisConfig
-from factorial.errors import MailboxRefusedError
+from factorial.errors import ConfigError, MailboxRefusedError
+from factorial.mailbox import Mailbox
 from factorial.mailbox.connect import Connection, check_server, shown_url
 from tests.valkey import ValkeyServer
 
@@ -61,6 +62,32 @@ async def test_a_read_only_replica_is_refused(own_valkey: ValkeyServer) -> None:
     own_valkey.command("REPLICAOF", "127.0.0.1", "7")
     with pytest.raises(MailboxRefusedError, match=r"read-only replica.*127\.0\.0\.1:7"):
         await _check(own_valkey)
+
+
+async def test_a_user_who_may_not_publish_is_refused(own_valkey: ValkeyServer) -> None:
+    """The message has the right that is missing; with it, all is well."""
+    own_valkey.start(appendonly="yes")
+    own_valkey.command("ACL", "SETUSER", "worker", "on", ">pass", "~*", "+@all", "resetchannels")
+    redis = RedisConfig(url=own_valkey.url.replace("redis://", "redis://worker:pass@"), namespace="n")
+    with pytest.raises(MailboxRefusedError, match=r"may not publish.*'n'.*&\{n:0\}:\* \(or allchannels\)"):
+        await Mailbox.open(redis)
+    own_valkey.command("ACL", "SETUSER", "worker", "&{n:0}:*")
+    await (await Mailbox.open(redis)).close()
+
+
+async def test_an_unknown_option_is_named(own_valkey: ValkeyServer) -> None:
+    own_valkey.start()
+    with pytest.raises(
+        ConfigError, match=r"there is no option 'sentinal_password'; did you mean 'sentinel_password'\?"
+    ):
+        await Connection.open(RedisConfig(url=f"{own_valkey.url}?sentinal_password=s3cret"))
+
+
+async def test_a_database_that_a_single_server_does_not_have(own_valkey: ValkeyServer) -> None:
+    own_valkey.start()
+    with pytest.raises(MailboxRefusedError, match="out of range: end the URL with the number of a database") as refused:
+        await Connection.open(RedisConfig(url=f"{own_valkey.url.removesuffix('/0')}/77"))
+    assert "cluster" not in str(refused.value)
 
 
 async def test_an_old_server_is_refused() -> None:

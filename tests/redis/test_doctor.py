@@ -7,6 +7,7 @@ nothing moves; tests/chaos/test_fault_doctor.py asks while everything does.
 import asyncio
 import json
 import re
+import shlex
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 from factorial.__main__ import main
 from factorial.config import RedisConfig
 from factorial.doctor import examine
+from factorial.errors import MailboxRefusedError
 from factorial.mailbox import Mailbox, checkup, lease
 from factorial.mailbox.claim import Claim, ClaimedRun, claim
 from factorial.mailbox.commit import Action, Commit, commit
@@ -176,7 +178,8 @@ BROKEN: dict[str, tuple[str, list[str]]] = {
     "a journal left": ("HSET {journal:completed} x y", ["10: run completed has ended, and its journal is still there"]),
     "a conversation left": ("RPUSH {conversation:gone} x", ["10: run gone is gone, and its conversation is still"]),
     "a run deleted": ("DEL {run:held}", ["10: run held is gone, and still stands in held of p"]),
-    "a queue of another type": ("SET {ready:c} x", ["10: key"]),
+    "a queue of another type": ("SET {ready:c} x", ["1: key"]),
+    "counts of another type": ("SET {running:c} x", ["10: key"]),
 }  # fmt: skip
 
 
@@ -206,6 +209,70 @@ async def test_each_finding_says_what_can_be_done(patient: Patient) -> None:
     assert "cancel it, and enqueue its work again" in found["mend"]
 
 
+async def mended(patient: Patient, number: int) -> list[str]:
+    """Give the command that the first finding of this invariant advises, and tell what is still wrong."""
+    [found, *_] = (await patient.diagnosis())["invariants"][number - 1]["findings"]
+    command = re.search(r"(SADD|ZADD|HSET|HDEL) .*?(?=[:,] )", found["mend"])
+    assert command, found
+    await patient.do(*shlex.split(command[0]))
+    return await patient.findings()
+
+
+async def test_a_held_run_that_is_lost_is_given_back_after_the_advice(patient: Patient) -> None:
+    await patient.do("SREM", patient.keys.held("p"), "held")
+    assert await mended(patient, 1) == []
+    assert await lease.disown(patient.mailbox.scripts, process="p", task_ids=["held"]) == ["held"]
+    assert await patient.findings() == []
+
+
+async def test_what_a_process_unheard_of_holds_is_taken_back_after_the_advice(patient: Patient) -> None:
+    await patient.do("ZREM", patient.keys.key("processes"), "p")
+    assert await mended(patient, 1) == []
+    await patient.do("DEL", patient.keys.lease("p"))
+    for _ in range(2):  # the first one notes that the lease is missing
+        taken = await lease.reclaim(patient.mailbox.scripts, most=9)
+    assert set(taken.go_on) == {"held", "held too", "one"}
+
+
+async def test_throttled_runs_are_let_in_after_the_advice(patient: Patient) -> None:
+    """The count says that one of the owner's runs is held, and none is: another task alone would be throttled, too."""
+    await patient.do("DEL", patient.keys.run("one"), patient.keys.conversation("one"))
+    await patient.do("SREM", patient.keys.held("p"), "one")
+    await patient.do("HSET", patient.keys.owner("many"), "active", 2)
+    assert any("throttled" in finding for finding in await mended(patient, 4))
+    await patient.enqueue("another", owner="many")
+    another = next(run for run in await patient.take(9, limit=9) if run.task_id == "another")
+    await patient.end_turn(another, Action.COMPLETE)
+    assert await patient.findings() == []
+
+
+async def test_a_wrong_count_of_held_runs_is_right_after_the_advice(patient: Patient) -> None:
+    await patient.do("HINCRBY", patient.keys.key("running", "a"), "o", 5)
+    assert await mended(patient, 3) == []
+    await patient.do("HSET", patient.keys.key("running", "a"), "nobody", 1)
+    assert await mended(patient, 3) == []
+
+
+async def test_a_layout_that_is_gone_is_no_empty_namespace(
+    patient: Patient, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nor is one that was overwritten; either is told in a line, with what puts it back. A mailbox tells the second."""
+    put_back = f"HSET {patient.keys.layout} version 1"
+    await patient.do("DEL", patient.keys.layout)
+    assert await asyncio.to_thread(main, ["doctor", *where(patient)]) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert "has keys, and no layout version" in line and put_back in line
+    await patient.do("SET", patient.keys.layout, "x")
+    assert await asyncio.to_thread(main, ["doctor", *where(patient)]) == 1
+    [line] = capsys.readouterr().err.splitlines()
+    assert f"DEL {patient.keys.layout}, then {put_back}" in line
+    with pytest.raises(MailboxRefusedError, match="overwritten by a key of another type"):
+        await Mailbox.open(patient.mailbox.redis)
+    await patient.do("DEL", patient.keys.layout)
+    await patient.do(*put_back.split())
+    assert await patient.findings() == []
+
+
 async def test_for_people_the_findings_of_an_invariant_are_bounded(
     patient: Patient, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -222,7 +289,17 @@ async def test_for_people_the_findings_of_an_invariant_are_bounded(
 async def test_it_only_reads(patient: Patient) -> None:
     """A user of the server who may use nothing but commands that read, and none on scripts, is enough."""
     await patient.do(
-        "ACL", "SETUSER", "doctor", "on", ">pass", "~*", "-@all", "+@read", "+@connection", "+info", "+time"
+        "ACL",
+        "SETUSER",
+        "doctor",
+        "on",
+        ">pass",
+        f"~{patient.keys.prefix}*",
+        "-@all",
+        "+@read",
+        "+@connection",
+        "+time",
+        "+info",
     )
     await patient.do("RPUSH", patient.keys.conversation("gone"), "x")  # so that it has something to look at again
     url = patient.mailbox.redis.url.replace("unix://", "unix://doctor:pass@")
@@ -256,7 +333,10 @@ async def test_the_command(patient: Patient, capsys: pytest.CaptureFixture[str])
         (["doctor", "--config", "x.toml", "--namespace", "a"], 2, "leave --redis and --namespace out"),
         (["doctor", "--config", "no-such.toml"], 2, "there is no such file"),
         (["doctor", "--redis", "redis://localhost:1"], 1, "nothing listens there"),
-        (["doctor", "--redis", "embedded:./not-there"], 1, "its server is not running"),
+        (["doctor", "--redis", "embedded:./not-there"], 2, "embedded:./not-there: there is no such directory"),
+        (["doctor", "--redis", "embedded:."], 1, "its server is not running"),
+        (["doctor", "--redis", ""], 2, "factorial: --redis: begin it with redis://"),
+        (["doctor", "--redis", "db1:6379"], 2, "factorial: --redis: begin it with"),
         (["nurse"], 2, "'nurse'"),
         ([], 2, "VERB"),
     ],

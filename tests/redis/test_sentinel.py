@@ -1,5 +1,5 @@
 """A primary with a replica, watched by sentinels: how it is found. Real: all five servers, the runner. Scripted: the
-model. The failovers under load are in `tests/chaos/test_fault_sentinel.py`.
+model. The failovers under load are in `tests/chaos/test_fault_takeover.py`.
 """
 
 import asyncio
@@ -63,6 +63,25 @@ async def test_a_sentinel_that_is_away_or_knows_nothing_does_not_matter(sentinel
         await Connection.open(RedisConfig(url=f"redis+sentinel://{away},{hosts}/other"))
 
 
+async def test_a_sentinel_that_refuses_does_not_matter(sentinels: ValkeySentinels, own_valkey: ValkeyServer) -> None:
+    """Its address belongs to another server now, which is no sentinel, or wants a password."""
+    own_valkey.start()
+    url = sentinels.url.replace("://", f"://127.0.0.1:{own_valkey.port},")
+    for password in ("", "secret"):
+        own_valkey.command("CONFIG", "SET", "requirepass", password)
+        connection = await Connection.open(RedisConfig(url=url))
+        assert await connection.execute("PING") == b"PONG"
+        await connection.close()
+
+
+async def test_a_sentinel_that_is_down_is_named_once_and_nothing_is_said_of_the_server() -> None:
+    place = f"127.0.0.1:{free_port()}"
+    url = f"redis+sentinel://{place}/mymaster"
+    with pytest.raises(MailboxUnavailableError) as away:
+        await Connection.open(RedisConfig(url=url))
+    assert str(away.value) == f"{url}: the sentinels lead to no primary: {place}: nothing listens there"
+
+
 async def test_a_server_that_is_no_sentinel(sentinels: ValkeySentinels) -> None:
     with pytest.raises(MailboxRefusedError, match=rf"127\.0\.0\.1:{sentinels.primary.port} is no sentinel"):
         await Connection.open(RedisConfig(url=f"redis+sentinel://127.0.0.1:{sentinels.primary.port}/mymaster"))
@@ -100,7 +119,14 @@ async def test_servers_and_sentinels_have_passwords_of_their_own(sentinels: Valk
 
 
 @pytest.mark.parametrize(
-    "url", ["redis+sentinel://h", "redis+sentinel://h/", "redis+sentinel://:s3cret@h:p/m", "redis+sentinel://h/m/x"]
+    "url",
+    [
+        "redis+sentinel://h",
+        "redis+sentinel://h/",
+        "redis+sentinel://:s3cret@h:p/m",
+        "redis+sentinel://h/m/x",
+        "redis+sentinel://:12/34s3cret@h/0",
+    ],
 )
 def test_a_url_that_cannot_be_one(url: str) -> None:
     with pytest.raises(ConfigError, match=r"HOST:PORT,HOST:PORT/SERVICE/DATABASE.*mymaster") as refused:

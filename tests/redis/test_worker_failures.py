@@ -360,3 +360,14 @@ async def test_parallel_tools_all_finish_before_an_error_goes_on(system: System)
     data = await system.ended(await system.submit(agent))
     assert data["payload"]["output"] == "both"
     assert counted == {"steady": 1, "shaky": 2}
+
+
+async def test_a_field_whose_name_is_no_utf8_harms_nobody(system: System) -> None:
+    """Whoever has written it: the process that takes that run up lives, and works on."""
+    agent = Agent(name="a", model=ScriptedModel(lambda messages: say("done")))
+    damaged, other = await system.submit(agent), await system.submit(agent)
+    await system.execute("HSET", (await system.mailbox()).keys.key("fields", damaged), b"\xff", b"1")
+    process = await system.start(agent)
+    for task_id in (other, damaged):
+        assert (await system.ended(task_id))["status"] == "completed"
+    assert process.life is not None and not process.life.done()

@@ -277,6 +277,19 @@ def test_urls_of_every_kind(url: str) -> None:
     assert RedisConfig(url=url).resolved_url == url
 
 
+@pytest.mark.parametrize("url", ["unix://:12/34s3cret@/tmp/s", "unix://u:pa/s3cret@/tmp/s", "unix://tmp/s"])
+def test_a_unix_socket_has_no_host(url: str) -> None:
+    """What looks like one is a password with a slash, whose rest would be taken for the path, and shown."""
+    with pytest.raises(ConfigError, match=r"unix://USER:PASSWORD@/PATH.*%2F") as raised:
+        RedisConfig(url=url)
+    assert "cret" not in str(raised.value)
+
+
+def test_what_may_be_a_password_is_no_scheme() -> None:
+    with pytest.raises(ConfigError, match=r"redis\+cluster://.*embedded:DIR$"):
+        RedisConfig(url="s3cr3tpassword@redis:6379")
+
+
 @pytest.mark.parametrize("url", ["redis://h:x", "redis://h/db", "redis:h", "rediss://:se/cret@h", "redis://h:1:2"])
 def test_a_url_that_cannot_be_read_is_not_repeated(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """It may hold a password."""
