@@ -20,7 +20,7 @@ _BY_ID = {
     "batch": "b",  # HASH    per batch: how many children it has, and how many have ended
     "ready": "q",  # LIST    per agent: runs to take up
     "suspects": "u",  # LIST    per agent: runs to take up one by one, since their processes crashed
-    "throttled": "L",  # ZSET    per agent and owner: runs that wait since enough of them are held, by when they were made
+    "throttled": "L",  # ZSET    per agent and owner: ready runs beyond the limit, by when they were made
     "running": "O",  # HASH    per agent: how many runs of each owner are held
     "passed": "v",  # SET     per agent: processes that cannot take those, and have passed the wake token on
     "due": "z",  # ZSET    per agent: runs in backoff, and parked ones with a deadline, by when they are due
