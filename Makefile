@@ -45,7 +45,8 @@ bench: $(TEST)/.installed
 
 # Tests that are about one server of their own have one here, too.
 SHARING := tests/redis tests/spec $(addprefix tests/chaos/test_, kill.py harm.py waiting.py operating.py storm.py \
-	stop_and_start.py two_machines.py fault_takeover.py)
+	stop_and_start.py two_machines.py fault_takeover.py $(addprefix fault_, races.py families.py subscribers.py \
+	kill_points.py zombies.py poison.py clocks.py doctor.py payloads.py large_messages.py))
 cluster: $(TEST)/.installed
 	FACTORIAL_TEST_SERVER=cluster $(PYTEST) $(SHARING)
 	FACTORIAL_TEST_SERVER=sentinel $(PYTEST) $(SHARING)
@@ -53,7 +54,7 @@ cluster: $(TEST)/.installed
 # The storm's goals are per minute: 10,000 tasks and 50 kills.
 MINUTES ?= 20
 chaos: $(TEST)/.installed
-	FACTORIAL_CHAOS=long $(BIN)/python -m pytest -s $(wildcard tests/chaos tests/model)
+	FACTORIAL_CHAOS=long $(PYTEST) -o faulthandler_timeout=0 tests/chaos tests/model
 	$(BIN)/python -m tests.chaos.storm --minutes $(MINUTES) --figures storm.json
 
 mutants: $(TEST)/.installed

@@ -148,9 +148,10 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """The table of the faults that were survived."""
-    reports = [report for reports in terminalreporter.stats.values() for report in reports]
-    told = [told for report in reports for told in getattr(report, "user_properties", ())]
+    """The table of the faults that were survived: what a test has counted that failed is not in it."""
+    reports = {outcome: terminalreporter.getreports(outcome) for outcome in ("passed", "failed", "error")}
+    broken = {report.nodeid for outcome in ("failed", "error") for report in reports[outcome]}
+    told = [told for report in reports["passed"] if report.nodeid not in broken for told in report.user_properties]
     if rows := sorted(row for name, row in told if name == "fault"):
         terminalreporter.section("faults survived")
         for line in figures.table(rows):

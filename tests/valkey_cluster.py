@@ -7,9 +7,9 @@ from pathlib import Path
 from redis import Redis
 from redis.exceptions import RedisError
 
-from tests.valkey import ValkeyServer, free_port
+from tests.valkey import ValkeyServer, free_port, is_in_step
 
-__all__ = ["SLOTS", "ValkeyCluster", "ask", "is_in_step", "wait"]
+__all__ = ["SLOTS", "ValkeyCluster", "ask", "wait"]
 
 SLOTS = 16384
 
@@ -49,10 +49,11 @@ class ValkeyCluster:
         for node in others:
             ask(node, "CLUSTER", "MEET", "127.0.0.1", first.port, buses[0])
         wait(lambda: all(_knows_all(node, len(self.nodes)) for node in self.nodes), "the nodes to know each other")
-        for number, replica in enumerate(self.replicas):
-            ask(replica, "CLUSTER", "REPLICATE", ask(self.primaries[number % 3], "CLUSTER", "MYID"))
+        pairs = [(replica, self.primaries[number % 3]) for number, replica in enumerate(self.replicas)]
+        for replica, primary in pairs:
+            ask(replica, "CLUSTER", "REPLICATE", ask(primary, "CLUSTER", "MYID"))
         wait(lambda: all(_is_whole(node) for node in self.nodes), "the cluster to be whole")
-        wait(lambda: all(is_in_step(replica) for replica in self.replicas), "the replicas to be in step")
+        wait(lambda: all(is_in_step(*pair) for pair in pairs), "the replicas to be in step")
 
     def stop(self) -> None:
         """Kill all nodes."""
@@ -113,11 +114,6 @@ def _knows_all(node: ValkeyServer, count: int) -> bool:
 
 def _is_whole(node: ValkeyServer) -> bool:
     return "cluster_state:ok" in _command(node, "CLUSTER", "INFO")
-
-
-def is_in_step(replica: ValkeyServer) -> bool:
-    """Whether a replica has what its primary has."""
-    return "master_link_status:up" in _command(replica, "INFO", "replication")
 
 
 def _command(node: ValkeyServer, *command: str) -> str:

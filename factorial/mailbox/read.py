@@ -56,7 +56,9 @@ async def read_run(scripts: Scripts, task_id: str) -> StoredRun | None:
     if not run:
         return None
     try:
-        return _assemble(task_id, paired(run), conversation, paired(fields), [key.decode(errors="replace") for key in waits_for])
+        return _assemble(
+            task_id, paired(run), conversation, paired(fields), [key.decode(errors="replace") for key in waits_for]
+        )
     except (KeyError, ValueError) as damage:
         raise CorruptedTaskDataError(task_id, f"what is stored for task {task_id!r} cannot be read: {damage}") from None
 

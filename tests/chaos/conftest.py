@@ -8,24 +8,37 @@ from pathlib import Path
 import pytest
 
 from tests import harness
-from tests.chaos.system import System
+from tests.chaos.system import System, SystemAt
 from tests.valkey import ValkeyServer
 
 
 @pytest.fixture
-async def system(tmp_path: Path, redis_url: str, namespace: str) -> AsyncIterator[System]:
-    """A system on the test run's Valkey: `system.configure(...)`, then `await system.start()`."""
-    system = System(tmp_path, redis_url, namespace)
-    yield system
-    await system.clean_up()
+async def system_at(tmp_path: Path, namespace: str) -> AsyncIterator[SystemAt]:
+    """Makes a system on the server of a URL: `system.configure(...)`, then `await system.start()`. Each but the first
+    has a folder of its own in that of the test."""
+    made: list[System] = []
+
+    def at(url: str) -> System:
+        directory = tmp_path / f"system-{len(made)}" if made else tmp_path
+        directory.mkdir(exist_ok=True)
+        made.append(System(directory, url, namespace))
+        return made[-1]
+
+    yield at
+    for system in made:
+        await system.clean_up()
 
 
 @pytest.fixture
-async def own_system(tmp_path: Path, own_valkey: ValkeyServer, namespace: str) -> AsyncIterator[System]:
+def system(redis_url: str, system_at: SystemAt) -> System:
+    """A system on the test run's Valkey."""
+    return system_at(redis_url)
+
+
+@pytest.fixture
+def own_system(own_valkey: ValkeyServer, system_at: SystemAt) -> System:
     """A system on a Valkey of the test's own: `own_valkey.start(...)` comes first."""
-    system = System(tmp_path, own_valkey.url, namespace)
-    yield system
-    await system.clean_up()
+    return system_at(own_valkey.url)
 
 
 @pytest.fixture

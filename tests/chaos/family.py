@@ -4,13 +4,24 @@ second asks somebody outside, and who then answers. Every tool call that is exec
 
 import asyncio
 import json
+from collections import Counter
 from typing import Any
 
 from factorial import Agent, AgentContext, Batch, ExecutionContext, deferred_result, forking_tool
 from factorial.testing import Reply, ScriptedModel, call, say
 from tests.chaos.agents import witnessed
+from tests.chaos.system import OWNER, System
 
 CHILDREN = 10
+
+CHILD_RUNNER = """
+[[runner]]
+agent = "tests.chaos.family:child"
+processes = 2
+worker = { workers = 6, batch_size = 10, heartbeat_interval = 0.5, missed_heartbeats = 2 }
+maintenance = { interval = 0.25 }
+"""
+"""Of the configuration of a system, beside the runner of the parents."""
 
 
 async def look(agent_ctx: AgentContext) -> str:
@@ -55,3 +66,14 @@ def parent_script(messages: Any) -> Reply:
 
 
 parent = Agent(name="parent", tools=[send_children, ask], model=ScriptedModel(parent_script, delay=0.05))
+
+
+async def answer_all(system: System, answered: Counter[str]) -> None:
+    """Somebody outside, who gives each answer twice."""
+    async for event in system.orchestrator.subscribe_to_updates(
+        OWNER, event_types=["task_pending_tool_call_results"], after="0"
+    ):
+        for call_id in event["data"]["tool_call_ids"]:
+            for _ in range(2):
+                kept = await system.orchestrator.complete_deferred_tool(event["task_id"], call_id, "yes")
+                answered[event["task_id"]] += kept

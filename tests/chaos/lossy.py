@@ -29,7 +29,6 @@ class LossyProxy:
         self.url = ""
         self.answers: dict[Command, list[Any]] = {}
         """Of all commands that were sent, in the order of their first try: what the server has answered to each try."""
-        self.lost: list[Command] = []
 
     async def __aenter__(self) -> Self:
         self._listener = await asyncio.start_server(self._accept, "127.0.0.1", 0)
@@ -92,7 +91,6 @@ class LossyProxy:
                         answered.append(under_way.popleft())
                         self.answers.setdefault(answered[-1], []).append(answer)
                 if any([self._lose(command) for command in answered]):
-                    self.lost += answered
                     return
                 client.write(data)
                 await client.drain()

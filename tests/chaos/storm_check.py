@@ -1,7 +1,7 @@
 """Whether the storm did any harm to a cohort of tasks, told from what is stored, from the events, and from the witness.
 
 `check` looks at a cohort whose tasks have ended, and adds to the `Figures` of the storm. What must not be goes into
-`Figures.harm`, by promise:
+`Figures.broken`, by promise:
 
     lost             an accepted task that is not there any more
     stuck            one that has not ended within its time
@@ -73,7 +73,7 @@ class Figures:
     """What the whole storm came to."""
 
     ends: Counter[str] = field(default_factory=Counter)
-    harm: Counter[str] = field(default_factory=Counter)
+    broken: Counter[str] = field(default_factory=Counter)
     details: list[str] = field(default_factory=list)
     """What was wrong, the first of each kind."""
     taken_back: int = 0
@@ -98,8 +98,8 @@ class Figures:
 
     def blame(self, promise: str, detail: str) -> None:
         """A promise was not kept."""
-        self.harm[promise] += 1
-        if self.harm[promise] <= 5:
+        self.broken[promise] += 1
+        if self.broken[promise] <= 5:
             self.details.append(f"{promise}: {detail}")
 
 

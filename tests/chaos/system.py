@@ -3,22 +3,25 @@
 import asyncio
 import json
 import os
+import re
 import signal
 import sys
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import aclosing
+from collections.abc import Callable, Sequence
+from contextlib import aclosing, suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from factorial import Orchestrator, Task
-from tests.chaos.agents import DIARY, WorkContext, work
+from tests.chaos.agents import DIARY, HarmContext, WorkContext, harm, work
 from tests.support import session_members, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 OWNER = "chaos"
+WORKER = re.compile(r"spawn_main|tests\.chaos\.nursery")
+"""What the command line of a worker process has: one that the supervisor has spawned, or the nursery has forked."""
 
 
 class System:
@@ -104,6 +107,11 @@ maintenance = {{ interval = 0.25 }}
         payload = WorkContext(query=str(turns), **work_to_do)
         return await self.orchestrator.enqueue_task(work, owner_id=OWNER, payload=payload)
 
+    async def enqueue_harm(self, **to_do: Any) -> Task[HarmContext]:
+        """Enqueue a task that may do harm to its process, for the agent `harm`."""
+        payload = HarmContext(query="go", **to_do)
+        return await self.orchestrator.enqueue_task(harm, owner_id=OWNER, payload=payload)
+
     async def status(self, task: Task[Any]) -> str:
         return str(await self.orchestrator.get_task_status(task.id))
 
@@ -186,6 +194,15 @@ maintenance = {{ interval = 0.25 }}
         """The living processes of the session of the supervisor, also those that have lost their parent."""
         return session_members(self.process.pid)
 
+    def workers(self) -> list[psutil.Process]:
+        """The living worker processes: the supervisor has spawned them, or the nursery has forked them."""
+        found = []
+        for process in self.members():
+            with suppress(psutil.NoSuchProcess):
+                if process.pid != self.process.pid and WORKER.search(" ".join(process.cmdline())):
+                    found.append(process)
+        return found
+
     async def stop(self, number: signal.Signals = signal.SIGTERM, timeout: float = 20.0) -> int:
         """Signal the supervisor, and wait for its end."""
         if self.process.returncode is None:
@@ -234,6 +251,10 @@ maintenance = {{ interval = 0.25 }}
             for process in self.members():
                 process.kill()
             await self.process.wait()
+
+
+SystemAt = Callable[[str], System]
+"""Makes a system on the server of a URL: the fixture `system_at`."""
 
 
 def show(title: str, **facts: Any) -> None:

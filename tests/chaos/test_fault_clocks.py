@@ -10,14 +10,12 @@ that is over too late costs waiting.
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator
-from pathlib import Path
 
 import pytest
 
 from factorial import AgentContext
 from tests.chaos.figures import fault, long_or_short
-from tests.chaos.system import OWNER, ROOT, System
+from tests.chaos.system import OWNER, ROOT, System, SystemAt
 from tests.chaos.timely import DEADLINE, timely
 from tests.redis.invariants import assert_invariants
 from tests.support import wait_until
@@ -27,18 +25,15 @@ COUNT = long_or_short(100, 12)
 
 
 @pytest.fixture
-async def machines(system: System, tmp_path: Path, redis_url: str, namespace: str) -> AsyncIterator[dict[int, System]]:
+async def machines(system: System, system_at: SystemAt, redis_url: str) -> dict[int, System]:
     """Two machines that share the work, by how many seconds their clocks are off."""
-    (tmp_path / "behind").mkdir()
-    behind = System(tmp_path / "behind", redis_url, namespace)
-    machines = {HOUR: system, -HOUR: behind}
+    machines = {HOUR: system, -HOUR: system_at(redis_url)}
     for machine in machines.values():
         machine.diary = system.diary
         machine.configure(processes=1, heartbeat=0.5, agent="timely:timely")
     path = os.pathsep.join([str(ROOT / "tests" / "chaos" / "clock"), str(ROOT)])
     await asyncio.gather(*(one.start(PYTHONPATH=path, CHAOS_CLOCK=str(off)) for off, one in machines.items()))
-    yield machines
-    await behind.clean_up()
+    return machines
 
 
 async def test_clocks_that_are_an_hour_off_change_nothing(machines: dict[int, System]) -> None:

@@ -26,7 +26,7 @@ async def kill_workers(system: System) -> None:
     chance = random.Random(5)
     for _ in range(KILLS):
         await asyncio.sleep(0.3)
-        workers = [one.pid for one in system.members() if "spawn_main" in " ".join(one.cmdline())]
+        workers = [one.pid for one in system.workers()]
         if workers:
             os.kill(chance.choice(workers), signal.SIGKILL)
 
@@ -54,9 +54,10 @@ async def test_the_doctor_raises_no_false_alarm_under_load_and_kills(
             found.append(await check(visit.scripts.commands, visit.scripts.keys))
         await killing
         code, told = await doctor(system)
-    assert [str(finding) for one in found for finding in one.findings] == []
+    alarms = [str(finding) for one in found for finding in one.findings]
+    assert alarms == []
     assert code == 0 and "all is well" in told, told
     fault(
-        "doctor asked under load and kills", checks=len(found), kills=KILLS, false_alarms=0,
+        "doctor asked under load and kills", checks=len(found), kills=KILLS, false_alarms=len(alarms),
         runs_looked_at_again=sum(one.doubts for one in found),
     )  # fmt: skip

@@ -16,10 +16,10 @@ import pytest
 
 from tests.chaos.figures import fault, long_or_short
 from tests.chaos.load import Load
-from tests.chaos.system import System
+from tests.chaos.system import System, SystemAt
 from tests.proxy import Proxy
 from tests.support import wait_until
-from tests.valkey import ValkeyServer
+from tests.valkey import ValkeyServer, is_in_step
 
 NOT_REPLICATED = long_or_short(3.0, 0.7)
 """Seconds by which the replica is behind when it is promoted."""
@@ -34,19 +34,12 @@ class Pair:
 
     def is_in_step(self) -> bool:
         """Whether the replica has all that the primary had when this was asked."""
-        written = _replication(self.primary)["master_repl_offset"]
-        heard = _replication(self.replica)
-        return heard["master_link_status"] == "up" and int(heard["slave_repl_offset"]) >= int(written)
+        return is_in_step(self.replica, self.primary)
 
     def promote(self) -> None:
         """Make the replica a primary, as it is; new connections lead there."""
         assert self.replica.command("REPLICAOF", "NO", "ONE").startswith(b"+OK")
         self.front.server_port = self.replica.port
-
-
-def _replication(server: ValkeyServer) -> dict[str, str]:
-    lines = server.command("INFO", "replication").decode().splitlines()
-    return dict(line.split(":", 1) for line in lines if ":" in line)
 
 
 @pytest.fixture
@@ -67,11 +60,9 @@ async def pair(tmp_path: Path, own_valkey: ValkeyServer) -> AsyncIterator[Pair]:
 
 
 @pytest.fixture
-async def far_system(tmp_path: Path, pair: Pair, namespace: str) -> AsyncIterator[System]:
+def far_system(pair: Pair, system_at: SystemAt) -> System:
     """A system that speaks to whom the front leads."""
-    system = System(tmp_path, pair.front.url, namespace)
-    yield system
-    await system.clean_up()
+    return system_at(pair.front.url)
 
 
 @pytest.mark.parametrize("old_primary", long_or_short(["is dead", "lives on"], ["is dead"]))

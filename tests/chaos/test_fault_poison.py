@@ -9,7 +9,6 @@ from collections import Counter
 
 from tests.chaos.figures import LONG, fault, long_or_short
 from tests.chaos.system import System
-from tests.chaos.test_harm import submit
 from tests.redis.invariants import assert_invariants
 
 DEADLY = long_or_short(["be killed", "crash", "exit", "abort", "block", "hoard"], ["exit", "abort"])
@@ -24,10 +23,10 @@ async def test_poison_ends_in_a_crash_loop_and_healthy_tasks_complete(system: Sy
     system.configure(agent="harm", processes=3, workers=2, batch_size=10, supervisor=patient, more=health)
     await system.start(*() if LONG else ("-m", "tests.chaos.nursery", str(system.config)))
     began = time.monotonic()
-    healthy = [await submit(system, seconds=0.2) for _ in range(HEALTHY // 2)]
-    poison = {harm: await submit(system, harm=harm, seconds=0.1) for harm in DEADLY}
-    failing = {harm: await submit(system, harm=harm, seconds=0.1) for harm in FAILING}
-    healthy += [await submit(system, seconds=0.2) for _ in range(HEALTHY - HEALTHY // 2)]
+    healthy = [await system.enqueue_harm(seconds=0.2) for _ in range(HEALTHY // 2)]
+    poison = {harm: await system.enqueue_harm(harm=harm, seconds=0.1) for harm in DEADLY}
+    failing = {harm: await system.enqueue_harm(harm=harm, seconds=0.1) for harm in FAILING}
+    healthy += [await system.enqueue_harm(seconds=0.2) for _ in range(HEALTHY - HEALTHY // 2)]
     data = await system.all_end(healthy, 240)
     seconds = time.monotonic() - began
     ends = {harm: await system.finished(task, 240) for harm, task in poison.items()}

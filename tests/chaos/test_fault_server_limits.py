@@ -53,11 +53,11 @@ async def test_a_full_server_takes_nothing_new_and_what_it_has_goes_on(
         f"server out of memory for {full_for:g} s (lease 1.5 s)",
         accepted=after.accepted, refused=len(load.refused), lost=len(after.lost),
         seconds_until_the_accepted_were_done=f"{drained_after:.1f}", retries=after.retries, reclaimed=after.reclaimed,
-        repeated_steps=after.repeated.total(),
+        handed_over=after.handed_over, repeated_steps=after.repeated.total(),
     )  # fmt: skip
     assert {type(refusal) for refusal in load.refused} == {MailboxFullError}
     assert after.completed == after.existing == after.accepted
-    assert after.retries == after.reclaimed == after.repeated.total() == 0
+    assert after.retries == after.reclaimed == after.handed_over == after.repeated.total() == 0
 
 
 async def test_scripts_may_be_forgotten_and_somebody_elses_may_be_slow(

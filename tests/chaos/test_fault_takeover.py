@@ -8,7 +8,7 @@ it. That is Redis's own limit. Shown is that nothing else is, and how long the f
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -16,13 +16,11 @@ import pytest
 
 from tests.chaos.figures import LONG, fault, long_or_short
 from tests.chaos.load import Load
-from tests.chaos.system import System
+from tests.chaos.system import System, SystemAt
 from tests.support import wait_until
+from tests.valkey import ValkeyServer, is_in_step
 from tests.valkey_cluster import ValkeyCluster
 from tests.valkey_sentinel import ValkeySentinels
-
-REPLICATION = 1.0
-"""Seconds by which a replica on this machine may be behind, with much to spare."""
 
 
 @pytest.fixture
@@ -49,29 +47,21 @@ def sentinels(tmp_path: Path) -> Iterator[ValkeySentinels]:
         sentinels.stop()
 
 
-@pytest.fixture
-async def system_at(tmp_path: Path, namespace: str) -> AsyncIterator[Callable[[str], System]]:
-    """A system on the server of a URL."""
-    made: list[System] = []
-
-    def at(url: str) -> System:
-        made.append(System(tmp_path, url, namespace))
-        return made[-1]
-
-    yield at
-    for system in made:
-        await system.clean_up()
-
-
-async def survives(system: System, fault_name: str, strike: Callable[[], None]) -> None:
-    """`strike` in the middle of the work of two processes: all that was replicated is done, once."""
+async def survives(
+    system: System, fault_name: str, primary: ValkeyServer, replica: ValkeyServer, strike: Callable[[], None]
+) -> None:
+    """`strike` in the middle of the work of two processes: all that was replicated is done, once, and so is all that
+    was asked for afterwards.
+    """
     system.configure(heartbeat=3.0, batch_size=20)  # the lease outlives the failover
     await system.start()
     async with Load(system, every=0.05) as load:
         await load.accepts(20)
-        begun = time.monotonic()
+        kept = set(load.accepted_at)
+        await wait_until(lambda: is_in_step(replica, primary), message="the replica in step")
         await asyncio.to_thread(strike)
         struck = time.monotonic()
+        forgettable = load.issued.keys() - kept
 
         def is_over() -> bool:
             return any(at > struck + 0.2 for at in load.accepted_at.values())
@@ -81,46 +71,46 @@ async def survives(system: System, fault_name: str, strike: Callable[[], None]) 
     after = await load.settle()
     times = sorted(load.accepted_at.values())
     silence = max(later - earlier for earlier, later in pairwise(times))
-    in_last_moment = [task_id for task_id in after.lost if begun - REPLICATION < load.accepted_at[task_id]]
+    lost_otherwise = {*after.lost} - forgettable
     fault(
         fault_name,
-        nobody_was_served_for=f"{silence:.1f} s", accepted=after.accepted, lost_by_replication=len(in_last_moment),
-        lost_otherwise=len(after.lost) - len(in_last_moment), ended=after.existing,
-        completed_twice=after.completed - after.existing, retries=after.retries, reclaimed=after.reclaimed,
-        refused=len(load.refused), repeated_steps=after.repeated.total(),
+        nobody_was_served_for=f"{silence:.1f} s", accepted=after.accepted, replicated_before=len(kept),
+        lost_by_replication=len(after.lost) - len(lost_otherwise), lost_otherwise=len(lost_otherwise),
+        ended=after.existing, completed_twice=after.completed - after.existing, retries=after.retries,
+        reclaimed=after.reclaimed, refused=len(load.refused), repeated_steps=after.repeated.total(),
     )  # fmt: skip
-    assert len(after.lost) == len(in_last_moment)
+    assert not lost_otherwise
     assert after.completed == after.existing
     assert after.retries == 0
     assert not load.refused
 
 
 async def test_a_replica_takes_over_for_a_node_of_the_cluster(
-    cluster: ValkeyCluster, system_at: Callable[[str], System], namespace: str
+    cluster: ValkeyCluster, system_at: SystemAt, namespace: str
 ) -> None:
     """The URL names the dead node alone: the others were learned from it, and from each other."""
     serving = cluster.serving(namespace)
     successor = cluster.replica_of(serving)
     await survives(
-        system_at(serving.url), "cluster: SIGKILL of the namespace's primary, its replica takes over", serving.stop
-    )
+        system_at(serving.url), "cluster: SIGKILL of the namespace's primary, its replica takes over",
+        serving, successor, serving.stop,
+    )  # fmt: skip
     assert cluster.serving(namespace) is successor
 
 
-async def test_a_replica_is_promoted_by_the_sentinels(
-    sentinels: ValkeySentinels, system_at: Callable[[str], System]
-) -> None:
+async def test_a_replica_is_promoted_by_the_sentinels(sentinels: ValkeySentinels, system_at: SystemAt) -> None:
     """They agree that the primary is dead."""
     dead, successor = sentinels.primary, sentinels.replica
-    await survives(system_at(sentinels.url), "sentinel: SIGKILL of the primary, its replica is promoted", dead.stop)
+    await survives(
+        system_at(sentinels.url), "sentinel: SIGKILL of the primary, its replica is promoted",
+        dead, successor, dead.stop,
+    )  # fmt: skip
     assert sentinels.primary is successor
 
 
 @pytest.mark.skipif(not LONG, reason="in the long run only; tests/redis/test_sentinel.py has a short one")
-async def test_the_sentinels_are_told_to_fail_over(
-    sentinels: ValkeySentinels, system_at: Callable[[str], System]
-) -> None:
+async def test_the_sentinels_are_told_to_fail_over(sentinels: ValkeySentinels, system_at: SystemAt) -> None:
     """SENTINEL FAILOVER, with which both change places: no server dies, all connections move."""
-    successor = sentinels.replica
-    await survives(system_at(sentinels.url), "sentinel: failover by order", sentinels.fail_over)
+    primary, successor = sentinels.primary, sentinels.replica
+    await survives(system_at(sentinels.url), "sentinel: failover by order", primary, successor, sentinels.fail_over)
     assert sentinels.primary is successor

@@ -8,27 +8,19 @@ import re
 import signal
 import time
 from collections import Counter
-from typing import Any
 
 import pytest
 
-from factorial import Task
-from tests.chaos.agents import HarmContext, harm
 from tests.chaos.figures import fault
-from tests.chaos.system import OWNER, ROOT, System, show
+from tests.chaos.system import ROOT, System, show
 from tests.support import wait_until
-
-
-async def submit(system: System, **context: Any) -> "Task[HarmContext]":
-    payload = HarmContext(query="go", **context)
-    return await system.orchestrator.enqueue_task(harm, owner_id=OWNER, payload=payload)
 
 
 @pytest.mark.parametrize("how", ["be killed", "crash", "exit"])
 async def test_a_task_that_kills_its_process_three_times_alone_is_ended(system: System, how: str) -> None:
     system.configure(agent="harm", processes=1)
     await system.start()
-    culprit = await submit(system, harm=how)
+    culprit = await system.enqueue_harm(harm=how)
     began = time.monotonic()
     data = await system.finished(culprit, 30)
     processes = {line["process"] for line in system.lines(culprit)}
@@ -48,13 +40,13 @@ async def test_a_task_that_kills_its_process_three_times_alone_is_ended(system: 
 async def test_the_neighbours_of_a_culprit_lose_no_attempt(system: System) -> None:
     system.configure(agent="harm", processes=3, workers=4, batch_size=10)
     await system.start()
-    neighbours = [await submit(system, seconds=2.5) for _ in range(30)]
+    neighbours = [await system.enqueue_harm(seconds=2.5) for _ in range(30)]
     await wait_until(lambda: len(system.witness()) >= 30, message="30 tasks under way")
-    culprit = await submit(system, harm="crash", seconds=0.2)
+    culprit = await system.enqueue_harm(harm="crash", seconds=0.2)
     # They keep coming, as in life.
     for _ in range(10):
         await asyncio.sleep(0.2)
-        neighbours.append(await submit(system, seconds=1.0))
+        neighbours.append(await system.enqueue_harm(seconds=1.0))
     culprits, data = await system.finished(culprit, 60), await system.all_end(neighbours)
     lost = system.log.read_text().count("ended by SIGSEGV")
     show(
@@ -77,7 +69,7 @@ async def test_a_blocked_event_loop_is_found_named_and_replaced(system: System) 
     limit = 1.5
     system.configure(agent="harm", processes=2, workers=2, more=f"health = {{ blocked_after = {limit} }}")
     await system.start()
-    culprit = await submit(system, harm="block", seconds=0.1)
+    culprit = await system.enqueue_harm(harm="block", seconds=0.1)
     [begun] = await wait_until(lambda: system.lines(culprit, edge="begin"), message="the blocking tool")
     await system.logs("its event loop was blocked for")
     found = time.time() - begun["at"] - 0.1
@@ -96,7 +88,7 @@ async def test_a_blocked_event_loop_is_found_named_and_replaced(system: System) 
         assert "this is the blocking line" in file.read().splitlines()[line - 1]
     assert "crash_loop" in data["error"]
     fault(f"an event loop that is blocked, limit {limit} s", found_after=f"{found:.1f} s", ended_by="crash_loop")
-    innocent = await submit(system)
+    innocent = await system.enqueue_harm()
     assert (await system.finished(innocent))["status"] == "completed"
     assert await system.stop() == 0
 

@@ -9,25 +9,15 @@ import time
 from collections import Counter
 from pathlib import Path
 
-import psutil
-
 from factorial import Task
 from tests.chaos.agents import WorkContext
 from tests.chaos.figures import fault
-from tests.chaos.storm import Goals, Storm, lines
+from tests.chaos.storm import MANY_KILLS, Goals, Storm, lines
 from tests.chaos.storm_check import quantile
-from tests.chaos.system import System, check_result, show
+from tests.chaos.system import System, check_result
 from tests.support import wait_until
 
 TASKS, TURNS, PROCESSES = 200, 3, 4
-
-
-async def begin(system: System, *, pace: float) -> "list[Task[WorkContext]]":
-    """Start four processes, and have 200 tasks of three turns under way: two with two tools each, and an answer."""
-    system.configure(processes=PROCESSES, workers=4, batch_size=20, supervisor="intensity = 1000\nmax_backoff = 0.5")
-    await system.start()
-    work = {"turns": TURNS - 1, "model_seconds": pace, "tool_seconds": pace}
-    return list(await asyncio.gather(*(system.enqueue(**work) for _ in range(TASKS))))
 
 
 async def test_a_storm_of_kills_does_no_harm(tmp_path: Path, redis_url: str, namespace: str) -> None:
@@ -40,45 +30,70 @@ async def test_a_storm_of_kills_does_no_harm(tmp_path: Path, redis_url: str, nam
     fault(
         "SIGKILL time and again, tasks of all kinds",
         kills=storm.harm.kills,
+        stopped_and_woken=storm.harm.stops,
         tasks=sum(storm.figures.ends.values()),
         taken_back=storm.figures.taken_back,
-        harm=storm.figures.harm.total(),
+        promises_broken=storm.figures.broken.total(),
         repeated_steps_per_kill=report["steps"]["repeated per kill"],
         recovery=f"p50 {quantile(killed, 0.5):.2f} s",
     )
     assert storm.failures == []
     assert storm.figures.taken_back > 0  # the kills met work
+    assert storm.harm.stops > 1
+
+
+async def test_a_storm_that_met_nothing_has_failed(tmp_path: Path, redis_url: str, namespace: str) -> None:
+    storm = Storm(tmp_path, redis_url, namespace, Goals(seconds=8, tasks=0, kills=MANY_KILLS))
+    storm.harm.kills = MANY_KILLS
+    harms, deeds = (
+        ["killed", "killed with its supervisor", "stopped"],
+        ["steered", "cancelled in time", "results given"],
+    )
+    assert [failure.partition(":")[0] for failure in storm.failures] == [*deeds, *harms]
+    storm.figures.steers = storm.figures.cancels = storm.figures.answers = 1
+    storm.figures.repeated_by.update(harms)
+    assert storm.failures == []
 
 
 async def test_a_rolling_restart_under_load_repeats_nothing(system: System) -> None:
-    tasks = await begin(system, pace=1.2)
+    """200 tasks of three turns, two with two tools each, and an answer; and more, until all processes are replaced."""
+    system.configure(processes=PROCESSES, workers=4, batch_size=20, supervisor="intensity = 1000\nmax_backoff = 0.5")
+    await system.start()
+
+    async def enqueue() -> Task[WorkContext]:
+        return await system.enqueue(turns=TURNS - 1, model_seconds=1.2, tool_seconds=1.2)
+
+    tasks = list(await asyncio.gather(*(enqueue() for _ in range(TASKS))))
     await wait_until(lambda: len(system.witness()) >= TASKS, message="all tasks under way")
-    before = {process.pid for process in workers(system)}
+    before = {process.pid for process in system.workers()}
     began = time.monotonic()
     system.process.send_signal(signal.SIGHUP)
-    await system.logs("system: reloaded: ", timeout=60)
+    async with asyncio.timeout(90):
+        while "system: reloaded: " not in system.log.read_text():
+            tasks.append(await enqueue())  # each process is at work when it is replaced, however long that takes
+            await asyncio.sleep(0.05)
     lasted = time.monotonic() - began
-    unfinished = TASKS - (await system.statuses(tasks))["completed"]
-    after = {process.pid for process in workers(system)}
-    data = await system.all_end(tasks)
+    unfinished = len(tasks) - (await system.statuses(tasks))["completed"]
+    after = {process.pid for process in system.workers()}
+    data = await system.all_end(tasks, 120)
     executed = Counter(line["what"] for line in system.witness() if line["edge"] == "begin")
+    needed = Counter(model=TURNS, quick=TURNS - 1, slow=TURNS - 1)
+    needed = Counter({what: count * len(tasks) for what, count in needed.items()})
     handed_over = sum(each["pickups"] - 1 for each in data)
-    show(
-        f"SIGHUP: a rolling restart of {PROCESSES} processes, {TASKS} tasks of {TURNS} turns under way",
-        seconds=f"{lasted:.1f}",
-        tasks_handed_over=handed_over,
-        unfinished_at_its_end=unfinished,
-        ends=dict(Counter(each["status"] for each in data)),
-        retries=sum(each["retries"] for each in data),
-        calls={what: f"{executed[what]} executed, {count} needed" for what, count in needed().items()},
-    )
+    fault(
+        f"SIGHUP: a rolling restart of {PROCESSES} processes at work",
+        tasks=len(tasks), handed_over=handed_over,
+        lost=len(tasks) - sum(each["status"] == "completed" for each in data),
+        retries=sum(each["retries"] for each in data), repeated_steps=(executed - needed).total(),
+        unfinished_at_its_end=unfinished, seconds=f"{lasted:.1f}",
+    )  # fmt: skip
     assert not before & after
     assert len(after) == PROCESSES
     assert handed_over > 0
     for each in data:
         check_result(each, turns=TURNS - 1)
         assert each["retries"] == 0
-    assert executed == needed()
+    assert executed == needed
     assert system.log.read_text().count("abnormal") == 0
     assert await system.stop() == 0
 
@@ -104,15 +119,14 @@ async def test_a_stop_in_the_middle_of_long_model_calls_ends_within_the_grace(sy
     await system.start(CHAOS_HASTE="1")
     data = await system.all_end(tasks)
     begun = Counter((line["what"], line["turn"]) for line in system.witness() if line["edge"] == "begin")
-    show(
+    fault(
         f"SIGTERM, {count} tasks in model calls of 30 s, grace {grace:g} s",
-        seconds=f"{took:.2f}, exit code {exitcode}",
-        tasks_then=dict(statuses),
-        after_the_next_start=dict(Counter(each["status"] for each in data)),
+        seconds=f"{took:.2f}", queued_then=statuses["queued"],
+        lost=count - sum(each["status"] == "completed" for each in data),
         retries=sum(each["retries"] for each in data),
-        model_calls_of_the_finished_turn=f"{begun['model', 0]} executed, {count} needed",
-        model_calls_of_the_interrupted_turn=f"{begun['model', 1]}: each once more, from the beginning",
-    )
+        repeated_steps_of_the_finished_turn=sum(begun[what, 0] - count for what in ("model", "quick", "slow")),
+        calls_begun_again=begun["model", 1] - count,
+    )  # fmt: skip
     assert exitcode == 0
     assert took < grace
     assert statuses == {"queued": count}
@@ -122,14 +136,3 @@ async def test_a_stop_in_the_middle_of_long_model_calls_ends_within_the_grace(sy
     assert begun["model", 0] == begun["quick", 0] == begun["slow", 0] == count
     assert begun["model", 1] == 2 * count
     assert await system.stop() == 0
-
-
-def needed() -> Counter[str]:
-    """The calls of all tasks, if nothing goes wrong."""
-    return Counter(model=TASKS * TURNS, quick=TASKS * (TURNS - 1), slow=TASKS * (TURNS - 1))
-
-
-def workers(system: System) -> list[psutil.Process]:
-    """The worker processes that are alive."""
-    children = psutil.Process(system.process.pid).children()
-    return [child for child in children if any("spawn_main" in word for word in child.cmdline())]

@@ -25,7 +25,7 @@ class Case:
     saw: list[str] = field(default_factory=list)
     hits: dict[int, list[Hit]] = field(default_factory=lambda: {FIRST: [Hit("killed", 12.0, 12.0)]})
 
-    def harm(self) -> dict[str, int]:
+    def broken(self) -> dict[str, int]:
         """What `check` has to say."""
         for number, event in enumerate(self.events):
             event["id"] = f"{number}-0"
@@ -33,7 +33,7 @@ class Case:
         cohort = Cohort("0", ["owner"], {"0.0": Job("0.0", "tool", "owner", "t")}, self.lines)
         cohort.subscriber_saw = self.saw or [event["id"] for event in self.events]
         check(figures, cohort, {"t": self.data}, {"owner": self.events}, self.hits, {"p1": FIRST})
-        return dict(figures.harm)
+        return dict(figures.broken)
 
 
 def completed(step: str, turn: int, pickups: int) -> dict[str, Any]:
@@ -80,7 +80,7 @@ def case() -> Case:
 
 
 def test_a_step_that_a_kill_cut_off_may_be_executed_again(case: Case) -> None:
-    assert case.harm() == {}
+    assert case.broken() == {}
 
 
 def gone(case: Case) -> None:
@@ -143,4 +143,4 @@ def an_event_unseen(case: Case) -> None:
 )
 def test_a_promise_that_was_broken_is_told_of(case: Case, change: Callable[[Case], None], promise: str) -> None:
     change(case)
-    assert case.harm() == {promise: 1}
+    assert case.broken() == {promise: 1}

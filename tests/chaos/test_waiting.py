@@ -13,33 +13,13 @@ from contextlib import suppress
 from typing import Any
 
 from factorial import AgentContext
-from tests.chaos.family import CHILDREN, parent
+from tests.chaos.family import CHILD_RUNNER, CHILDREN, answer_all, parent
 from tests.chaos.figures import fault
 from tests.chaos.system import OWNER, System, show
-from tests.chaos.test_storm import workers
 from tests.redis.invariants import assert_invariants, contents
 
 PARENTS = 20
 KILLS, PAUSE = 24, 0.3
-
-CHILD_RUNNER = """
-[[runner]]
-agent = "tests.chaos.family:child"
-processes = 2
-worker = { workers = 6, batch_size = 10, heartbeat_interval = 0.5, missed_heartbeats = 2 }
-maintenance = { interval = 0.25 }
-"""
-
-
-async def answer_all(system: System, answered: Counter[str]) -> None:
-    """Somebody outside, who gives each answer twice."""
-    async for event in system.orchestrator.subscribe_to_updates(
-        OWNER, event_types=["task_pending_tool_call_results"], after="0"
-    ):
-        for call_id in event["data"]["tool_call_ids"]:
-            for _ in range(2):
-                kept = await system.orchestrator.complete_deferred_tool(event["task_id"], call_id, "yes")
-                answered[event["task_id"]] += kept
 
 
 async def test_families_survive_a_storm(system: System) -> None:
@@ -56,7 +36,7 @@ async def test_families_survive_a_storm(system: System) -> None:
     killed: list[int] = []
     for number in range(KILLS):
         await asyncio.sleep(max(0.0, began + number * PAUSE - time.time()))
-        pid = chance.choice([process.pid for process in workers(system) if process.pid not in killed])
+        pid = chance.choice([process.pid for process in system.workers() if process.pid not in killed])
         killed.append(pid)
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
@@ -87,5 +67,12 @@ async def test_families_survive_a_storm(system: System) -> None:
         ]  # fmt: skip
         assert (each["retries"], each["payload"]["turn"]) == (0, 3)
     await assert_invariants(mailbox.connection, system.namespace)
-    fault("SIGKILLs over families that wait", kills=KILLS, families=PARENTS, runs=len(runs), lost=0, told_twice=0)
+    fault(
+        "SIGKILLs over families that wait",
+        kills=KILLS,
+        families=PARENTS,
+        runs=len(runs),
+        lost=PARENTS * (1 + CHILDREN) - len(runs),
+        answers_kept_twice=answered.total() - len(answered),
+    )
     assert await system.stop() == 0

@@ -1,6 +1,7 @@
 """`make mutants`: puts one fault at a time into a copy of the package, and has the tests fail that are to notice it.
 
-First the same tests pass without a fault. The exit code is 1 if they do not, or if a fault survives.
+First the same tests pass without a fault. The exit code is 1 if they do not, or if a fault survives. A test that does
+not end counts as one that has failed, and is counted apart: such a fault may only have been slow.
 """
 
 import re
@@ -25,11 +26,13 @@ PATIENCE = 180.0
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the tests said: whether all passed, the first that did not, and the last lines of what was printed."""
+    """What the tests said: whether all passed, the first that did not, the last lines of what was printed, and whether
+    they had to be broken off."""
 
     passed: bool
     failure: str
     said: str
+    timed_out: bool = False
 
 
 def copy_of_the_package(folder: Path) -> Path:
@@ -58,7 +61,7 @@ def run_tests(folder: Path, tests: Sequence[str]) -> Verdict:
     try:
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=PATIENCE)
     except subprocess.TimeoutExpired:
-        return Verdict(False, f"{tests[0]} (it does not end)", "")
+        return Verdict(False, f"{tests[0]} (it does not end)", "", timed_out=True)
     failures = re.findall(r"^(?:FAILED|ERROR) (tests/.*?)(?: - .*)?$", done.stdout, re.MULTILINE)
     if done.returncode > 1:  # nothing was run: no verdict on the fault
         raise SystemExit(f"pytest could not run {' '.join(tests)}:\n{done.stdout[-3000:]}{done.stderr[-3000:]}")
@@ -95,14 +98,15 @@ def main(names: Sequence[str]) -> int:
             print(before.said)
             print("the tests have to pass without a fault first")
             return 1
-        survivors = 0
+        survivors = timed_out = 0
         with ThreadPoolExecutor(AT_ONCE) as pool:
             tried = pool.map(lambda fault: try_fault(fault, copies), chosen)
             for fault, (verdict, seconds) in zip(chosen, tried, strict=True):
                 survivors += verdict.passed
+                timed_out += verdict.timed_out
                 told = "SURVIVED" if verdict.passed else f"killed by {verdict.failure}"
                 print(f"{fault.name:55} {seconds:5.1f} s  {told}", flush=True)
-    print(f"\n{len(chosen) - survivors} of {len(chosen)} killed")
+    print(f"\n{len(chosen) - survivors} of {len(chosen)} killed, {timed_out} of these by time-out")
     return 1 if survivors else 0
 
 
