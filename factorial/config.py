@@ -26,7 +26,7 @@ from factorial.urls import ServerURL
 __all__ = [
     "AgentWorkerConfig", "EventsConfig", "GroupConfig", "HealthConfig", "LoggingConfig", "MaintenanceWorkerConfig",
     "MetricsTimelineConfig", "ObservabilityConfig", "RedisConfig", "RunnerConfig", "RunnerSupervisorConfig",
-    "SupervisorConfig", "SystemConfig", "TaskTTLConfig", "check_url",
+    "SupervisorConfig", "SystemConfig", "TaskTTLConfig",
 ]  # fmt: skip
 
 T = TypeVar("T")
