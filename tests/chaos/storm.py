@@ -56,8 +56,8 @@ MOST_READY = 500
 CALLS = sum(kind.share * len(kind.turns) for kind in KINDS.values()) / 1000
 """Model calls of a task, on the average."""
 STUCK_AFTER = 600.0
-"""Seconds within which a cohort has to end once it is enqueued: longer than all the pauses of a task whose processes are
-killed ten times in a row."""
+"""Seconds within which a cohort has to end once it is enqueued: longer than all the pauses of a task whose processes
+are killed ten times in a row."""
 MARGIN = 1.1
 """The pace is so much faster than the goals ask for."""
 MANY_KILLS = 100
