@@ -35,8 +35,12 @@ local plan, awaited = take(), take_list()
 local run = load_run(id)
 local token = epoch .. ':' .. nonce .. ':' .. seq
 if run and string.sub(run.closed, 1, #token + 1) == token .. ':' then
-  -- The same commit again: its answer was lost.
+  -- The same commit again: its answer was lost. If it led to another turn, and that turn is somebody else's by now, what
+  -- has come since is theirs to read.
   local carried_out, mail = string.match(run.closed, '(%a+):(%d+)$')
+  if (carried_out == 'continue' or carried_out == 'resume') and not is_held_by(run, epoch, nonce) then
+    return {'SUPERSEDED'}
+  end
   return {'OK', carried_out, mail == '0' and {} or redis.call('LRANGE', conversation_key(id), -tonumber(mail), -1),
     carried_out == 'resume' and redis.call('HGETALL', awaited_key(id)) or {}}
 end

@@ -26,6 +26,13 @@ class Fault:
 FAULTS = [
     # Tokens.
     Fault(
+        "a buried process is answered with what came after it",
+        "mailbox/commit.lua",
+        "if (carried_out == 'continue' or carried_out == 'resume') and not is_held_by(run, epoch, nonce) then",
+        "if false then",
+        (f"{SCRIPTS}::test_a_lost_answer_is_not_given_to_a_process_that_was_buried_meanwhile",),
+    ),
+    Fault(
         "epoch not checked",
         "mailbox/lib/run.lua",
         "run.epoch == epoch and run.nonce == nonce",

@@ -483,6 +483,22 @@ async def test_a_completion_with_unread_mail_becomes_another_turn(mailbox: Mailb
     assert await do(mailbox, run.token.next(), Action.COMPLETE) == Committed(Action.COMPLETE, [])
 
 
+@pytest.mark.parametrize("parked", [False, True], ids=["continue", "resume"])
+async def test_a_lost_answer_is_not_given_to_a_process_that_was_buried_meanwhile(mailbox: Mailbox, parked: bool) -> None:
+    """The turn that it leads to is another process's, and so is the mail that has come since."""
+    run = await taken(mailbox)
+    await post(mailbox.scripts, task_id="t1", message_id="m", messages=[b"1"])
+    action = Action.PARK if parked else Action.CONTINUE
+    await do(mailbox, run.token, action, **({"plan": b"[]", "awaited": {"child:none": 0.0}} if parked else {}))
+    await lease.bury(mailbox.scripts, process="p", cause=Cause.KILLED)
+    await post(mailbox.scripts, task_id="t1", message_id="m2", messages=[b"2"])
+    await register(mailbox, "p2")
+    await take(mailbox, "p2")
+    before = await state(mailbox)
+    assert isinstance(await do(mailbox, run.token, action), Superseded)
+    assert await state(mailbox) == before
+
+
 async def test_mail_is_read_when_the_run_is_claimed(mailbox: Mailbox) -> None:
     await register(mailbox)
     await put(mailbox)

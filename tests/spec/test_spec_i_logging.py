@@ -305,6 +305,9 @@ async def test_spec_I10_a_task_that_waits_for_a_result_is_parked_and_resumed(
 ) -> None:
     asked: list[str] = []
 
+    def lines() -> list[dict[str, Any]]:
+        return [vars(record) for record in caplog.records if record.name == "factorial.task"]
+
     @deferred_result(timeout=60)
     def ask(question: str, execution_ctx: ExecutionContext) -> None:
         """Ask somebody who has no time now."""
@@ -318,11 +321,7 @@ async def test_spec_I10_a_task_that_waits_for_a_result_is_parked_and_resumed(
         await system.reaches(task_id, "pending_tool_results", timeout=60)
         await system.orchestrator.complete_deferred_tool(task_id, asked[0], "Yes.")
         await system.ended(task_id, timeout=60)
-
-    def lines() -> list[dict[str, Any]]:
-        return [vars(record) for record in caplog.records if record.name == "factorial.task"]
-
-    told = await wait_until(lambda: len(lines()) >= 4 and lines())  # the last line comes after what it tells of
+        told = await wait_until(lambda: len(lines()) >= 4 and lines())  # the last line comes after what it tells of
     assert [fields["event"] for fields in told] == ["started", "parked", "resumed", "completed"]
     assert (told[1]["turn"], told[1]["waiting_for"], told[3]["turns"]) == (0, 1, 2)
     assert {(fields["task_id"], fields["agent"], fields["owner_id"]) for fields in told} == {
