@@ -84,6 +84,8 @@ def try_fault(fault: Fault, copies: "SimpleQueue[Path]") -> tuple[Verdict, float
 def main(names: Sequence[str]) -> int:
     """Try the faults whose name contains one of `names`, or all of them."""
     chosen = [fault for fault in FAULTS if not names or any(name in fault.name for name in names)]
+    if not chosen:
+        raise SystemExit(f"no fault is called anything like {', '.join(names)}")
     for fault in chosen:
         if (ROOT / "factorial" / fault.file).read_text(encoding="utf-8").count(fault.text) != 1:
             raise SystemExit(f"{fault.name}: its text is not in factorial/{fault.file} exactly once: mend the table")
