@@ -484,7 +484,9 @@ async def test_a_completion_with_unread_mail_becomes_another_turn(mailbox: Mailb
 
 
 @pytest.mark.parametrize("parked", [False, True], ids=["continue", "resume"])
-async def test_a_lost_answer_is_not_given_to_a_process_that_was_buried_meanwhile(mailbox: Mailbox, parked: bool) -> None:
+async def test_a_lost_answer_is_not_given_to_a_process_that_was_buried_meanwhile(
+    mailbox: Mailbox, parked: bool
+) -> None:
     """The turn that it leads to is another process's, and so is the mail that has come since."""
     run = await taken(mailbox)
     await post(mailbox.scripts, task_id="t1", message_id="m", messages=[b"1"])
