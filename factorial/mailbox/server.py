@@ -39,11 +39,8 @@ async def check_server(commands: Commands, *, url_shown: str) -> list[str]:
     if info.get("role") == "slave" and info.get("slave_read_only") != "0":
         primary = f"{info.get('master_host')}:{info.get('master_port')}"
         raise MailboxRefusedError(f"{url_shown} is a read-only replica: use the URL of its primary, {primary}")
-    if info.get("aof_enabled") == "0" and not await _saves_snapshots(commands):
-        return [
-            f"{url_shown} keeps its data in memory only: a restart of the server loses every task. "
-            "Mend it with: CONFIG SET appendonly yes (and CONFIG REWRITE to keep it so)"
-        ]
+    if info.get("aof_enabled") == "0" and (risk := await _risk_without_log(commands)):
+        return [f"{url_shown} {risk}. Mend it with: CONFIG SET appendonly yes (and CONFIG REWRITE to keep it so)"]
     return []
 
 
@@ -102,9 +99,12 @@ def _check_eviction(info: dict[str, str], url_shown: str) -> None:
         )
 
 
-async def _saves_snapshots(commands: Commands) -> bool:
+async def _risk_without_log(commands: Commands) -> str:
+    """What may be lost without an append-only file."""
     try:
         answer = await commands.execute("CONFIG", "GET", "save")
     except (ResponseError, MailboxRefusedError):
-        return True  # a managed server that hides its settings looks after its data itself
-    return len(answer) == 2 and bool(answer[1])
+        return ""  # a managed server that hides its settings looks after its data itself
+    if len(answer) == 2 and answer[1]:
+        return "keeps its data in snapshots only: a crash of the server loses what came after the last one"
+    return "keeps its data in memory only: a restart of the server loses every task"
