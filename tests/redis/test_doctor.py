@@ -364,12 +364,12 @@ async def test_what_is_allowed_and_worth_knowing_is_a_note(patient: Patient) -> 
     told = await patient.diagnosis()
     assert told["well"] and told["processes"] == {"alive": 0, "without_lease": 1}
     for wanted in (
-        "ready runs of agent a: 1, the oldest enqueued 0 s ago; no living process works for it",
+        r"ready runs of agent a: 1, the oldest enqueued \d+ s ago; no living process works for it",
         "process p has no lease; runs that it holds: 3",
         "without a deadline, for what has not come: 1",
         "still to be cancelled together with those that spawned them: 1",
     ):
-        assert any(wanted in note for note in told["notes"]), told["notes"]
+        assert any(re.search(wanted, note) for note in told["notes"]), told["notes"]
 
 
 async def test_ctrl_c(patient: Patient, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
