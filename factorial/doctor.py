@@ -1,7 +1,7 @@
 """Looks at a running system from anywhere, and tells whether it keeps its promise: `python -m factorial doctor`.
 
 Reads only, so a server's user who may only read will do: `ACL SETUSER doctor on >PASSWORD ~{NAMESPACE:0}:* -@all +@read
-+@connection +time +info`. `mailbox/checkup.py` does the looking; here it is told.
++@connection +time +info`. `mailbox/checkup/` does the looking; here it is told.
 """
 
 from collections import Counter
@@ -12,10 +12,9 @@ from typing import Any
 from factorial.commandline import show
 from factorial.config import RedisConfig
 from factorial.errors import ConfigError
-from factorial.mailbox.checkup import Checkup, check
+from factorial.mailbox.checkup import Checkup, Invariant, check
+from factorial.mailbox.checkup.reader import Reader
 from factorial.mailbox.connect import check_layout, read_layout
-from factorial.mailbox.invariants import Invariant
-from factorial.mailbox.survey import Reader
 from factorial.mailbox.visit import Visit, visiting
 from factorial.utils import dump_json, one_line
 

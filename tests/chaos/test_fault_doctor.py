@@ -11,8 +11,7 @@ import sys
 
 import pytest
 
-from factorial.mailbox import checkup
-from factorial.mailbox.checkup import check
+from factorial.mailbox.checkup import check, checkup
 from factorial.mailbox.visit import visiting
 from tests.chaos.figures import fault, long_or_short
 from tests.chaos.load import Load

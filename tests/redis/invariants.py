@@ -1,5 +1,5 @@
 """Asserts what must be true of a namespace at any moment, with the rules that the user's own check has
-(`factorial/mailbox/invariants.py`, which names them); and reads all that is stored, for tests that compare it.
+(`factorial/mailbox/checkup/invariants.py`, which names them); and reads all that is stored, for tests that compare it.
 """
 
 from collections import defaultdict

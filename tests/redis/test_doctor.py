@@ -18,7 +18,8 @@ from factorial.__main__ import main
 from factorial.config import RedisConfig
 from factorial.doctor import examine
 from factorial.errors import MailboxRefusedError
-from factorial.mailbox import Mailbox, checkup, lease
+from factorial.mailbox import Mailbox, lease
+from factorial.mailbox.checkup import checkup
 from factorial.mailbox.claim import Claim, ClaimedRun, claim
 from factorial.mailbox.commit import Action, Commit, commit
 from factorial.mailbox.enqueue import enqueue

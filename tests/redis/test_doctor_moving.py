@@ -9,8 +9,8 @@ import asyncio
 import pytest
 
 from factorial.config import RedisConfig
-from factorial.mailbox import Mailbox, checkup
-from factorial.mailbox.checkup import Checkup, check
+from factorial.mailbox import Mailbox
+from factorial.mailbox.checkup import Checkup, check, checkup
 from factorial.mailbox.visit import visiting
 from tests.chaos.figures import long_or_short
 from tests.redis.test_mailbox_histories import History

@@ -1,4 +1,4 @@
-"""The rules of `factorial/mailbox/invariants.py`, over runs that are made up. Pure: no server.
+"""The rules of `factorial/mailbox/checkup/invariants.py`, over runs that are made up. Pure: no server.
 
 What each finding is made of in Redis is tested in tests/redis/test_doctor.py; here, what is allowed, and what is not.
 """
@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from factorial.mailbox.invariants import Invariant, Run, about_run, about_wake
+from factorial.mailbox.checkup.invariants import Invariant, about_run, about_wake
+from factorial.mailbox.checkup.stored import Run
 
 HELD = Run("t1", "processing", "a", "o", holder="p", nonce="n", epoch=1, places=(("held", "p"),))
 

@@ -1,5 +1,5 @@
-"""What must be true of a namespace at any moment, whatever has happened: the rules, over what `survey.py`
-has read. Pure.
+"""What must be true of a namespace at any moment, whatever has happened: the rules, over what was read
+of it. Pure.
 
 The first seven are the protocol's promise; the others are about what supports it. Each finding names the run, owner,
 process or agent that it is about, says in a sentence what is wrong, and what can be done about it. `checkup.py` makes
@@ -7,26 +7,16 @@ sure that a finding is no change that was under way while it was read.
 """
 
 import shlex
-from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import IntEnum
 
+from factorial.mailbox.checkup.stored import BELONGINGS, ENDED, PARKED, Batch, Place, Process, Run
+
 __all__ = [
-    "BELONGINGS", "ENDED", "HERE", "PARKED", "Batch", "Finding", "Invariant", "Place", "Process", "Run",
+    "HERE", "Finding", "Invariant",
     "about_batch", "about_count", "about_process", "about_run", "about_running", "about_throttled", "about_wake",
 ]  # fmt: skip
-
-ENDED = ("completed", "failed", "cancelled")
-PARKED = ("pending_tool_results", "pending_child_tasks")
-BELONGINGS = {
-    "conversation": "conversation", "fields": "context", "journal": "journal", "mail": "mail",
-    "seen": "ids of accepted mail", "awaited": "list of awaited things", "children": "list of children",
-}  # fmt: skip
-"""The keys that a run may have beside its hash, by their kind. Of an ended one only the first two are left."""
-
-Place = tuple[str, str]
-"""Where a run stands, as a kind of key and its name: ('ready', agent), ('held', process), ('ended', 'agent:status')"""
 
 
 class Invariant(IntEnum):
@@ -76,92 +66,6 @@ class Finding:
 
     def __str__(self) -> str:
         return f"invariant {self.invariant}: {self.subject} {self.text}" + (f" ({self.mend})" if self.mend else "")
-
-
-@dataclass(slots=True)
-class Run:
-    """A run as it is stored, and where it was found."""
-
-    id: str
-    status: str = ""
-    """Empty: there is no such run (any more), and something of it was found all the same."""
-    agent: str = ""
-    owner: str = ""
-    holder: str = ""
-    nonce: str = ""
-    epoch: int = 0
-    seq: int = 0
-    crashes: int = 0
-    recoveries: int = 0
-    strikes: int = 0
-    cancel: bool = False
-    closed: str = ""
-    """The latest commit: 'epoch:nonce:seq:action:mail'. Empty: there was none."""
-    error: str = ""
-    parent: str = ""
-    batch: str = ""
-    born: str = ""
-    """The id of its first event."""
-    places: tuple[Place, ...] = ()
-    """All places where it was found; one where it is twice is there twice."""
-    belongings: tuple[str, ...] = ()
-    holder_is_known: bool = True
-    """Whether its holder has registered: else nobody would take it back."""
-    noted_by: tuple[str, ...] = ()
-    """The processes that say that it is the suspect they hold."""
-    parent_status: str = ""
-    """Empty: it has no parent, or that is gone."""
-    parent_lists_it: bool = False
-    awaited: Mapping[str, str] | None = None
-    """What a parked run waits for: '?' and the deadline of what has not come, '!' of what has; 'open': how much has
-    not. None: it has no such list."""
-    kept_early: tuple[str, ...] = ()
-    """Of these, the results that are there and were not given to it."""
-    ended_children: tuple[str, ...] = ()
-    """Of these, the children that have ended."""
-    ends: tuple[str, ...] | None = None
-    """The statuses with which its events say that it ended. None: they were not read, or some are trimmed."""
-
-    @property
-    def has_ended(self) -> bool:
-        """Whether its status is final."""
-        return self.status in ENDED
-
-    @property
-    def is_suspect(self) -> bool:
-        """Whether two or more processes crashed while they held the run, since it last finished a step."""
-        return self.crashes >= 2
-
-    @property
-    def state(self) -> tuple[object, ...]:
-        """What changes with every change of the run: two looks that see the same one have missed none between them."""
-        return (self.status, self.epoch, self.seq, self.crashes, self.holder)
-
-
-@dataclass(slots=True)
-class Process:
-    """A process that has registered, or holds something."""
-
-    name: str
-    agent: str = ""
-    suspect: str = ""
-    """The run that is noted as its suspect."""
-    is_alive: bool = False
-    """Whether it has a lease."""
-    is_registered: bool = False
-    """Else, what it holds would not be taken back."""
-    held: int = 0
-
-
-@dataclass(slots=True)
-class Batch:
-    """What is said of a batch, and what its runs say."""
-
-    total: int = 0
-    ended: int = 0
-    active: int = 0
-    runs: int = 0
-    ended_runs: Counter[str] = field(default_factory=Counter)
 
 
 def about_run(run: Run) -> Iterator[Finding]:

@@ -9,6 +9,8 @@ Why no finding is a false alarm: no two stretches of a run's life have the same 
 have between them seen no change; the second look reads all places of the run after the first has seen its state, and
 before it sees that state again. What never stands still is not judged, and needs not be: it is being worked on.
 
+What is kept in memory: the ids of all runs, where the ready and the held ones stand, and which stored events end a run.
+
 Called by `python -m factorial doctor`, and after every test that touches Redis.
 """
 
@@ -19,17 +21,10 @@ from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator, M
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
-from factorial.mailbox.connect import Commands
-from factorial.mailbox.invariants import (
-    BELONGINGS,
-    ENDED,
+from factorial.mailbox.checkup.invariants import (
     HERE,
-    PARKED,
-    Batch,
     Finding,
     Invariant,
-    Place,
-    Run,
     about_batch,
     about_count,
     about_process,
@@ -38,8 +33,14 @@ from factorial.mailbox.invariants import (
     about_throttled,
     about_wake,
 )
+from factorial.mailbox.checkup.notes import notes_on, served_agents
+from factorial.mailbox.checkup.reader import Reader, number, text
+from factorial.mailbox.checkup.runs import look, read_runs
+from factorial.mailbox.checkup.shared import Shared, read_ends, read_shared
+from factorial.mailbox.checkup.stored import BELONGINGS, ENDED, PARKED, Batch, Place, Run
+from factorial.mailbox.checkup.tally import Tally
+from factorial.mailbox.connect import Commands
 from factorial.mailbox.keys import Keys
-from factorial.mailbox.survey import Reader, Shared, Tally, look, number, read_ends, read_shared, text
 
 __all__ = ["Checkup", "check"]
 
@@ -142,7 +143,7 @@ class _Check:
                 replace(one, mend=one.mend.replace(HERE, self._keys.prefix))
                 for one in sorted(findings, key=lambda one: (one.invariant, one.subject))
             ],
-            notes=[*_notes(shared, tally, await self._now()), *self._left_out()],
+            notes=[*notes_on(shared, tally, await self._now()), *self._left_out()],
             statuses=dict(statuses),
             owners=len(tally.active),
             alive=sum(process.is_alive for process in shared.processes.values()),
@@ -310,7 +311,7 @@ class _Check:
             held = [("SMEMBERS", keys.held(name)) for name in sorted({*map(text, registered), *shared.names["held"]})]
             before, *members, after = await self._reader.ask([count, *held, count])
             ids = [text(id) for some in members for id in some or ()]
-            runs = [run for piece in _pieces(ids) for run, _ in await self._reader.runs(piece)]
+            runs = [run for piece in _pieces(ids) for run, _ in await read_runs(self._reader, self._keys, piece)]
             mine = frozenset((run.id, run.epoch) for run in runs if (run.agent, run.owner) == whose)
             return (mine, number(before)) if before == after else object()  # no two objects are equal
 
@@ -363,7 +364,7 @@ class _Check:
             return queues
 
         # Without a process nobody hears a token; the first one looks around as it comes.
-        served = [agent for agent in found if agent in _served(shared)]
+        served = [agent for agent in found if agent in served_agents(shared)]
         quiet = await self._unchanged(served, missing, looks=_TOKEN_LOOKS, pause=_TOKEN_PAUSE)
         return [found[agent] for agent in quiet]
 
@@ -416,36 +417,3 @@ def _about_sums(shared: Shared, tally: Tally) -> Iterator[tuple[tuple[str, ...],
         if not tally.held[agent, owner] and not tally.ready[agent, owner]:
             for finding in about_throttled(agent, owner, waiting):
                 yield ("throttled", agent, owner), finding
-
-
-def _served(shared: Shared) -> set[str]:
-    """The agents that a living process works for."""
-    return {process.agent for process in shared.processes.values() if process.is_alive}
-
-
-def _notes(shared: Shared, tally: Tally, now: int) -> Iterator[str]:
-    served = _served(shared)
-    for agent, waiting in sorted(tally.waiting.items()):
-        if not (total := waiting.total()):
-            continue
-        oldest = _span(max(0, now - tally.oldest[agent]) // 1000)
-        nobody = "" if agent in served else "; no living process works for it: start its runner"
-        yield f"ready runs of agent {agent}: {total}, the oldest enqueued {oldest} ago{nobody}"
-    for process in sorted(shared.processes.values(), key=lambda one: one.name):
-        if process.is_registered and not process.is_alive:
-            yield (
-                f"process {process.name} has no lease; runs that it holds: {process.held}. If it is dead, maintenance "
-                "of any living process takes them back"
-            )
-    if tally.without_deadline:
-        yield f"runs that wait, without a deadline, for what has not come: {tally.without_deadline}"
-    if shared.doomed:
-        yield f"runs still to be cancelled together with those that spawned them: {shared.doomed}; maintenance does it"
-
-
-def _span(seconds: int) -> str:
-    if seconds < 120:
-        return f"{seconds} s"
-    if seconds < 7200:
-        return f"{seconds // 60} min"
-    return f"{seconds // 3600} h" if seconds < 172_800 else f"{seconds // 86_400} days"
