@@ -31,7 +31,14 @@ examples:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit code."""
-    return exit_code(lambda: _obey(_parser().parse_args(sys.argv[1:] if arguments is None else list(arguments))))
+    return exit_code(lambda: _obey(_parse(sys.argv[1:] if arguments is None else list(arguments))))
+
+
+def _parse(arguments: list[str]) -> argparse.Namespace:
+    options, unknown = _parser().parse_known_args(arguments)
+    if unknown:  # the whole parser would name its own help, which has no options
+        options.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
+    return options
 
 
 def _parser() -> Parser:
@@ -48,6 +55,7 @@ def _parser() -> Parser:
     add_where(doctor)
     doctor.add_argument("--quick", action="store_true", help="leave the stored events out, which take longest to read")
     doctor.add_argument("--json", action="store_true", help="everything, as JSON")
+    doctor.set_defaults(parser=doctor)
     return parser
 
 

@@ -93,7 +93,8 @@ class AgentWorkerConfig:
     """Seconds that one turn may take, model call and tools included."""
     owner_limit: Limit = 0
     """The most tasks of one owner that all processes of this runner execute at once. Further ones wait until one of
-    these is let go, and other owners' tasks pass them by. 0: no limit."""
+    these is let go, and other owners' tasks pass them by. 0: no limit. A task that may have crashed its processes
+    counts, and does not wait for others."""
     processes: Count = 1
     """Operating-system processes of this runner."""
     max_recoveries: Count = 3

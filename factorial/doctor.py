@@ -11,10 +11,10 @@ from typing import Any
 
 from factorial.commandline import show
 from factorial.config import RedisConfig
-from factorial.errors import ConfigError
+from factorial.errors import ConfigError, MailboxRefusedError
 from factorial.mailbox.checkup import Checkup, Invariant, check
 from factorial.mailbox.checkup.reader import Reader
-from factorial.mailbox.connect import check_layout, read_layout
+from factorial.mailbox.connect import check_layout, check_server, read_layout
 from factorial.mailbox.visit import Visit, visiting
 from factorial.utils import dump_json, one_line
 
@@ -35,10 +35,11 @@ async def examine(redis: RedisConfig, *, events: bool = True, as_json: bool = Fa
     async with visiting(redis) as visit:
         await _check_layout(visit)
         checkup = await check(visit.scripts.commands, visit.scripts.keys, events=events)
+        checkup.notes += await _about_server(visit)
     if as_json:
-        print(dump_json(_plain(redis.namespace, checkup)).decode())
+        print(dump_json(_plain(redis.namespace, checkup, events)).decode())
     else:
-        show("\n".join(_drawn(visit.place, checkup)))
+        show("\n".join(_drawn(visit.place, checkup, events)))
     return 1 if checkup.findings else 0
 
 
@@ -55,6 +56,14 @@ async def _check_layout(visit: Visit) -> None:
     check_layout(version, keys, visit.place)
 
 
+async def _about_server(visit: Visit) -> list[str]:
+    """What will lose tasks one day, if it has not yet."""
+    try:
+        return await check_server(visit.scripts.commands, url_shown=visit.place, settings=False)
+    except MailboxRefusedError as unfit:
+        return [str(unfit)]
+
+
 async def _has_keys(reader: Reader) -> bool:
     async for piece in reader.names():
         if piece:
@@ -62,7 +71,7 @@ async def _has_keys(reader: Reader) -> bool:
     return False
 
 
-def _drawn(place: str, checkup: Checkup) -> Iterator[str]:
+def _drawn(place: str, checkup: Checkup, events: bool) -> Iterator[str]:
     yield one_line(place)
     total: Counter[str] = Counter()
     for counts in checkup.statuses.values():
@@ -75,7 +84,10 @@ def _drawn(place: str, checkup: Checkup) -> Iterator[str]:
     yield ""
     for invariant in Invariant:
         found = [finding for finding in checkup.findings if finding.invariant is invariant]
-        yield f"  {'✗' if found else '✓'} {invariant:2d}  {invariant.promise}"
+        if _is_checked(invariant, events):
+            yield f"  {'✗' if found else '✓'} {invariant:2d}  {invariant.promise}"
+        else:
+            yield f"  ? {invariant:2d}  {invariant.promise} (not checked: --quick)"
         for finding in found[:_MOST_SHOWN]:
             yield f"         {one_line(f'{finding.subject} {finding.text}')}"
             if finding.mend:
@@ -89,7 +101,11 @@ def _drawn(place: str, checkup: Checkup) -> Iterator[str]:
     yield f"  violations: {len(checkup.findings)}" if checkup.findings else "  all is well"
 
 
-def _plain(namespace: str, checkup: Checkup) -> dict[str, Any]:
+def _is_checked(invariant: Invariant, events: bool) -> bool:
+    return events or invariant is not Invariant.TOLD
+
+
+def _plain(namespace: str, checkup: Checkup, events: bool) -> dict[str, Any]:
     findings = {
         invariant: [finding for finding in checkup.findings if finding.invariant is invariant]
         for invariant in Invariant
@@ -104,6 +120,7 @@ def _plain(namespace: str, checkup: Checkup) -> dict[str, Any]:
             {
                 "number": int(invariant),
                 "promise": invariant.promise,
+                "checked": _is_checked(invariant, events),
                 "violations": len(found),
                 "findings": [
                     {"subject": one.subject, "text": one.text, "mend": one.mend} for one in found[:_MOST_WRITTEN]

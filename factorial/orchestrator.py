@@ -244,7 +244,8 @@ class Orchestrator:
         """Store a task and queue it: `task`, or a new one for `owner_id` over `payload` (checklist I05, O06).
 
         Once it returns, the task is not lost while Redis keeps its data. A task that was enqueued before is left as it
-        is. Raises `ContextError` if the payload cannot be stored as JSON, and `MailboxError`; nothing is stored then.
+        is. Raises `ContextError` if the payload cannot be stored as JSON, and `MailboxError`. Nothing is stored then;
+        with `MailboxUnavailableError`, that is not certain: enqueue the same `task` again, it runs once.
         """
         if not isinstance(agent, BaseAgent):
             raise ConfigError(f"enqueue_task(agent={agent!r}): give the agent itself, not its name")

@@ -42,6 +42,9 @@ class ServerURL:
         parts = _PARTS.fullmatch(url)
         if parts is None:
             raise ValueError("this is no URL of a server")
+        credentials = parts["credentials"] or ""
+        if "@" in credentials and "," in credentials:
+            raise ValueError("user and password stand once, before the first host")
         hosts = []
         named = (parts["hosts"] or "").split(",")
         for written in named:
@@ -49,7 +52,7 @@ class ServerURL:
             if host is None or (len(named) > 1 and not host[1]):
                 raise ValueError("a host cannot be read")
             hosts.append((host[1], int(host[2]) if host[2] else None))
-        user, _, password = (parts["credentials"] or "").partition(":")
+        user, _, password = credentials.partition(":")
         return cls(parts["scheme"], user, password, tuple(hosts), parts["path"], parts["query"] or "")
 
     @property

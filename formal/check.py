@@ -71,6 +71,7 @@ PROTOCOL = [
     Search("safety", {"CRASHES": 1, "LOST": 1, "GIVERS": 2} | ALL),
     Search("safety", {"CRASHES": 1, "ZOMBIES": 1, "TROUBLES": 1, "STEERS": 1}),
     Search("safety", {"CRASHES": 1, "ZOMBIES": 1, "LATE": 1}),
+    Search("safety", {"CRASHES": 1, "ZOMBIES": 1, "LOST": 1}),
     Search("safety", {"ZOMBIES": 1, "LATE": 1} | ALL),
     Search("safety", {"CRASHES": 1} | ALL, quick=True),
     Search("every run ends", {"CRASHES": 2, "ZOMBIES": 1}, claim="ends"),

@@ -239,7 +239,10 @@ inline commit(process, e, n, s, wish, who, saw, results) {
   if
 #ifndef NO_DEDUP
   :: closed_epoch == e && closed_nonce == n && closed_seq == s ->  /* the same commit again */
-    answer = OK; carried_out = closed_action; came = closed_mail
+    if
+    :: (closed_action == CONTINUE || closed_action == RESUME) && !is_held_by(e, n) -> answer = SUPERSEDED
+    :: else -> answer = OK; carried_out = closed_action; came = closed_mail
+    fi
 #endif
   :: else ->
     if

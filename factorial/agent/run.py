@@ -31,6 +31,7 @@ from factorial.errors import (
     TurnTimeoutError,
 )
 from factorial.events import AgentEvent, BaseEvent, EventType, QueueEvent
+from factorial.snapshot import readable
 from factorial.story import fields_here
 from factorial.task import Backoff, Cancel, Complete, Continue, Fail
 from factorial.utils import dump_json, listed, load_json
@@ -160,8 +161,9 @@ class Run(Generic[ContextType]):
         if self.agent.on_run_start is None:
             return
         if earlier := self.host.recall(RUN_START):
-            if change := load_json(earlier.result):
-                self.context.messages[: change["before"]] = change["messages"]
+            with readable(f"what is kept of the step {RUN_START!r}"):
+                if change := load_json(earlier.result):
+                    self.context.messages[: change["before"]] = change["messages"]
             return
         count, before = len(self.context.messages), dump_json(self.context.messages)
         await self._call_back(self.agent.on_run_start)

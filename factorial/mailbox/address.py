@@ -35,6 +35,9 @@ _PASSING = (
 )
 _PASSING_WORDS = ("BUSY ", "MISCONF ", "UNBLOCKED ", "NOREPLICAS ")
 
+# Answers of a sentinel, or of a server that only looks like one of ours.
+_NO_SERVER_OF_OURS = ("unknown command", "Only HELLO messages are accepted")
+
 # Of these, the answers after which it is worth asking who serves us now.
 _ELSEWHERE = (redis_errors.MovedError, redis_errors.ReadOnlyError, redis_errors.ClusterDownError)
 
@@ -72,6 +75,10 @@ def translate(error: Exception, shown: str) -> Exception:
             return MailboxUnavailableError(f"{shown} cannot serve us now: another node does, or will ({error})")
         case _ if passes_by_itself(error):
             return MailboxUnavailableError(f"{shown} cannot serve us now: {error}")
+        case redis_errors.ResponseError() if str(error).startswith(_NO_SERVER_OF_OURS):
+            said = str(error).partition(", with args")[0].rstrip(".")
+            advice = "is it a Redis or Valkey? For sentinels, begin the URL with redis+sentinel://"
+            return MailboxRefusedError(f"{shown} refuses us: {said}; {advice}")
         case redis_errors.ConnectionError() | redis_errors.TimeoutError():
             return MailboxUnavailableError(f"{shown} does not answer: {error}")
     return error

@@ -56,7 +56,8 @@ class BlockingConnection:
             async with asyncio.timeout(None if seconds is None else seconds + self.endpoint.timeout):
                 reply = await self._reply
         except TimeoutError:
-            self._link.abort()
+            if self._link is not None:  # else it was lost in the same moment: the event loop had stood still
+                self._link.abort()
             return None
         except asyncio.CancelledError:
             await self.close()

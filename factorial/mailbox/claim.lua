@@ -21,6 +21,9 @@ if redis.call('EXISTS', lease_key(process)) == 0 then
   return {'NOLEASE'}
 end
 
+local now = now_ms()
+local claimed = {}
+
 -- Entries of runs that were cancelled while they were queued, and runs whose owner has enough: so many are passed over
 -- in one call, so that no call takes long. The wake token brings the worker back for the rest.
 local MOST_PASSED_OVER = 1000
@@ -30,8 +33,6 @@ local function contents(run, journal, awaited)
     redis.call('LRANGE', conversation_key(run.id), 0, -1), redis.call('HGETALL', fields_key(run.id)), journal, awaited,
     tonumber(run.started)}
 end
-
-local now = now_ms()
 
 -- What the callback before the first turn did is no part of a turn: entries such as `run_start`, `context:run_start`,
 -- `message:#2:run_start:tool:...`.
@@ -52,7 +53,8 @@ local function take_up(run)
     'nonce', nonce, 'told', 0, 'pickups', run.pickups, 'started', run.started,
     'recovery_limit', recovery_limit)
   redis.call('SADD', held_key(process), run.id)
-  if redis.call('HINCRBY', running_key(agent), run.owner, 1) < owner_limit or owner_limit == 0 then
+  local running = add_to_count(running_key(agent), run.owner, 1)
+  if owner_limit == 0 or running and running < owner_limit then
     let_next_in(run) -- the limit may have been raised
   end
   if run.pickups == 1 then
@@ -70,17 +72,19 @@ local function take_up(run)
   return contents(run, journal, awaited)
 end
 
-local claimed = {}
-
 -- Which run is taken up for one that is ready: with a limit, the oldest of its owner's that wait, since a place in the
--- queue is their owner's; nil if the owner has enough.
+-- queue is their owner's; nil if the owner has enough. What is damaged limits nobody.
 local function whose_turn(run)
   if owner_limit == 0 then
     return run
   end
-  redis.call('ZADD', throttled_runs(run), tonumber(run.created) or now, run.id)
-  if (tonumber(redis.call('HGET', running_key(agent), run.owner)) or 0) < owner_limit then
-    return load_run(redis.call('ZPOPMIN', throttled_runs(run))[1])
+  local waits = redis.pcall('ZADD', throttled_runs(run), tonumber(run.created) or now, run.id)
+  if type(waits) == 'table' then
+    return run
+  end
+  local running = redis.pcall('HGET', running_key(agent), run.owner)
+  if type(running) == 'table' or (tonumber(running) or 0) < owner_limit then
+    return next_throttled(run)
   end
 end
 
@@ -122,12 +126,11 @@ local function somebody_may_take_more()
     and (not holds_suspect() or redis.call('SADD', passed_key(agent), process) == 1)
 end
 
-local latest = redis.call('HGET', claims_key(process), worker)
-
 local function number_of(a_nonce)
   return a_nonce and tonumber(string.match(a_nonce, '^(%d+)-')) or 0
 end
 
+local latest = redis.call('HGET', claims_key(process), worker)
 if latest == nonce then
   for _, id in ipairs(redis.call('SMEMBERS', held_key(process))) do
     local run = load_run(id)

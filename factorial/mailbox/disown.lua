@@ -11,13 +11,8 @@ local process, ids = take(), take_list()
 local now = now_ms()
 local go_on = {}
 for _, id in ipairs(ids) do
-  local run = load_run(id)
-  if run and run.status == 'processing' and run.holder == process then
-    if take_back(run, process, 'left', false, now) == 'go_on' then
-      go_on[#go_on + 1] = id
-    end
-  else
-    redis.call('SREM', held_key(process), id)
+  if take_from(process, id, 'left', false, now) == 'go_on' then
+    go_on[#go_on + 1] = id
   end
 end
 return go_on

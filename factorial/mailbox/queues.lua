@@ -20,7 +20,7 @@ for _, process in ipairs(redis.call('ZRANGE', processes_key(), 0, -1)) do
   end
 end
 
--- Only an owner of whom runs are held has some that wait for that, or had a moment ago.
+-- An owner who has none that wait, and none that is held, has no count.
 local function throttled(agent)
   local count = 0
   for _, owner in ipairs(redis.call('HKEYS', running_key(agent))) do

@@ -11,7 +11,7 @@
 -- include: lib/recover.lua
 local most, dead, cause = take_number(), take(), take()
 local now = now_ms()
-local taken, found = 0, {go_on = {}, given_up = {}, cancelled = {}}
+local taken, found = 0, {go_on = {}, given_up = {}}
 
 local function bury(process)
   local held = redis.call('SCARD', held_key(process))
@@ -20,15 +20,13 @@ local function bury(process)
     redis.call('HSET', claims_key(process), 'in_parts', 1) -- the last one of them was not alone
   end
   for _, id in ipairs(redis.call('SRANDMEMBER', held_key(process), most - taken)) do
-    local run = load_run(id)
-    if run and run.status == 'processing' and run.holder == process then
-      local whole, outcome = pcall(take_back, run, process, cause, alone, now)
-      if whole then
-        table.insert(found[outcome], id)
-      end -- else its keys were damaged, which harms no other
+    local outcome = take_from(process, id, cause, alone, now)
+    if outcome then
       taken = taken + 1
     end
-    redis.call('SREM', held_key(process), id)
+    if found[outcome] then
+      table.insert(found[outcome], id)
+    end
   end
   if redis.call('SCARD', held_key(process)) == 0 then
     local agent = redis.call('HGET', claims_key(process), 'agent')

@@ -80,7 +80,7 @@ class _Nodes(Route):
                 failures.append(failure)
                 self._known.remove(node)
                 self._known.append(node)
-        if asked == self._address.nodes[:1] and failures:
+        if asked == self._address.nodes[:1] and failures:  # one is named, and no other is known: its own words are best
             raise failures[0]
         _raise_if_all_refuse(failures)
         told = "; ".join(map(str, failures)) or "they name each other"

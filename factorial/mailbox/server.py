@@ -23,8 +23,10 @@ class Commands(Protocol):
         ...
 
 
-async def check_server(commands: Commands, *, url_shown: str) -> list[str]:
+async def check_server(commands: Commands, *, url_shown: str, settings: bool = True) -> list[str]:
     """What is not as it should be with the server, in words; empty if all is well.
+
+    `settings`: ask for them, too, which a user of the server who may only read must not.
 
     Raises `MailboxRefusedError` for what would lose tasks or cannot work: a version before 7.0, an eviction
     policy, a replica that takes no writes.
@@ -39,7 +41,7 @@ async def check_server(commands: Commands, *, url_shown: str) -> list[str]:
     if info.get("role") == "slave" and info.get("slave_read_only") != "0":
         primary = f"{info.get('master_host')}:{info.get('master_port')}"
         raise MailboxRefusedError(f"{url_shown} is a read-only replica: use the URL of its primary, {primary}")
-    if info.get("aof_enabled") == "0" and (risk := await _risk_without_log(commands)):
+    if info.get("aof_enabled") == "0" and (risk := await _risk_without_log(commands, settings)):
         return [f"{url_shown} {risk}. Mend it with: CONFIG SET appendonly yes (and CONFIG REWRITE to keep it so)"]
     return []
 
@@ -99,8 +101,10 @@ def _check_eviction(info: dict[str, str], url_shown: str) -> None:
         )
 
 
-async def _risk_without_log(commands: Commands) -> str:
+async def _risk_without_log(commands: Commands, settings: bool) -> str:
     """What may be lost without an append-only file."""
+    if not settings:
+        return "has no append-only file: a crash of the server loses what came after its last snapshot, or everything"
     try:
         answer = await commands.execute("CONFIG", "GET", "save")
     except (ResponseError, MailboxRefusedError):

@@ -35,7 +35,9 @@ async def visiting(redis: RedisConfig) -> AsyncIterator[Visit]:
     url = redis.resolved_url
     place = f"namespace {redis.namespace!r} at {url if url.startswith('embedded:') else shown_url(url)}"
     if url.startswith("embedded:") and not await asyncio.to_thread(is_running, url):
-        raise MailboxUnavailableError(f"nothing runs in {place}: its server is not running")
+        raise MailboxUnavailableError(
+            f"nothing runs in {place}: its server is not running. Start the system: it starts its server"
+        )
     url, server = await asyncio.to_thread(resolve, url)
     try:
         redis = replace(redis, url=url)

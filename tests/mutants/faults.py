@@ -156,8 +156,8 @@ FAULTS = [
     Fault(
         "an owner's runs are not counted down",
         "mailbox/lib/run.lua",
-        "redis.call('HINCRBY', running_key(run.agent), run.owner, -1)",
-        "redis.call('HINCRBY', running_key(run.agent), run.owner, 0)",
+        "add_to_count(running_key(run.agent), run.owner, -1)",
+        "add_to_count(running_key(run.agent), run.owner, 0)",
         ("tests/redis/test_owner_limits.py::test_whatever_lets_go_of_a_run_lets_the_next_one_in",),
     ),
     # Results and children.
@@ -256,7 +256,7 @@ FAULTS = [
     # Deaths.
     Fault(
         "reclaim does not look who holds the run",
-        "mailbox/reclaim.lua",
+        "mailbox/lib/recover.lua",
         "if run and run.status == 'processing' and run.holder == process then",
         "if run and run.status == 'processing' then",
         (f"{SCRIPTS}::test_a_dead_process_loses_what_it_is_said_to_hold_only_if_nobody_else_does",),

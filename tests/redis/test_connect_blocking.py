@@ -1,6 +1,7 @@
 """Waiting for work. The server is a real Valkey; nothing is fake."""
 
 import asyncio
+import time
 
 import pytest
 from redis.exceptions import ResponseError
@@ -98,6 +99,20 @@ async def test_a_wait_that_the_server_breaks_off_ends_with_none(own_valkey: Valk
     waiting = asyncio.create_task(blocking.execute("BLPOP", "k", 0))
     await _until_somebody_waits(commands)
     await commands.execute("CLIENT", "UNBLOCK", client, "ERROR")
+    assert await waiting is None
+    await blocking.close()
+    await commands.close()
+
+
+async def test_a_wait_that_is_over_when_the_connection_is_lost_ends_with_none(own_valkey: ValkeyServer) -> None:
+    """The event loop stood still: what it has missed comes all at once."""
+    own_valkey.start()
+    commands = await Connection.open(RedisConfig(url=own_valkey.url))
+    blocking = await BlockingConnection.open(RedisConfig(url=own_valkey.url, timeout=0.1))
+    waiting = asyncio.create_task(blocking.execute("BLPOP", "k", 0, seconds=2))
+    await _until_somebody_waits(commands)
+    own_valkey.stop()
+    time.sleep(2.5)  # noqa: ASYNC251 - this is what stands still
     assert await waiting is None
     await blocking.close()
     await commands.close()

@@ -11,7 +11,9 @@ from factorial.mailbox.claim import Claim, ClaimedRun, claim
 from factorial.mailbox.commit import Action, Commit, Committed, commit
 from factorial.mailbox.enqueue import enqueue
 from factorial.mailbox.lease import Cause
+from factorial.mailbox.post import cancel
 from factorial.mailbox.read import read_status
+from factorial.mailbox.spawn import NewRun, spawn
 from factorial.task import TaskStatus
 
 
@@ -28,9 +30,11 @@ async def put(mailbox: Mailbox, *names: str, owner: str = "o") -> None:
         await enqueue(mailbox.scripts, task_id=name, agent="a", owner_id=owner, conversation=[], fields={})
 
 
-async def take(mailbox: Mailbox) -> list[ClaimedRun]:
+async def take(mailbox: Mailbox, limit: int = 0) -> list[ClaimedRun]:
     await lease.register(mailbox.scripts, process="p", agent="a", lease=60, patience=0, about={})
-    answer = await claim(mailbox.scripts, process="p", worker="w", agent="a", count=9, recovery_limit=3)
+    answer = await claim(
+        mailbox.scripts, process="p", worker="w", agent="a", count=9, recovery_limit=3, owner_limit=limit
+    )
     assert isinstance(answer, Claim)
     return list(answer.runs)
 
@@ -40,17 +44,17 @@ async def damage(mailbox: Mailbox, key: str) -> None:
     await mailbox.connection.execute("SET", key, "damaged")
 
 
-async def complete(mailbox: Mailbox, run: ClaimedRun) -> None:
-    done = Commit(Action.COMPLETE, turn_done=True)
-    answer = await commit(mailbox.scripts, task_id=run.task_id, process="p", token=run.token, work=done)
-    assert isinstance(answer, Committed)
+async def complete(mailbox: Mailbox, *runs: ClaimedRun) -> None:
+    for run in runs:
+        done = Commit(Action.COMPLETE, turn_done=True)
+        answer = await commit(mailbox.scripts, task_id=run.task_id, process="p", token=run.token, work=done)
+        assert isinstance(answer, Committed)
 
 
 async def test_an_owner_whose_events_cannot_be_written_has_its_tasks_executed_all_the_same(mailbox: Mailbox) -> None:
     await put(mailbox, "t1", "t2")
     await damage(mailbox, mailbox.keys.events("o"))
-    for run in await take(mailbox):
-        await complete(mailbox, run)
+    await complete(mailbox, *await take(mailbox))
     assert [await read_status(mailbox.scripts, name) for name in ("t1", "t2")] == ["completed"] * 2
 
 
@@ -67,8 +71,7 @@ async def test_what_a_dead_process_held_is_taken_back_past_an_owner_whose_events
 
 async def test_ended_runs_are_removed_past_a_damaged_one(mailbox: Mailbox) -> None:
     await put(mailbox, "t1", "t2")
-    for run in await take(mailbox):
-        await complete(mailbox, run)
+    await complete(mailbox, *await take(mailbox))
     await damage(mailbox, mailbox.keys.run("t1"))
     assert await tend.expire(mailbox.scripts, agent="a", status=TaskStatus.COMPLETED, ttl=-1, most=9) == 2
     assert await read_status(mailbox.scripts, "t2") is None
@@ -80,3 +83,64 @@ async def test_doomed_runs_are_cancelled_past_a_damaged_one(mailbox: Mailbox) ->
     await mailbox.connection.execute("RPUSH", mailbox.keys.key("doomed"), "t1", "t2")
     await tend.cascade(mailbox.scripts)
     assert await read_status(mailbox.scripts, "t2") == "cancelled"
+
+
+@pytest.mark.parametrize("limit", [0, 1])
+async def test_runs_are_taken_up_and_end_though_the_count_of_what_is_held_is_damaged(
+    mailbox: Mailbox, limit: int
+) -> None:
+    """Without it nobody is limited: no run is worth a count."""
+    await put(mailbox, "t1", "t2")
+    await damage(mailbox, mailbox.keys.key("running", "a"))
+    taken = await take(mailbox, limit)
+    assert {run.task_id for run in taken} == {"t1", "t2"} == await lease.held(mailbox.scripts, process="p")
+    await complete(mailbox, taken[0])
+    assert (await lease.bury(mailbox.scripts, process="p", cause=Cause.KILLED)).go_on == [taken[1].task_id]
+    await complete(mailbox, *await take(mailbox, limit))
+    assert [await read_status(mailbox.scripts, name) for name in ("t1", "t2")] == ["completed"] * 2
+
+
+async def test_runs_are_taken_up_though_those_that_wait_for_their_owner_are_damaged(mailbox: Mailbox) -> None:
+    await put(mailbox, "t1")
+    await damage(mailbox, mailbox.keys.key("throttled", "a:o"))
+    await complete(mailbox, *await take(mailbox, limit=1))
+    await put(mailbox, "t2")
+    await cancel(mailbox.scripts, task_id="t2")
+    assert await read_status(mailbox.scripts, "t2") == "cancelled"
+
+
+@pytest.mark.parametrize("kind", ["timeline", "bucket", "owner", "batch", "children"])
+async def test_a_parent_hears_of_its_child_though_what_is_counted_is_damaged(mailbox: Mailbox, kind: str) -> None:
+    await put(mailbox, "parent")
+    [parent] = await take(mailbox)
+    child = NewRun("child", "a", [], {})
+    await spawn(
+        mailbox.scripts, parent="parent", owner_id="o", token=parent.token, batch_id="b", children=[child]
+    )  # fmt: skip
+    park = Commit(Action.PARK, turn_done=False, plan=b"[]", awaited={"child:child": 0.0})
+    await commit(mailbox.scripts, task_id="parent", process="p", token=parent.token, work=park)
+    [run] = await take(mailbox)
+    key = {
+        "timeline": mailbox.keys.key("timeline"), "owner": mailbox.keys.owner("o"), "batch": mailbox.keys.batch("b"),
+        "children": mailbox.keys.key("children", "parent"),
+        "bucket": (await mailbox.connection.execute("KEYS", mailbox.keys.key("bucket", "*")))[0],
+    }[kind]  # fmt: skip
+    await damage(mailbox, key)
+    await complete(mailbox, run)
+    assert await read_status(mailbox.scripts, "parent") == "queued"
+
+
+async def test_a_task_that_is_enqueued_again_is_stored_once_though_its_owner_is_damaged(mailbox: Mailbox) -> None:
+    await damage(mailbox, mailbox.keys.owner("o"))
+    for _ in range(2):
+        await enqueue(mailbox.scripts, task_id="t", agent="a", owner_id="o", conversation=[b"1"], fields={})
+    assert await mailbox.connection.execute("LRANGE", mailbox.keys.conversation("t"), 0, -1) == [b"1"]
+
+
+async def test_what_is_held_and_not_executed_is_given_back_past_a_damaged_one(mailbox: Mailbox) -> None:
+    await put(mailbox, "t1", "t2")
+    await take(mailbox)
+    await cancel(mailbox.scripts, task_id="t1")
+    await damage(mailbox, mailbox.keys.key("children", "t1"))
+    assert list(await lease.disown(mailbox.scripts, process="p", task_ids=["t1", "t2"])) == ["t2"]
+    assert await lease.held(mailbox.scripts, process="p") == set()

@@ -25,6 +25,7 @@ from factorial.mailbox.commit import Action, Commit, commit
 from factorial.mailbox.enqueue import enqueue
 from factorial.mailbox.post import cancel, post
 from factorial.mailbox.spawn import NewRun, spawn
+from tests.support import wait_until
 
 pytestmark = pytest.mark.broken
 
@@ -230,9 +231,12 @@ async def test_what_a_process_unheard_of_holds_is_taken_back_after_the_advice(pa
     await patient.do("ZREM", patient.keys.key("processes"), "p")
     assert await mended(patient, 1) == []
     await patient.do("DEL", patient.keys.lease("p"))
-    for _ in range(2):  # the first one notes that the lease is missing
-        taken = await lease.reclaim(patient.mailbox.scripts, most=9)
-    assert set(taken.go_on) == {"held", "held too", "one"}
+
+    async def taken_back() -> list[str]:
+        return list((await lease.reclaim(patient.mailbox.scripts, most=9)).go_on)
+
+    # The first one notes that the lease is missing; patience lasts a millisecond.
+    assert set(await wait_until(taken_back)) == {"held", "held too", "one"}
 
 
 async def test_throttled_runs_are_let_in_after_the_advice(patient: Patient) -> None:
@@ -335,7 +339,8 @@ async def test_the_command(patient: Patient, capsys: pytest.CaptureFixture[str])
         (["doctor", "--config", "no-such.toml"], 2, "there is no such file"),
         (["doctor", "--redis", "redis://localhost:1"], 1, "nothing listens there"),
         (["doctor", "--redis", "embedded:./not-there"], 2, "embedded:./not-there: there is no such directory"),
-        (["doctor", "--redis", "embedded:."], 1, "its server is not running"),
+        (["doctor", "--redis", "embedded:."], 1, "its server is not running. Start the system"),
+        (["doctor", "--quik"], 2, "--quik; see factorial doctor --help"),
         (["doctor", "--redis", ""], 2, "factorial: --redis: begin it with redis://"),
         (["doctor", "--redis", "db1:6379"], 2, "factorial: --redis: begin it with"),
         (["nurse"], 2, "'nurse'"),
@@ -371,6 +376,16 @@ async def test_what_is_allowed_and_worth_knowing_is_a_note(patient: Patient) -> 
         "still to be cancelled together with those that spawned them: 1",
     ):
         assert any(re.search(wanted, note) for note in told["notes"]), told["notes"]
+
+
+async def test_a_server_that_will_lose_tasks_is_noted(patient: Patient) -> None:
+    await patient.do("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
+    try:
+        told = await patient.diagnosis()
+    finally:
+        await patient.do("CONFIG", "SET", "maxmemory-policy", "noeviction")
+    assert any("has maxmemory-policy allkeys-lru" in note for note in told["notes"])
+    assert any("has no append-only file" in note for note in (await patient.diagnosis())["notes"])
 
 
 async def test_ctrl_c(patient: Patient, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

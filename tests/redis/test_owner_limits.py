@@ -49,6 +49,31 @@ async def throttled(mailbox: Mailbox) -> int:
     return (await read_queues(mailbox.scripts, ["a"]))["a"].throttled
 
 
+async def test_a_throttled_run_that_is_gone_takes_no_place(mailbox: Mailbox) -> None:
+    await put(mailbox, "t1", "t2", "t3")
+    [first] = await take(mailbox, limit=1)
+    await mailbox.connection.execute("DEL", mailbox.keys.run("t2"), mailbox.keys.conversation("t2"))
+    await end(mailbox, first)
+    [third] = await take(mailbox, limit=1)
+    assert third.task_id == "t3"
+    await end(mailbox, third)
+    await mailbox.connection.execute("HINCRBY", mailbox.keys.owner("o"), "active", -1)  # as the invariants have it
+
+
+async def test_those_that_wait_are_counted_while_none_of_their_owner_is_held(mailbox: Mailbox) -> None:
+    """The owner's next one stands at the end of a long queue. The count goes with the last of them."""
+    await put(mailbox, "t1", "t2", "t3", "t4")
+    [first] = await take(mailbox, limit=1)
+    await put(mailbox, "u1", owner="other")
+    await end(mailbox, first)
+    assert names(await take(mailbox, limit=1, count=1)) == ["u1"]
+    assert await throttled(mailbox) == 2
+    for name in ("t3", "t4", "t2"):
+        await cancel(mailbox.scripts, task_id=name)
+    assert await throttled(mailbox) == 0
+    assert await mailbox.connection.execute("HKEYS", mailbox.keys.key("running", "a")) == [b"other"]
+
+
 async def test_an_owner_has_no_more_held_than_its_limit_and_others_pass_by(mailbox: Mailbox) -> None:
     await put(mailbox, "t1", "t2", "t3", "t4")
     await put(mailbox, "u1", owner="other")

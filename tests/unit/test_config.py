@@ -290,7 +290,9 @@ def test_what_may_be_a_password_is_no_scheme() -> None:
         RedisConfig(url="s3cr3tpassword@redis:6379")
 
 
-@pytest.mark.parametrize("url", ["redis://h:x", "redis://h/db", "redis:h", "rediss://:se/cret@h", "redis://h:1:2"])
+@pytest.mark.parametrize(
+    "url", ["redis://h:x", "redis://h/db", "redis:h", "rediss://:se/cret@h", "redis://h:1:2", "redis://:cret@h,:cret@i"]
+)
 def test_a_url_that_cannot_be_read_is_not_repeated(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """It may hold a password."""
     with pytest.raises(ConfigError, match="HOST:PORT/DATABASE") as raised:

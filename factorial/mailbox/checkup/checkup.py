@@ -2,7 +2,7 @@
 
     screen     every run and every key once: whatever looks wrong in passing is a suspicion
     confirm    suspicions are looked at again, and again: what is wrong each time, in the same way, with the same state
-               of the run (status, epoch, seq, holder), is a finding
+               of the run (`Run.state`), is a finding
     recount    sums over all runs of an owner or a batch that has not changed from before to after
 
 Why no finding is a false alarm: no two stretches of a run's life have the same state. Two looks that see the same one
@@ -297,28 +297,51 @@ class _Check:
         suspicious = [
             whose for whose in {*tally.held, *shared.running} if tally.held[whose] != shared.running.get(whose, 0)
         ]
-        if self._still:
+        if self._still or not suspicious:
             return [
                 finding for whose in suspicious
                 for finding in about_running(*whose, tally.held[whose], shared.running.get(whose, 0))
             ]  # fmt: skip
 
-        async def held_and_counted(whose: tuple[str, str]) -> tuple[frozenset[tuple[str, int]], int] | object:
-            keys, (agent, owner) = self._keys, whose
-            registered = await self._commands.execute("ZRANGE", keys.key("processes"), 0, -1)
-            count = ("HGET", keys.key("running", agent), owner)
-            # The server answers what comes in one write in one go, mostly; if it did not, two looks will not be alike.
-            held = [("SMEMBERS", keys.held(name)) for name in sorted({*map(text, registered), *shared.names["held"]})]
-            before, *members, after = await self._reader.ask([count, *held, count])
-            ids = [text(id) for some in members for id in some or ()]
-            runs = [run for piece in _pieces(ids) for run, _ in await read_runs(self._reader, self._keys, piece)]
-            mine = frozenset((run.id, run.epoch) for run in runs if (run.agent, run.owner) == whose)
-            return (mine, number(before)) if before == after else object()  # no two objects are equal
-
-        quiet = await self._unchanged(suspicious, held_and_counted, looks=_LOOKS, pause=_PAUSE)
+        quiet: dict[tuple[str, str], Any] | None = None
+        for _ in range(_LOOKS):
+            if quiet is not None:
+                await asyncio.sleep(_PAUSE)
+            seen = await self._held_and_counted(suspicious if quiet is None else list(quiet), shared)
+            quiet = (
+                seen if quiet is None else {whose: is_so for whose, is_so in quiet.items() if seen.get(whose) == is_so}
+            )
+            if not quiet:
+                return []
         return [
-            finding for whose, (held, count) in quiet.items() for finding in about_running(*whose, len(held), count)
+            finding
+            for whose, (held, count) in (quiet or {}).items()
+            for finding in about_running(*whose, len(held), count)
         ]
+
+    async def _held_and_counted(
+        self, suspicious: list[tuple[str, str]], shared: Shared
+    ) -> dict[tuple[str, str], tuple[frozenset[tuple[str, int]], int]]:
+        """By agent and owner: the runs that are held, with their epochs, and the count; without those whose count
+        changed meanwhile. All processes are asked once, however many owners are suspicious."""
+        keys = self._keys
+        registered = await self._commands.execute("ZRANGE", keys.key("processes"), 0, -1)
+        counts = [("HGET", keys.key("running", agent), owner) for agent, owner in suspicious]
+        sets = [("SMEMBERS", keys.held(name)) for name in sorted({*map(text, registered), *shared.names["held"]})]
+        # The server answers what comes in one write in one go, mostly; if it did not, two looks will not be alike.
+        answers = await self._reader.ask([*counts, *sets, *counts])
+        before, members, after = (
+            answers[: len(counts)], answers[len(counts) : -len(counts)], answers[-len(counts) :]
+        )  # fmt: skip
+        held: dict[tuple[str, str], set[tuple[str, int]]] = defaultdict(set)
+        for ids in _pieces(text(id) for some in members for id in some or ()):
+            for run, _ in await read_runs(self._reader, keys, ids):
+                held[run.agent, run.owner].add((run.id, run.epoch))
+        return {
+            whose: (frozenset(held[whose]), number(count))
+            for whose, count, again in zip(suspicious, before, after, strict=True)
+            if count == again
+        }
 
     async def _passed(self, shared: Shared) -> list[Finding]:
         """Processes that have passed a wake token on."""

@@ -59,7 +59,8 @@ class Finding:
 
     invariant: Invariant
     subject: str
-    """What it is about: 'run 4f1c', 'owner user1', 'process weather.1-3fa9c2', 'agent weather', 'batch 77'."""
+    """What it is about: 'run 4f1c', 'owner user1', 'process weather.1-3fa9c2', 'agent weather', 'batch 77',
+    'key ...'."""
     text: str
     mend: str
     """What can be done about it; empty if nothing can, or need be."""

@@ -9,9 +9,10 @@ local function cancel(run, now)
   end
   redis.call('ZREM', due_key(run.agent), run.id)
   redis.call('SREM', parked_key(run.agent), run.id)
-  if redis.call('ZREM', throttled_runs(run), run.id) == 0 then
+  if redis.pcall('ZREM', throttled_runs(run), run.id) ~= 1 then
     let_next_in(run) -- it may have been let in itself, and does not go on to let in the next one
   end
+  forget_idle_owner(run, tonumber(redis.pcall('HGET', running_key(run.agent), run.owner)) or 1)
   if is_suspect(run) then
     redis.call('LREM', suspects_key(run.agent), 0, run.id)
   end

@@ -8,7 +8,7 @@ local function create(run, conversation, fields, now, metadata)
   append_all(conversation_key(run.id), conversation)
   set_all(fields_key(run.id), fields)
   redis.call('PERSIST', owner_key(run.owner))
-  local active = redis.call('HINCRBY', owner_key(run.owner), 'active', 1)
+  local active = add_to_count(owner_key(run.owner), 'active', 1)
   local born = tell(run, 'run_enqueued', now, ',"metadata":' .. metadata)
   if active == 1 then
     redis.call('HSET', owner_key(run.owner), 'since', born)

@@ -39,9 +39,9 @@ end
 -- A child has ended: its parent hears of it, once, if it waits for it or will.
 local function tell_parent(run, status, now, error_text)
   local parent = load_run(run.parent)
-  redis.call('SREM', children_key(run.parent), run.id)
+  redis.pcall('SREM', children_key(run.parent), run.id)
   if run.batch ~= '' then
-    count_in_batch(run, parent, status, now)
+    pcall(count_in_batch, run, parent, status, now) -- if it is damaged, the parent hears of the child all the same
   end
   if parent and is_parked(parent.status) then
     arrive(parent, 'child:' .. run.id, outcome(run.id, status, error_text))
@@ -67,7 +67,8 @@ local function finish(run, status, now, error_text)
   redis.call('DEL', journal_key(run.id), seen_key(run.id), awaited_key(run.id), children_key(run.id))
   redis.call('ZADD', ended_key(run.agent .. ':' .. status), now, run.id)
   tally_end(run, status, now)
-  if redis.call('HINCRBY', owner_key(run.owner), 'active', -1) <= 0 then
+  local active = add_to_count(owner_key(run.owner), 'active', -1)
+  if active and active <= 0 then
     redis.call('PEXPIRE', owner_key(run.owner), EVENTS_TTL_MS)
   end
   if run.parent ~= '' then

@@ -1,7 +1,7 @@
 -- What is counted, for each agent and span of time, by the script that makes the change. A bucket of counts is named by
 -- its length, by how long it is kept after its end, by its beginning (all in seconds), and by its agent: clients with
 -- other settings count into other buckets, and whoever reads adds them up (timeline.lua).
-local function tally(agent, what, now)
+local function add_to(agent, what, now)
   local start = math.floor(now / 1000 / METRICS_BUCKET) * METRICS_BUCKET
   local name = string.format('%d:%d:%d:%s', METRICS_BUCKET, METRICS_RETENTION, start, agent)
   local bucket = bucket_key(name)
@@ -17,11 +17,20 @@ local function tally(agent, what, now)
 end
 
 -- A run ends: it is counted, with the time since it was enqueued: the sum, and the longest.
-local function tally_end(run, status, now)
-  local bucket = tally(run.agent, status, now)
+local function add_end(run, status, now)
+  local bucket = add_to(run.agent, status, now)
   local duration = math.max(0, now - tonumber(run.created))
   redis.call('HINCRBY', bucket, status .. '_ms', duration)
   if duration > (tonumber(redis.call('HGET', bucket, status .. '_longest')) or -1) then
     redis.call('HSET', bucket, status .. '_longest', duration)
   end
+end
+
+-- What is counted must not break a script off half-way: a parent would never hear of its child's end.
+local function tally(agent, what, now)
+  pcall(add_to, agent, what, now)
+end
+
+local function tally_end(run, status, now)
+  pcall(add_end, run, status, now)
 end

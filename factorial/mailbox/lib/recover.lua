@@ -73,3 +73,15 @@ local function take_back(run, process, cause, alone, now)
   end
   return 'go_on'
 end
+
+-- The same for what a process is said to hold: in any case it holds it no more. Gives nil if it was not held by it, and
+-- 'damaged' if its keys are, which harms no other.
+local function take_from(process, id, cause, alone, now)
+  local run, outcome = load_run(id), nil
+  if run and run.status == 'processing' and run.holder == process then
+    local whole, answer = pcall(take_back, run, process, cause, alone, now)
+    outcome = whole and answer or 'damaged'
+  end
+  redis.call('SREM', held_key(process), id)
+  return outcome
+end

@@ -90,27 +90,51 @@ local function free_place(run)
   wake_if_ready(run.agent)
 end
 
+-- Gives the count, or nil if its key is damaged: no run is to be lost for the sake of a count.
+local function add_to_count(key, field, amount)
+  local count = redis.pcall('HINCRBY', key, field, amount)
+  return type(count) == 'number' and count or nil
+end
+
 local function throttled_runs(run)
   return throttled_key(run.agent .. ':' .. run.owner)
+end
+
+-- Takes the oldest of them out, past those that are gone or damaged: these would take the others' place with them.
+local function next_throttled(run)
+  while true do
+    local id = redis.pcall('ZPOPMIN', throttled_runs(run))[1]
+    local found = id and load_run(id)
+    if found or not id then
+      return found
+    end
+  end
 end
 
 -- One of the runs that wait because their owner has so many already is ready again, if there is one: at the end of the
 -- queue, so that an owner with many does not pass others by.
 local function let_next_in(run)
-  local id = redis.call('ZPOPMIN', throttled_runs(run))[1]
-  if id then
-    redis.call('RPUSH', ready_key(run.agent), id)
+  local next_run = next_throttled(run)
+  if next_run then
+    redis.call('RPUSH', ready_key(run.agent), next_run.id)
     wake(run.agent)
+  end
+end
+
+-- The count of an owner of whom nothing is held, and nothing waits for that, is removed: `queues.lua` finds by these
+-- counts whose runs wait.
+local function forget_idle_owner(run, count)
+  if count <= 0 and redis.call('EXISTS', throttled_runs(run)) == 0 then
+    redis.call('HDEL', running_key(run.agent), run.owner)
   end
 end
 
 -- The process holds the run no more: another one of the same owner may be taken up.
 local function let_go(run, process)
   redis.call('SREM', held_key(process), run.id)
-  if redis.call('HINCRBY', running_key(run.agent), run.owner, -1) <= 0 then
-    redis.call('HDEL', running_key(run.agent), run.owner)
-  end
+  local count = add_to_count(running_key(run.agent), run.owner, -1)
   let_next_in(run)
+  forget_idle_owner(run, count or 1)
   if is_suspect(run) then
     free_place(run)
   end
