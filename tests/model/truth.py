@@ -52,6 +52,8 @@ class Truth:
         self.counted: Counter[str] = Counter()
         """What was seen, for the figures."""
         self._owner_limit = owner_limit
+        self._buried: set[str] = set()
+        """Processes of which the server has forgotten everything."""
 
     def observe(self, request: Request, reply: Any, before: Contents, after: Contents) -> None:
         """The server has executed `request`. Raises AssertionError if anything is not as it must be."""
@@ -84,6 +86,7 @@ class Truth:
             self.counted["duplicates refused"] += 1
         elif isinstance(reply, list) and reply[:1] == [b"OK"]:
             request.accepted = reply
+        self._buried |= before["y"].keys() - after["y"].keys()
         self._follow(request, before, after)
         self._marked(marks, before, after)
 
@@ -101,8 +104,9 @@ class Truth:
             was, is_now = before["r"][run], after["r"][run]
             if was.get("nonce") != nonce:
                 # A process that was buried may seem to be back, if its registration arrives once more: for one lease.
-                buried = "w" not in before["y"].get(process, {})
-                assert buried or not again, f"a claim that was answered before takes {run}, and nobody will execute it"
+                assert not again or process in self._buried, (
+                    f"a claim that was answered before takes {run}, and nobody will execute it"
+                )
                 assert was["status"] not in FINAL | {"processing"}, f"{run} was claimed, and was {was['status']}"
                 assert epoch == int(was["epoch"]) + 1
                 if self._owner_limit:
