@@ -13,7 +13,7 @@ import pytest
 from tests.chaos import figures
 from tests.harness import System
 from tests.redis.inspector import Inspector
-from tests.valkey import ValkeyServer
+from tests.valkey import ValkeyServer, running
 from tests.valkey_cluster import ValkeyCluster
 from tests.valkey_sentinel import ValkeySentinels
 
@@ -34,12 +34,10 @@ def valkey() -> Iterator[SharedServer]:
     """
     # Not pytest's own tmp_path: the path of a unix socket must stay below 108 bytes.
     directory = Path(tempfile.mkdtemp(prefix="fct-"))
-    server = SHARED_SERVERS[TEST_SERVER](directory)
     try:
-        server.start()
-        yield server
+        with running(SHARED_SERVERS[TEST_SERVER](directory)) as server:
+            yield server
     finally:
-        server.stop()
         shutil.rmtree(directory, ignore_errors=True)
 
 
@@ -66,12 +64,8 @@ def one_server_url(valkey: SharedServer, tmp_path_factory: pytest.TempPathFactor
     if isinstance(valkey, ValkeyServer):
         yield valkey.url
         return
-    server = ValkeyServer(tmp_path_factory.mktemp("one"), tcp=True)
-    try:
-        server.start()
+    with running(ValkeyServer(tmp_path_factory.mktemp("one"), tcp=True)) as server:
         yield server.url
-    finally:
-        server.stop()
 
 
 @pytest.fixture(scope="session")
@@ -115,11 +109,8 @@ def namespace() -> str:
 @pytest.fixture
 async def system(redis_url: str, namespace: str) -> AsyncIterator[System]:
     """A namespace with an orchestrator; the test starts processes in it. Asserts the invariants at the end."""
-    system = System(redis_url, namespace)
-    try:
+    async with System(redis_url, namespace) as system:
         yield system
-    finally:
-        await system.close()
 
 
 @pytest.fixture

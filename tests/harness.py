@@ -13,8 +13,11 @@ import asyncio
 import contextlib
 import json
 from collections.abc import Callable, Sequence
-from typing import Any, NoReturn
+from typing import Any, NoReturn, Self
 
+import pytest
+
+from factorial.actors.execution import Execution
 from factorial.actors.runner import Runner
 from factorial.agent.agent import BaseAgent
 from factorial.config import AgentWorkerConfig, MaintenanceWorkerConfig, MetricsTimelineConfig, RedisConfig
@@ -22,9 +25,9 @@ from factorial.context import AgentContext
 from factorial.mailbox import Mailbox
 from factorial.orchestrator import Orchestrator
 from tests.redis.invariants import assert_invariants
-from tests.support import wait_until
+from tests.support import PATIENCE, wait_until
 
-__all__ = ["Lifeline", "Process", "System", "quick", "tidy"]
+__all__ = ["Lifeline", "Process", "System", "before_the_first_step", "quick", "tidy"]
 
 
 def quick(**changes: Any) -> AgentWorkerConfig:
@@ -38,6 +41,18 @@ def quick(**changes: Any) -> AgentWorkerConfig:
 def tidy(**changes: Any) -> MaintenanceWorkerConfig:
     """A maintenance actor's settings with a short interval."""
     return MaintenanceWorkerConfig(**{"interval": 0.05} | changes)
+
+
+def before_the_first_step(monkeypatch: pytest.MonkeyPatch, act: Callable[[Execution], Any]) -> None:
+    """Have `act` called with the next execution in the moment of its start, when nothing of it has run."""
+    start = Execution.start
+
+    def act_at_once(execution: Execution) -> "asyncio.Task[None]":
+        monkeypatch.undo()
+        act(execution)
+        return start(execution)
+
+    monkeypatch.setattr(Execution, "start", act_at_once)
 
 
 class Lifeline:
@@ -96,7 +111,7 @@ class Process:
         """Stop gracefully, as on SIGTERM. Returns when the process has left."""
         self.lifeline.draining.set()
         assert self.life is not None
-        await asyncio.wait_for(self.life, 15)
+        await asyncio.wait_for(self.life, PATIENCE)
 
     async def kill(self) -> None:
         """Die as by SIGKILL: from this moment on nothing reaches the server."""
@@ -170,7 +185,7 @@ class System:
         assert data is not None
         return data
 
-    async def reaches(self, task_id: str, *statuses: str, timeout: float = 10.0) -> dict[str, Any]:
+    async def reaches(self, task_id: str, *statuses: str, timeout: float = PATIENCE) -> dict[str, Any]:
         """Wait until the task has one of the statuses, and give its data."""
 
         async def there() -> dict[str, Any] | None:
@@ -180,7 +195,7 @@ class System:
         found: dict[str, Any] = await wait_until(there, timeout, f"task {task_id} is {' or '.join(statuses)}")
         return found
 
-    async def ended(self, task_id: str, timeout: float = 10.0) -> dict[str, Any]:
+    async def ended(self, task_id: str, timeout: float = PATIENCE) -> dict[str, Any]:
         """Wait until the task has ended, and give its data."""
         return await self.reaches(task_id, "completed", "failed", "cancelled", timeout=timeout)
 
@@ -196,7 +211,13 @@ class System:
         types = [event["event_type"] for event in await self.events(task_id, owner_id)]
         return types if progress else [name for name in types if not name.startswith("progress_")]
 
-    async def event(self, task_id: str, event_type: str, timeout: float = 10.0) -> dict[str, Any]:
+    async def make_due(self, task_id: str) -> None:
+        """If the task pauses, or waits with a deadline: have that be over."""
+        keys = (await self.mailbox()).keys
+        agent = await self.execute("HGET", keys.run(task_id), "agent")
+        await self.execute("ZADD", keys.key("due", agent.decode()), "XX", 1, task_id)
+
+    async def event(self, task_id: str, event_type: str, timeout: float = PATIENCE) -> dict[str, Any]:
         """Wait for the task's first event of this type."""
 
         async def found() -> dict[str, Any] | None:
@@ -206,7 +227,7 @@ class System:
         return event
 
     async def updates(
-        self, until: Callable[[list[dict[str, Any]]], bool], timeout: float = 10.0, **filters: Any
+        self, until: Callable[[list[dict[str, Any]]], bool], timeout: float = PATIENCE, **filters: Any
     ) -> list[dict[str, Any]]:
         """What a subscriber hears until `until` says that it is enough."""
         heard: list[dict[str, Any]] = []
@@ -220,6 +241,12 @@ class System:
                 if until(heard):
                     break
         return heard
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *raised: object) -> None:
+        await self.close()
 
     async def close(self) -> None:
         """Stop everything, and assert the invariants of what is left."""

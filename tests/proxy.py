@@ -4,26 +4,63 @@ import asyncio
 import contextlib
 import random
 import ssl
+from collections.abc import Coroutine
 from types import TracebackType
 from typing import Self
 
-__all__ = ["Proxy"]
+__all__ = ["Between", "Proxy"]
 
 
-class Proxy:
-    """`async with Proxy(server_port) as proxy`: a client connects to `proxy.url`. With `tls`, it speaks TLS to it."""
+class Between:
+    """Stands between clients and a server: `async with` it, and have them connect to its `url`. With `tls`, they speak
+    TLS to it. What it does with a connection is said by `accept`.
+    """
 
     def __init__(self, server_port: int, *, tls: ssl.SSLContext | None = None) -> None:
         self.server_port = server_port
         """Where new connections lead."""
+        self.port = 0
         self._tls = tls
-        self._listener: asyncio.Server | None = None
+        self._listener: asyncio.Server
+        self._work: set[asyncio.Task[None]] = set()
+
+    @property
+    def url(self) -> str:
+        return f"{'rediss' if self._tls else 'redis'}://127.0.0.1:{self.port}/0"
+
+    async def __aenter__(self) -> Self:
+        self._listener = await asyncio.start_server(self.accept, "127.0.0.1", 0, ssl=self._tls)
+        self.port = self._listener.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._listener.close()
+        for task in self._work:
+            task.cancel()
+        await asyncio.gather(*self._work, return_exceptions=True)
+
+    async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """A client has connected."""
+        raise NotImplementedError
+
+    def begin(self, work: Coroutine[None, None, None]) -> None:
+        """Do this until it ends, or the block does."""
+        task = asyncio.create_task(work)
+        self._work.add(task)
+        task.add_done_callback(self._work.discard)
+
+
+class Proxy(Between):
+    """`async with Proxy(server_port) as proxy`: passes on what comes, but for what is set or asked for."""
+
+    def __init__(self, server_port: int, *, tls: ssl.SSLContext | None = None) -> None:
+        super().__init__(server_port, tls=tls)
         self._pairs: list[tuple[asyncio.StreamWriter, asyncio.StreamWriter]] = []
         self._to_truncate: set[asyncio.StreamWriter] = set()
-        self._pumps: set[asyncio.Task[None]] = set()
         self._replies_pass = asyncio.Event()
         self._replies_pass.set()
-        self.port = 0
         self.connections = 0
         self.requests = bytearray()
         self.poison: bytes | None = None
@@ -36,24 +73,11 @@ class Proxy:
         """Connections that were cut, the truncated ones among them."""
         self.truncated = 0
 
-    @property
-    def url(self) -> str:
-        return f"{'rediss' if self._tls else 'redis'}://127.0.0.1:{self.port}/0"
-
-    async def __aenter__(self) -> Self:
-        self._listener = await asyncio.start_server(self._accept, "127.0.0.1", 0, ssl=self._tls)
-        self.port = self._listener.sockets[0].getsockname()[1]
-        return self
-
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        assert self._listener is not None
-        self._listener.close()
         self.cut()
-        for pump in self._pumps:
-            pump.cancel()
-        await asyncio.gather(*self._pumps, return_exceptions=True)
+        await super().__aexit__(kind, error, trace)
 
     def cut(self, share: float = 1.0) -> None:
         """End every connection there is, at once, or a share of them by chance; new ones are accepted."""
@@ -75,7 +99,7 @@ class Proxy:
         """Let answers through again, those held back first."""
         self._replies_pass.set()
 
-    async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
         try:
             server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self.server_port)
@@ -83,10 +107,8 @@ class Proxy:
             writer.transport.abort()
             return
         self._pairs.append((writer, server_writer))
-        for pump in (self._requests(reader, server_writer), self._replies(server_reader, writer)):
-            task = asyncio.create_task(pump)
-            self._pumps.add(task)
-            task.add_done_callback(self._pumps.discard)
+        self.begin(self._requests(reader, server_writer))
+        self.begin(self._replies(server_reader, writer))
 
     async def _requests(self, source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):

@@ -8,10 +8,17 @@ from typing import Any
 
 import psutil
 
-__all__ = ["session_members", "wait_until"]
+__all__ = ["PATIENCE", "session_members", "wait_until"]
+
+PATIENCE = 30.0
+"""Seconds after which a test gives up waiting for what has to come. A machine at its limit takes its time, and a test
+that passes does not wait.
+"""
 
 
-async def wait_until(condition: Callable[[], Any | Awaitable[Any]], timeout: float = 10.0, message: str = "") -> Any:
+async def wait_until(
+    condition: Callable[[], Any | Awaitable[Any]], timeout: float = PATIENCE, message: str = ""
+) -> Any:
     """Wait until `condition()` is true (it may be a coroutine function), and return what it gave.
 
     Fails the test after `timeout` seconds, with `message` and the last value.

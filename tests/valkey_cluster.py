@@ -7,6 +7,7 @@ from pathlib import Path
 from redis import Redis
 from redis.exceptions import RedisError
 
+from tests.support import PATIENCE
 from tests.valkey import ValkeyServer, free_port, is_in_step
 
 __all__ = ["SLOTS", "ValkeyCluster", "ask", "wait"]
@@ -98,7 +99,7 @@ def ask(node: ValkeyServer, *command: str | int) -> str:
         return str(client.execute_command(*command))  # type: ignore[no-untyped-call]
 
 
-def wait(condition: Callable[[], bool], what: str, timeout: float = 30.0) -> None:
+def wait(condition: Callable[[], bool], what: str, timeout: float = PATIENCE) -> None:
     """Wait until `condition()` is true."""
     deadline = time.monotonic() + timeout
     while not condition():

@@ -44,11 +44,8 @@ def own_system(own_valkey: ValkeyServer, system_at: SystemAt) -> System:
 @pytest.fixture
 async def local(redis_url: str, namespace: str) -> AsyncIterator[harness.System]:
     """A system within the test's own process. Asserts the invariants at the end."""
-    system = harness.System(redis_url, namespace)
-    try:
+    async with harness.System(redis_url, namespace) as system:
         yield system
-    finally:
-        await system.close()
 
 
 @pytest.fixture

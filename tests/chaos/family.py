@@ -18,7 +18,7 @@ CHILD_RUNNER = """
 [[runner]]
 agent = "tests.chaos.family:child"
 processes = 2
-worker = { workers = 6, batch_size = 10, heartbeat_interval = 0.5, missed_heartbeats = 2 }
+worker = { workers = 6, batch_size = 10, heartbeat_interval = 3.0, missed_heartbeats = 2 }
 maintenance = { interval = 0.25 }
 """
 """Of the configuration of a system, beside the runner of the parents."""

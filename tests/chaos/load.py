@@ -68,7 +68,7 @@ class Load:
 
     async def __aenter__(self) -> Self:
         self._issuing = asyncio.create_task(self._issue())
-        await wait_until(lambda: len(self._system.witness()) > 20, 30, "tasks under way")
+        await wait_until(lambda: len(self._system.witness()) > 20, message="tasks under way")
         return self
 
     async def __aexit__(

@@ -8,49 +8,32 @@ import asyncio
 import contextlib
 from collections import deque
 from collections.abc import Callable
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import hiredis
+
+from tests.proxy import Between
 
 __all__ = ["Command", "LossyProxy"]
 
 Command = tuple[bytes, ...]
 
 
-class LossyProxy:
+class LossyProxy(Between):
     """Relays between its `url` and the server, and notes what the server has answered to each command."""
 
     def __init__(self, server_port: int, lose: Callable[[Command], bool]) -> None:
-        self._server_port = server_port
+        super().__init__(server_port)
         self._lose = lose
-        self._relays: set[asyncio.Task[None]] = set()
-        self._listener: asyncio.Server | None = None
-        self.url = ""
         self.answers: dict[Command, list[Any]] = {}
         """Of all commands that were sent, in the order of their first try: what the server has answered to each try."""
 
-    async def __aenter__(self) -> Self:
-        self._listener = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-        self.url = f"redis://127.0.0.1:{self._listener.sockets[0].getsockname()[1]}/0"
-        return self
-
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        assert self._listener is not None
-        self._listener.close()
-        for relay in self._relays:
-            relay.cancel()
-        await asyncio.gather(*self._relays, return_exceptions=True)
-
-    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        relay = asyncio.create_task(self._relay(reader, writer))
-        self._relays.add(relay)
-        relay.add_done_callback(self._relays.discard)
+    async def accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Relay, until either side hangs up or an answer is lost."""
+        self.begin(self._relay(reader, writer))
 
     async def _relay(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self._server_port)
+        server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self.server_port)
         under_way: deque[Command] = deque()
         ways = [
             asyncio.create_task(self._requests(reader, server_writer, under_way)),

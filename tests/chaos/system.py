@@ -16,7 +16,7 @@ import psutil
 
 from factorial import Orchestrator, Task
 from tests.chaos.agents import DIARY, HarmContext, WorkContext, harm, work
-from tests.support import session_members, wait_until
+from tests.support import PATIENCE, session_members, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 OWNER = "chaos"
@@ -41,7 +41,7 @@ class System:
         self,
         *,
         processes: int = 2,
-        heartbeat: float = 0.5,
+        heartbeat: float = 3.0,
         missed: int = 2,
         grace: float = 8.0,
         workers: int = 6,
@@ -51,7 +51,11 @@ class System:
         more: str = "",
     ) -> None:
         """Write the configuration. One slot per worker, so that tasks spread over the processes. `more` is TOML of the
-        runner, and of what comes after it."""
+        runner, and of what comes after it.
+
+        The lease is longer than a living process on a busy machine is ever held up: whoever ends is taken note of by
+        those who started it. Where a test needs that a lease runs out, or is outlived, it says so.
+        """
         beats = f"heartbeat_interval = {heartbeat}, missed_heartbeats = {missed}"
         self.config.write_text(f"""
 [redis]
@@ -72,7 +76,7 @@ maintenance = {{ interval = 0.25 }}
         """Start it, or another program that runs a system, and wait until all processes are ready."""
         self._starts += 1
         await self.launch(*program, **environment)
-        await self.logs("children are ready", self._starts, timeout=60)
+        await self.logs("children are ready", self._starts)
 
     async def launch(self, *program: str, **environment: str) -> None:
         """Start it, and do not wait."""
@@ -84,8 +88,8 @@ maintenance = {{ interval = 0.25 }}
                 env={**os.environ, "PYTHONPATH": str(ROOT), DIARY: str(self.diary), **environment},
             )  # fmt: skip
 
-    async def logs(self, text: str, count: int = 1, timeout: float = 15.0) -> None:
-        """Wait until the log has `text` so many times."""
+    async def logs(self, text: str, count: int = 1, timeout: float = 4 * PATIENCE) -> None:
+        """Wait until the log has `text` so many times. Processes may have to start before, one after the other."""
         await wait_until(
             lambda: self.log.read_text().count(text) >= count or self.process.returncode is not None,
             timeout, f"{count} x {text!r} in the log",
@@ -115,7 +119,7 @@ maintenance = {{ interval = 0.25 }}
     async def status(self, task: Task[Any]) -> str:
         return str(await self.orchestrator.get_task_status(task.id))
 
-    async def finished(self, task: Task[Any], timeout: float = 20.0) -> dict[str, Any]:
+    async def finished(self, task: Task[Any], timeout: float = 2 * PATIENCE) -> dict[str, Any]:
         """Wait for the end of the task, and return all that is stored."""
         final = ("completed", "failed", "cancelled")
 
@@ -139,7 +143,7 @@ maintenance = {{ interval = 0.25 }}
     async def told(self, task: Task[WorkContext], event_type: str, turn: int) -> None:
         """Wait for an event of a turn: what it tells of is in the journal, which is written in the same step."""
         async with (
-            asyncio.timeout(10),
+            asyncio.timeout(PATIENCE),
             aclosing(
                 self.orchestrator.subscribe_to_updates(OWNER, task_ids=[task.id], event_types=[event_type])
             ) as updates,
@@ -171,7 +175,7 @@ maintenance = {{ interval = 0.25 }}
         """How many of the tasks have which status."""
         return Counter(map(str, await asyncio.gather(*(self.orchestrator.get_task_status(task.id) for task in tasks))))
 
-    async def all_end(self, tasks: Sequence[Task[Any]], timeout: float = 60.0) -> list[dict[str, Any]]:
+    async def all_end(self, tasks: Sequence[Task[Any]], timeout: float = 2 * PATIENCE) -> list[dict[str, Any]]:
         """Wait for the end of all the tasks, and return what is stored of them."""
 
         async def are_final() -> bool:
@@ -181,7 +185,7 @@ maintenance = {{ interval = 0.25 }}
         data = await asyncio.gather(*(self.orchestrator.get_task_data(task.id) for task in tasks))
         return [each for each in data if each is not None]
 
-    async def sees(self, task: Task[Any], timeout: float = 15.0, **wanted: Any) -> dict[str, Any]:
+    async def sees(self, task: Task[Any], timeout: float = PATIENCE, **wanted: Any) -> dict[str, Any]:
         """Wait until the witness has seen this."""
         seen = await wait_until(lambda: self.lines(task, **wanted), timeout, f"the witness to see {wanted}")
         return dict(seen[0])
@@ -203,7 +207,7 @@ maintenance = {{ interval = 0.25 }}
                     found.append(process)
         return found
 
-    async def stop(self, number: signal.Signals = signal.SIGTERM, timeout: float = 20.0) -> int:
+    async def stop(self, number: signal.Signals = signal.SIGTERM, timeout: float = PATIENCE) -> int:
         """Signal the supervisor, and wait for its end."""
         if self.process.returncode is None:
             self.process.send_signal(number)
@@ -215,7 +219,7 @@ maintenance = {{ interval = 0.25 }}
             sys.executable, "-m", "factorial.supervisor", *arguments, "--config", str(self.config),
             cwd=ROOT, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
         )  # fmt: skip
-        out, _ = await asyncio.wait_for(process.communicate(), 60)
+        out, _ = await asyncio.wait_for(process.communicate(), 2 * PATIENCE)
         return process.returncode or 0, out.decode()
 
     async def order(self, *arguments: str) -> str:

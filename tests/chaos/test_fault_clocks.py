@@ -30,7 +30,7 @@ async def machines(system: System, system_at: SystemAt, redis_url: str) -> dict[
     machines = {HOUR: system, -HOUR: system_at(redis_url)}
     for machine in machines.values():
         machine.diary = system.diary
-        machine.configure(processes=1, heartbeat=0.5, agent="timely:timely")
+        machine.configure(processes=1, heartbeat=1.0, agent="timely:timely")
     path = os.pathsep.join([str(ROOT / "tests" / "chaos" / "clock"), str(ROOT)])
     await asyncio.gather(*(one.start(PYTHONPATH=path, CHAOS_CLOCK=str(off)) for off, one in machines.items()))
     return machines
@@ -40,8 +40,7 @@ async def test_clocks_that_are_an_hour_off_change_nothing(machines: dict[int, Sy
     ahead, behind = machines.values()
     orchestrator, began = ahead.orchestrator, time.time()
     tasks = [
-        await orchestrator.enqueue_task(timely, owner_id=OWNER, payload=AgentContext(query="0.05"))
-        for _ in range(COUNT)
+        await orchestrator.enqueue_task(timely, owner_id=OWNER, payload=AgentContext(query="0.2")) for _ in range(COUNT)
     ]
     data = await ahead.all_end(tasks)
     took = (await orchestrator.get_metrics(timely))["agents"]["timely"]["totals"]

@@ -94,7 +94,7 @@ async def test_a_large_message_costs_the_turns_after_it_nothing(local: System, s
     task_id = await local.submit(agent, context)
     if source == "a steer":
         await local.orchestrator.steer_task(task_id, [{"role": "user", "content": LARGE}])
-    process = await local.start(agent)
+    process = await local.start(agent, quick(heartbeat_interval=5))
     if source == "a deferred result":
         await local.event(task_id, "task_pending_tool_call_results", 30)
         assert await local.orchestrator.complete_deferred_tool(task_id, "call_0_0", LARGE)

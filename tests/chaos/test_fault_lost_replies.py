@@ -135,16 +135,12 @@ async def test_an_answer_that_is_lost_changes_nothing(own_valkey: ValkeyServer, 
     own_valkey.start()
     executed.clear()
     losses = Losses()
-    async with LossyProxy(own_valkey.port, losses) as proxy:
-        system = System(proxy.url, namespace)
-        try:
-            undisturbed = [await told(system, task_id) for task_id in await drive(system, range(1, 3))]
-            losses.know((await system.mailbox()).scripts)
-            task_ids = await drive(system, range(3, FAMILIES + 3))
-            for number, task_id in enumerate(task_ids, 3):
-                assert await told(system, task_id) == undisturbed[is_cancelled(number)]  # each event once
-        finally:
-            await system.close()
+    async with LossyProxy(own_valkey.port, losses) as proxy, System(proxy.url, namespace) as system:
+        undisturbed = [await told(system, task_id) for task_id in await drive(system, range(1, 3))]
+        losses.know((await system.mailbox()).scripts)
+        task_ids = await drive(system, range(3, FAMILIES + 3))
+        for number, task_id in enumerate(task_ids, 3):
+            assert await told(system, task_id) == undisturbed[is_cancelled(number)]  # each event once
     assert set(executed.values()) == {1, 2} and executed.total() == (FAMILIES + 2) * (2 + 1 + 1 + CHILDREN)
     lost = Counter(losses.name(command) for command in losses.seen)
     for command in losses.seen:

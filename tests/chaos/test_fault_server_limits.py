@@ -29,9 +29,9 @@ async def test_a_full_server_takes_nothing_new_and_what_it_has_goes_on(
     """Leases are renewed, steps and turns are kept, and tasks can be cancelled; nobody is told that anything went well
     which did not.
     """
-    full_for = long_or_short(20.0, 1.8)
+    full_for = long_or_short(20.0, 3.0)
     own_valkey.start()
-    own_system.configure(heartbeat=0.75, batch_size=20)
+    own_system.configure(heartbeat=1.25, batch_size=20)
     await own_system.start()
     doomed = await own_system.enqueue(turns=2, long_turn=0, long_seconds=600)
     async with Load(own_system, every=0.03, model_seconds=0.2, tool_seconds=0.2) as load:
@@ -50,7 +50,7 @@ async def test_a_full_server_takes_nothing_new_and_what_it_has_goes_on(
         await load.accepts(10)
     after = await load.settle()
     fault(
-        f"server out of memory for {full_for:g} s (lease 1.5 s)",
+        f"server out of memory for {full_for:g} s (lease 2.5 s)",
         accepted=after.accepted, refused=len(load.refused), lost=len(after.lost),
         seconds_until_the_accepted_were_done=f"{drained_after:.1f}", retries=after.retries, reclaimed=after.reclaimed,
         handed_over=after.handed_over, repeated_steps=after.repeated.total(),
@@ -66,9 +66,9 @@ async def test_scripts_may_be_forgotten_and_somebody_elses_may_be_slow(
     """A script that is not known any more is sent again. While a slow one runs, the server answers BUSY, for longer
     than every lease; in the long run, for longer than commands are tried again.
     """
-    flushes, busy_for = long_or_short((300, 12.0), (20, 2.3))
+    flushes, busy_for = long_or_short((300, 12.0), (20, 3.3))
     own_valkey.start(busy_reply_threshold="100")
-    own_system.configure(heartbeat=1.0, batch_size=20)
+    own_system.configure(heartbeat=1.5, batch_size=20)
     await own_system.start()
     somebody = await Connection.open(RedisConfig(url=own_valkey.url, timeout=120.0))
     async with Load(own_system, every=0.04) as load:
@@ -82,7 +82,7 @@ async def test_scripts_may_be_forgotten_and_somebody_elses_may_be_slow(
     await somebody.close()
     after = await load.settle()
     fault(
-        f"{flushes} x SCRIPT FLUSH, a slow script: BUSY for {busy_for:g} s (lease 2 s)",
+        f"{flushes} x SCRIPT FLUSH, a slow script: BUSY for {busy_for:g} s (lease 3 s)",
         accepted=after.accepted, refused=len(load.refused), lost=len(after.lost), retries=after.retries,
         reclaimed=after.reclaimed, repeated_steps=after.repeated.total(),
         of_these_finished_before=after.repeated_after_their_end,

@@ -63,14 +63,14 @@ async def test_nothing_is_lost_or_done_twice_because_the_server_is_away(
     for longer than commands are tried again.
     """
     restart = partial(own_valkey.start, **AOF, appendfsync="always")
-    restarts, away = long_or_short((10, 30.0), (2, 2.3))
+    restarts, away = long_or_short((10, 30.0), (2, 3.3))
     absences = [
         *[("killed", own_valkey.stop, 0.2, restart)] * restarts,
         ("frozen", own_valkey.freeze, away, own_valkey.thaw),
         ("down", own_valkey.shut_down, away, restart),
     ]
     restart()
-    own_system.configure(heartbeat=1.0, batch_size=20)
+    own_system.configure(heartbeat=1.5, batch_size=20)
     await own_system.start()
     back_at: dict[str, list[float]] = defaultdict(list)
     async with Load(own_system, every=0.08, model_seconds=0.2, tool_seconds=0.2) as load:
@@ -86,7 +86,7 @@ async def test_nothing_is_lost_or_done_twice_because_the_server_is_away(
     for how, moments in back_at.items():
         goes_on = [seconds for moment in moments for seconds in seconds_until_each_goes_on(own_system, moment)]
         fault(
-            f"server {how}, AOF always, {f'{restarts} times' if how == 'killed' else f'for {away:g} s'} (lease 2 s)",
+            f"server {how}, AOF always, {f'{restarts} times' if how == 'killed' else f'for {away:g} s'} (lease 3 s)",
             tasks_held_up=len(goes_on), seconds_until_they_go_on=f"{min(goes_on):.2f} to {max(goes_on):.2f}",
         )  # fmt: skip
     fault(

@@ -65,7 +65,8 @@ async def kill_and_cut(system: System, orchestrator: Orchestrator) -> int:
 
 
 async def test_each_subscriber_hears_each_event_once_and_in_order(system: System) -> None:
-    system.configure(processes=3, workers=2, batch_size=10)
+    # Some are killed before they have told of their predecessor's death: its lease tells of that.
+    system.configure(processes=3, workers=2, batch_size=10, heartbeat=0.5)
     await system.start("-m", "tests.chaos.nursery", str(system.config))
     orchestrator = system.orchestrator
     steady = Subscriber(orchestrator, "$")  # comes before everything, and stays
@@ -81,7 +82,7 @@ async def test_each_subscriber_hears_each_event_once_and_in_order(system: System
     data = await system.all_end(tasks, 120)
     mailbox = await orchestrator._mailbox()
     stored = [id.decode() for id, _ in await mailbox.connection.execute("XRANGE", mailbox.keys.events(OWNER), "-", "+")]
-    await wait_until(lambda: steady.after == stored[-1], 30, "the last event")
+    await wait_until(lambda: steady.after == stored[-1], message="the last event")
     for task in (staying, *listening):
         task.cancel()
     await asyncio.gather(staying, *listening, return_exceptions=True)

@@ -18,7 +18,7 @@ from tests.chaos.figures import LONG, fault, long_or_short
 from tests.chaos.load import Load
 from tests.chaos.system import System, SystemAt
 from tests.support import wait_until
-from tests.valkey import ValkeyServer, is_in_step
+from tests.valkey import ValkeyServer, is_in_step, running
 from tests.valkey_cluster import ValkeyCluster
 from tests.valkey_sentinel import ValkeySentinels
 
@@ -27,24 +27,16 @@ from tests.valkey_sentinel import ValkeySentinels
 def cluster(tmp_path: Path) -> Iterator[ValkeyCluster]:
     """Three primaries, each with a replica."""
     (tmp_path / "cluster").mkdir()
-    cluster = ValkeyCluster(tmp_path / "cluster", replicas=3, node_timeout=1.5)
-    try:
-        cluster.start()
+    with running(ValkeyCluster(tmp_path / "cluster", replicas=3, node_timeout=2.5)) as cluster:
         yield cluster
-    finally:
-        cluster.stop()
 
 
 @pytest.fixture
 def sentinels(tmp_path: Path) -> Iterator[ValkeySentinels]:
     """A primary with a replica, and three sentinels."""
     (tmp_path / "sentinels").mkdir()
-    sentinels = ValkeySentinels(tmp_path / "sentinels", down_after=1.0)
-    try:
-        sentinels.start()
+    with running(ValkeySentinels(tmp_path / "sentinels", down_after=2.0)) as sentinels:
         yield sentinels
-    finally:
-        sentinels.stop()
 
 
 async def survives(
@@ -66,7 +58,7 @@ async def survives(
         def is_over() -> bool:
             return any(at > struck + 0.2 for at in load.accepted_at.values())
 
-        await wait_until(is_over, 30, "tasks to be accepted by the successor")
+        await wait_until(is_over, message="tasks to be accepted by the successor")
         await load.accepts(long_or_short(2000, 20), timeout=120)
     after = await load.settle()
     times = sorted(load.accepted_at.values())

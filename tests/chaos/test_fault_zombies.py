@@ -48,7 +48,7 @@ def told_late(events: list[dict[str, Any]]) -> int:
 
 async def test_a_zombie_commits_nothing_tells_nothing_and_its_results_do_not_count(system: System) -> None:
     # Two more processes than there are zombies at a time.
-    system.configure(agent="points:struck", processes=len(POINTS) + 2, workers=1, heartbeat=0.4)
+    system.configure(agent="points:struck", processes=len(POINTS) + 2, workers=1, heartbeat=0.75)
     warrants = system.directory / "warrants"
     await system.start("-m", "tests.chaos.nursery", str(system.config), **{WARRANTS: str(warrants)})
     zombies: list[tuple[str, Task[WorkContext], Stroke, float]] = []
@@ -62,7 +62,7 @@ async def test_a_zombie_commits_nothing_tells_nothing_and_its_results_do_not_cou
         # Every other time the zombies go on while others are at work, and else when the tasks have long ended.
         if wave % 2:
             for task in tasks.values():
-                await wait_until(lambda task=task: taken_over(system, task), 30, "another process to have the task")
+                await wait_until(lambda task=task: taken_over(system, task), message="another process to have it")
         else:
             await system.all_end(list(tasks.values()), 60)
         stopped = {stroke.task_id: stroke for stroke in strokes(warrants)}
@@ -71,7 +71,7 @@ async def test_a_zombie_commits_nothing_tells_nothing_and_its_results_do_not_cou
             zombies.append((point, task, stopped[task.id], time.time()))
         for task in tasks.values():
             dropped = f"task {task.id} of work for {OWNER}: somebody else has it now; what was done here is dropped"
-            await system.logs(dropped, timeout=30)
+            await system.logs(dropped)
     data = await system.all_end([task for _, task, _, _ in zombies], 60)
     assert await system.stop() == 0
     commits = late_events = 0

@@ -30,6 +30,7 @@ MOMENTS: list[tuple[str, dict[str, float], dict[str, Any], dict[str, int]]] = [
 async def test_a_killed_process_costs_at_most_the_step_in_flight(system: System) -> None:
     system.configure()
     await system.start()
+    recoveries = []
     for moment, pace, sight, in_flight in MOMENTS:
         await system.all_ready()
         task = await system.enqueue(**pace)
@@ -40,6 +41,7 @@ async def test_a_killed_process_costs_at_most_the_step_in_flight(system: System)
         goes_on = next(line for line in system.lines(task) if line["process"] != seen["process"])
         events = await system.events(task)
         seconds = goes_on["at"] - killed_at
+        recoveries.append(seconds)
         executed = system.executed(task)
         excess = {"model": executed["model"] - 6, "quick": executed["quick"] - 5, "slow": executed["slow"] - 5}
         show(
@@ -53,7 +55,7 @@ async def test_a_killed_process_costs_at_most_the_step_in_flight(system: System)
         )
         check_result(data)
         check_events(events)
-        assert 0 <= seconds < 1.0
+        assert 0 <= seconds < 5.0  # its lease was not waited for
         assert all(0 <= excess[what] <= in_flight.get(what, 0) for what in excess), excess
         assert sum(excess.values()) <= 1 or moment in ("as a model call ends", "in a tool")
         assert data["retries"] == 0
@@ -62,6 +64,7 @@ async def test_a_killed_process_costs_at_most_the_step_in_flight(system: System)
             f"SIGKILL {moment}, under a supervisor", repeated_steps=sum(excess.values()),
             recovery=f"{seconds * 1000:.0f} ms",
         )  # fmt: skip
+    assert min(recoveries) < 0.5  # the quickest: the machine may have been busy with something else
     assert await system.stop() == 0
 
 
@@ -72,21 +75,23 @@ async def test_all_tasks_of_a_killed_process_go_on_at_once_in_the_other(system: 
     tasks = [await system.enqueue(turns=2, tool_seconds=0.6) for _ in range(6)]
     seen = [await system.sees(task, what="slow", edge="begin") for task in tasks]
     victim = seen[0]["process"]
+    [other] = (await system.held()).keys() - {victim}
     held = [task for task, line in zip(tasks, seen, strict=True) if line["process"] == victim]
     free = 6 - (len(tasks) - len(held))
     os.kill(seen[0]["pid"], signal.SIGKILL)
     killed_at = time.time()
     data = [await system.finished(task) for task in tasks]
-    delays = sorted(
-        next(line["at"] for line in system.lines(task) if line["process"] != victim) - killed_at for task in held
-    )
+    goes_on = [next(line for line in system.lines(task) if line["process"] != victim) for task in held]
     show(
         "SIGKILL of a process with several tasks",
         held=len(held),
         free_slots_elsewhere=free,
-        milliseconds_until_each_goes_on=[round(delay * 1000) for delay in delays],
+        milliseconds_until_each_goes_on=sorted(round((line["at"] - killed_at) * 1000) for line in goes_on),
     )
     for each in data:
         check_result(each, turns=2)
-    assert delays[:free][-1] < 0.4  # the killed process is back after about 0.7 s: that is too late
+    await system.all_ready()
+    *_, until_its_successor_came, _ = system.log.read_text().split(" is ready")
+    resumed = [task for task in held if f"{other} factorial.task: task {task.id} " in until_its_successor_came]
+    assert len(resumed) >= min(free, len(held)) > 0
     assert await system.stop() == 0

@@ -24,7 +24,8 @@ from tests.support import wait_until
 @pytest.mark.parametrize("moment", ["in the same turn", "in the next turn"])
 async def test_a_process_that_was_stopped_beyond_its_lease_commits_nothing(system: System, moment: str) -> None:
     """It comes back with the result of a tool while the new holder is at that tool itself, or one turn further."""
-    system.configure(heartbeat=0.2)
+    lease = 1.5
+    system.configure(heartbeat=lease / 2)
     await system.start()
     task = await system.enqueue(tool_seconds=0.4)
     seen = await system.sees(task, what="slow", turn=2, edge="begin")
@@ -56,10 +57,10 @@ async def test_a_process_that_was_stopped_beyond_its_lease_commits_nothing(syste
     late = names[names.index(taken[0]["process"]) :].count(seen["process"])
     executed = system.executed(task)
     show(
-        f"SIGSTOP beyond the lease (0.4 s), SIGCONT when the new holder is {moment}",
+        f"SIGSTOP beyond the lease ({lease} s), SIGCONT when the new holder is {moment}",
         stopped=f"{seen['process']}, in {seen['what']} of turn {seen['turn']}",
         goes_on=f"in {taken[0]['process']}, {taken[0]['at'] - stopped_at:.1f} s later "
-        "(a lease of 0.4 s, and 0.4 s in which a living process would have registered again)",
+        "(a lease, and as long again in which a living process would have registered)",
         answer_to_the_stopped_process=told,
         its_events_after_that=late,
         state=f"{data['status']}, {len(data['payload']['messages'])} messages, pickups {data['pickups']}",
@@ -79,7 +80,7 @@ async def test_a_process_that_was_stopped_beyond_its_lease_commits_nothing(syste
 
 
 async def test_a_graceful_stop_gives_the_work_back_and_the_next_start_goes_on(system: System) -> None:
-    system.configure(grace=6.0)
+    system.configure(grace=10.0)
     await system.start()
     tasks = [await system.enqueue(model_seconds=0.15, tool_seconds=0.15) for _ in range(4)]
     for task in tasks:
@@ -89,14 +90,14 @@ async def test_a_graceful_stop_gives_the_work_back_and_the_next_start_goes_on(sy
     took = time.monotonic() - begun
     between = [await system.orchestrator.get_task_data(task.id) for task in tasks]
     # Multiprocessing's tracker sees the end of the supervisor, and ends a moment later.
-    await wait_until(lambda: not system.members(), timeout=3, message="no process left")
+    await wait_until(lambda: not system.members(), message="no process left")
     await system.start()
     data = [await system.finished(task) for task in tasks]
     executed = [system.executed(task) for task in tasks]
     show(
         "SIGTERM to the supervisor, four tasks in the middle of their work",
         exit_code=exitcode,
-        seconds=f"{took:.2f} (grace: 6)",
+        seconds=f"{took:.2f} (grace: 10)",
         processes_left=0,
         tasks_then=[
             f"{each['status']}, turn {each['payload']['turn']}, retries {each['retries']}" for each in between if each
@@ -105,7 +106,7 @@ async def test_a_graceful_stop_gives_the_work_back_and_the_next_start_goes_on(sy
         calls_in_excess=[sum(calls.values()) - 16 for calls in executed],
     )
     assert exitcode == 0
-    assert took < 6
+    assert took < 10
     for task, then, now, calls in zip(tasks, between, data, executed, strict=True):
         assert then is not None
         assert (then["status"], then["retries"], then["process"]) == ("queued", 0, None)
@@ -124,7 +125,7 @@ async def test_children_leave_when_their_supervisor_is_killed(system: System) ->
         await system.sees(task, what="model", turn=1, edge="begin")
     system.process.kill()
     killed_at = time.monotonic()
-    await wait_until(lambda: not system.members(), timeout=10, message="no orphan")
+    await wait_until(lambda: not system.members(), message="no orphan")
     took = time.monotonic() - killed_at
     await system.process.wait()
     between = [await system.orchestrator.get_task_data(task.id) for task in tasks]
@@ -150,7 +151,7 @@ async def test_everything_is_killed_at_once_and_nothing_is_lost(tmp_path: Path, 
     system = System(tmp_path, f"embedded:{short_directory}/data", "t")
     server = None
     try:
-        system.configure(heartbeat=0.25)
+        system.configure(heartbeat=1.0)
         await system.start()
         tasks = [await system.enqueue(model_seconds=0.1, tool_seconds=0.1) for _ in range(4)]
         for task in tasks:

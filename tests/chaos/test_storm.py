@@ -68,14 +68,14 @@ async def test_a_rolling_restart_under_load_repeats_nothing(system: System) -> N
     before = {process.pid for process in system.workers()}
     began = time.monotonic()
     system.process.send_signal(signal.SIGHUP)
-    async with asyncio.timeout(90):
+    async with asyncio.timeout(240):
         while "system: reloaded: " not in system.log.read_text():
             tasks.append(await enqueue())  # each process is at work when it is replaced, however long that takes
             await asyncio.sleep(0.05)
     lasted = time.monotonic() - began
     unfinished = len(tasks) - (await system.statuses(tasks))["completed"]
     after = {process.pid for process in system.workers()}
-    data = await system.all_end(tasks, 120)
+    data = await system.all_end(tasks, 240)
     executed = Counter(line["what"] for line in system.witness() if line["edge"] == "begin")
     needed = Counter(model=TURNS, quick=TURNS - 1, slow=TURNS - 1)
     needed = Counter({what: count * len(tasks) for what, count in needed.items()})
@@ -100,7 +100,7 @@ async def test_a_rolling_restart_under_load_repeats_nothing(system: System) -> N
 
 async def test_a_stop_in_the_middle_of_long_model_calls_ends_within_the_grace(system: System) -> None:
     """500 tasks, each in the model call of its second turn, which takes 30 s: the first turn is not repeated."""
-    grace = 8.0
+    grace = 10.0
     count = 500
     system.configure(processes=2, workers=10, batch_size=25, grace=grace)
     await system.start()
@@ -111,7 +111,7 @@ async def test_a_stop_in_the_middle_of_long_model_calls_ends_within_the_grace(sy
         lines = system.witness()
         return sum(line["what"] == "model" and line["turn"] == 1 and line["edge"] == "begin" for line in lines)
 
-    await wait_until(lambda: calling() == count, 30, "all in their long call")
+    await wait_until(lambda: calling() == count, message="all in their long call")
     began = time.monotonic()
     exitcode = await system.stop()
     took = time.monotonic() - began

@@ -48,7 +48,7 @@ class Inspector:
             await act(kept)
             return
         try:
-            connection = await Connection.open(RedisConfig(url=url, namespace=namespace, timeout=2, retry_for=2))
+            connection = await Connection.open(RedisConfig(url=url, namespace=namespace, timeout=20, retry_for=20))
         except MailboxError:
             return
         if url.startswith("unix:"):  # the shared one; each namespace of a cluster has its own way
@@ -88,8 +88,6 @@ async def _assert(connection: Connection, namespace: str, told: bool) -> None:
 
 
 async def _remove(connection: Connection) -> None:
-    for keys in (
-        await _namespaces(connection)
-    ).values():  # not in one command: on a cluster they are in different slots
+    for keys in (await _namespaces(connection)).values():  # one by one: on a cluster they are in different slots
         for first in range(0, len(keys), 1000):
             await connection.execute("UNLINK", *keys[first : first + 1000])

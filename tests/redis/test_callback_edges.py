@@ -17,7 +17,7 @@ from factorial import Agent, AgentContext, AgentEvent, ExecutionContext
 from factorial.actors.execution import Execution
 from factorial.errors import RetryableError
 from factorial.testing import ScriptedModel, call, calls, say
-from tests.harness import System, quick, texts
+from tests.harness import System, before_the_first_step, quick, texts
 from tests.support import wait_until
 
 helper = Agent(name="helper", model=ScriptedModel([say("found")]))
@@ -219,11 +219,11 @@ async def test_a_steer_during_the_first_turns_backoff_is_read_by_the_next_model_
 
     seen: list[list[str]] = []
     agent = troubled(seen, on_run_start=begin)
-    await system.start(agent, quick(retry_delay=60, max_retry_delay=60))
+    await system.start(agent, quick(retry_delay=300, max_retry_delay=300))
     task_id = await system.submit(agent, Noted(query="go"))
     await system.reaches(task_id, "backoff")
     await system.orchestrator.steer_task(task_id, [{"role": "user", "content": "hurry"}])
-    await system.execute("ZADD", (await system.mailbox()).keys._of("due", "parent"), "XX", 1, task_id)  # it is due
+    await system.make_due(task_id)
     data = await system.ended(task_id)
     assert seen == [["user: go", "user: be kind"], ["user: go", "user: be kind", "user: hurry"]]
     assert texts(data["payload"]["messages"]) == [*seen[1], "assistant: done"]
@@ -396,14 +396,7 @@ async def test_a_cancel_that_comes_before_an_executions_first_step_calls_back(
     system: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[str] = []
-    start = Execution.start
-
-    def cancel_at_once(execution: Execution) -> "asyncio.Task[None]":
-        monkeypatch.undo()
-        execution.cancel()
-        return start(execution)
-
-    monkeypatch.setattr(Execution, "start", cancel_at_once)
+    before_the_first_step(monkeypatch, Execution.cancel)
     agent = Agent(
         name="parent",
         model=ScriptedModel([say("done")]),

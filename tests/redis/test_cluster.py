@@ -17,8 +17,9 @@ from factorial.mailbox.connect import BlockingConnection, Connection
 from factorial.testing import Reply, ScriptedModel, call, say
 from tests.chaos.figures import fault, long_or_short
 from tests.harness import System
+from tests.redis.strangers import is_passed_over
 from tests.support import wait_until
-from tests.valkey import ValkeyServer, free_port
+from tests.valkey import ValkeyServer, free_port, running
 from tests.valkey_cluster import SLOTS, ValkeyCluster, ask
 
 TURNS = 5
@@ -27,20 +28,15 @@ TURNS = 5
 @pytest.fixture(scope="module")
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeyCluster]:
     """Three nodes, shared by the tests of this file."""
-    cluster = ValkeyCluster(tmp_path_factory.mktemp("cluster"))
-    try:
-        cluster.start()
+    with running(ValkeyCluster(tmp_path_factory.mktemp("cluster"))) as cluster:
         yield cluster
-    finally:
-        cluster.stop()
 
 
 @pytest.fixture
 async def system(cluster: ValkeyCluster, namespace: str) -> AsyncIterator[System]:
     """A namespace on the cluster. Asserts the invariants at the end."""
-    system = System(cluster.url, namespace)
-    yield system
-    await system.close()
+    async with System(cluster.url, namespace) as system:
+        yield system
 
 
 def look(number: int) -> int:
@@ -68,18 +64,17 @@ async def test_a_task_lives_on_a_cluster_whichever_node_the_url_names(
     """From its acceptance to its end, with its events as they happen, and a client of redis-py for the user."""
     urls = {"all": cluster.url, "in so many words": cluster.url.replace("redis:", "redis+cluster:")}
     url = urls[named] if isinstance(named, str) else cluster.primaries[named].url
-    system = System(url, namespace)
     agent = Looker().agent
-    await system.start(agent)
-    listening = asyncio.create_task(system.updates(lambda heard: heard[-1]["event_type"] == "run_completed"))
-    task_id = await system.submit(agent)
-    heard = await listening
-    assert (await system.data(task_id))["payload"]["output"] == "done"
-    assert [event["id"] for event in heard if event["id"]] == [event["id"] for event in await system.events()]
-    async with await system.orchestrator.get_redis_client() as client:
-        await client.set("mine", "kept")  # on whatever node it is
-        assert await client.get("mine") == "kept"
-    await system.close()
+    async with System(url, namespace) as system:
+        await system.start(agent)
+        listening = asyncio.create_task(system.updates(lambda heard: heard[-1]["event_type"] == "run_completed"))
+        task_id = await system.submit(agent)
+        heard = await listening
+        assert (await system.data(task_id))["payload"]["output"] == "done"
+        assert [event["id"] for event in heard if event["id"]] == [event["id"] for event in await system.events()]
+        async with await system.orchestrator.get_redis_client() as client:
+            await client.set("mine", "kept")  # on whatever node it is
+            assert await client.get("mine") == "kept"
 
 
 async def test_no_script_may_touch_another_slot(cluster: ValkeyCluster, namespace: str) -> None:
@@ -222,13 +217,7 @@ async def test_a_node_that_is_away_does_not_matter(cluster: ValkeyCluster, names
 
 async def test_a_node_that_refuses_does_not_matter(cluster: ValkeyCluster, own_valkey: ValkeyServer) -> None:
     """Its address belongs to another server now, which is no node of a cluster, or wants a password."""
-    own_valkey.start()
-    url = cluster.url.replace("redis://", f"redis://127.0.0.1:{own_valkey.port},")
-    for password in ("", "secret"):
-        own_valkey.command("CONFIG", "SET", "requirepass", password)
-        connection = await Connection.open(RedisConfig(url=url))
-        assert await connection.execute("PING") == b"PONG"
-        await connection.close()
+    await is_passed_over(own_valkey, cluster.url)
 
 
 async def test_servers_that_are_no_cluster_are_not_taken_for_one(own_valkey: ValkeyServer) -> None:

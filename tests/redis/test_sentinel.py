@@ -3,7 +3,7 @@ model. The failovers under load are in `tests/chaos/test_fault_takeover.py`.
 """
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,31 +14,34 @@ from factorial.errors import ConfigError, MailboxRefusedError, MailboxUnavailabl
 from factorial.mailbox.connect import Connection
 from factorial.testing import ScriptedModel, say
 from tests.harness import System
-from tests.valkey import ValkeyServer, free_port
+from tests.redis.strangers import is_passed_over
+from tests.valkey import ValkeyServer, free_port, running
 from tests.valkey_cluster import ask
 from tests.valkey_sentinel import Sentinel, ValkeySentinels
 
 
 @pytest.fixture(scope="module")
 def sentinels(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ValkeySentinels]:
-    """They are shared by the tests of this file."""
-    sentinels = ValkeySentinels(tmp_path_factory.mktemp("sentinels"))
-    try:
-        sentinels.start()
+    """They are shared by the tests of this file, none of which has a server die."""
+    with running(ValkeySentinels(tmp_path_factory.mktemp("sentinels"), down_after=10.0)) as sentinels:
         yield sentinels
-    finally:
-        sentinels.stop()
 
 
-async def test_a_task_outlives_a_failover_by_order(sentinels: ValkeySentinels, namespace: str) -> None:
+@pytest.fixture
+async def system(sentinels: ValkeySentinels, namespace: str) -> AsyncIterator[System]:
+    """A namespace of theirs. Asserts the invariants at the end."""
+    async with System(sentinels.url, namespace) as system:
+        yield system
+
+
+async def test_a_task_outlives_a_failover_by_order(sentinels: ValkeySentinels, system: System) -> None:
     """Connections go over to the new primary, each by itself; subscribers hear of everything, once."""
-    system = System(sentinels.url, namespace)
     agent = Agent(name="talker", model=ScriptedModel(lambda messages: say("done")))
     await system.start(agent)
     first = await system.submit(agent)
     await system.ended(first)
     listening = asyncio.create_task(
-        system.updates(lambda heard: [event["event_type"] for event in heard].count("run_completed") == 2, timeout=30)
+        system.updates(lambda heard: [event["event_type"] for event in heard].count("run_completed") == 2)
     )
     before = sentinels.primary
     await asyncio.to_thread(sentinels.fail_over)
@@ -49,7 +52,6 @@ async def test_a_task_outlives_a_failover_by_order(sentinels: ValkeySentinels, n
     assert (await system.data(second))["payload"]["output"] == (await system.data(first))["payload"]["output"] == "done"
     async with await system.orchestrator.get_redis_client() as client:
         assert (await client.info("replication"))["role"] == "master"
-    await system.close()
 
 
 async def test_a_sentinel_that_is_away_or_knows_nothing_does_not_matter(sentinels: ValkeySentinels) -> None:
@@ -65,13 +67,7 @@ async def test_a_sentinel_that_is_away_or_knows_nothing_does_not_matter(sentinel
 
 async def test_a_sentinel_that_refuses_does_not_matter(sentinels: ValkeySentinels, own_valkey: ValkeyServer) -> None:
     """Its address belongs to another server now, which is no sentinel, or wants a password."""
-    own_valkey.start()
-    url = sentinels.url.replace("://", f"://127.0.0.1:{own_valkey.port},")
-    for password in ("", "secret"):
-        own_valkey.command("CONFIG", "SET", "requirepass", password)
-        connection = await Connection.open(RedisConfig(url=url))
-        assert await connection.execute("PING") == b"PONG"
-        await connection.close()
+    await is_passed_over(own_valkey, sentinels.url)
 
 
 async def test_a_sentinel_that_is_down_is_named_once_and_nothing_is_said_of_the_server() -> None:

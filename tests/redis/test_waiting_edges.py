@@ -25,7 +25,7 @@ from factorial.mailbox import spawn, tend
 from factorial.mailbox.lease import Cause
 from factorial.task import TaskStatus
 from factorial.testing import ScriptedModel, call, calls, say
-from tests.harness import Process, System, quick, texts
+from tests.harness import Process, System, before_the_first_step, quick, texts
 from tests.support import wait_until
 
 helper = Agent(name="helper", model=ScriptedModel(lambda messages: say("found " + messages[-1]["content"])))
@@ -93,12 +93,11 @@ async def test_a_deferred_tool_that_kills_every_process_ends_as_crash_loop(syste
 
     agent = asking(call("bomb"), say("done"), tools=[bomb])
     task_id = await system.submit(agent)
-    mailbox = await system.mailbox()
     for time in range(3):
         process = await system.start(agent, quick(max_recoveries=3))
         await wait_until(lambda at=time: len(began) > at)
         await crash(system, process)
-        await system.execute("ZADD", mailbox.keys._of("due", "parent"), "XX", 1, task_id)  # its pause is over
+        await system.make_due(task_id)
     data = await system.ended(task_id)
     assert data["status"] == "failed"
     assert data["error"].startswith("crash_loop: 3 processes died with no other task to blame")
@@ -246,14 +245,7 @@ async def test_a_run_that_is_released_before_it_starts_is_told_of_its_start_late
     system: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[str] = []
-    start = Execution.start
-
-    def release_at_once(execution: Execution) -> "asyncio.Task[None]":
-        monkeypatch.undo()
-        execution.release()
-        return start(execution)
-
-    monkeypatch.setattr(Execution, "start", release_at_once)
+    before_the_first_step(monkeypatch, Execution.release)
     agent = Agent(
         name="parent",
         model=ScriptedModel([say("done")]),

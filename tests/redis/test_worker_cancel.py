@@ -14,7 +14,7 @@ from factorial.errors import InactiveTaskError, InvalidTaskIdError, TaskNotFound
 from factorial.mailbox.script import Scripts
 from factorial.testing import ScriptedModel, call, say
 from tests.harness import System, quick
-from tests.support import wait_until
+from tests.support import PATIENCE, wait_until
 
 
 class Held(Agent):
@@ -272,7 +272,7 @@ async def test_whoever_cancels_once_more_does_not_break_off_what_is_told_of_the_
     scripts = process.mailbox.scripts
     between = scripts.commands = SlowCascade(scripts)
     task_id = await system.submit(agent)
-    await asyncio.wait_for(started.wait(), 10)
+    await asyncio.wait_for(started.wait(), PATIENCE)
     await system.orchestrator.cancel_task(task_id)
     await wait_until(lambda: between.asked)
     await system.execute("RPUSH", scripts.keys.signals(process.name), f"cancel {task_id}")

@@ -26,7 +26,7 @@ from factorial.mailbox.connect import Commands
 from factorial.mailbox.lease import Cause
 from factorial.testing import ScriptedModel, call, calls, say
 from tests.harness import System, quick, texts
-from tests.support import wait_until
+from tests.support import PATIENCE, wait_until
 
 
 class Notes(AgentContext):
@@ -143,7 +143,7 @@ async def test_a_process_that_dies_between_two_tools_costs_the_step_in_flight_an
     )
     victim = await system.start(agent)
     task_id = await system.submit(agent, Notes(query="go"))
-    await asyncio.wait_for(stuck.wait(), 5)
+    await asyncio.wait_for(stuck.wait(), PATIENCE)
     await wait_until(lambda: done["first"] == 2)
     mailbox = await system.mailbox()
     journal = f"{mailbox.keys.prefix}j:{task_id}"
@@ -453,7 +453,7 @@ async def test_tools_of_one_answer_run_at_the_same_time_and_keep_their_order(sys
         running.append(name)
         if len(running) == 2:
             both.set()
-        await asyncio.wait_for(both.wait(), 5)
+        await asyncio.wait_for(both.wait(), PATIENCE)
         await asyncio.sleep(0.02 if name == "a" else 0)
         return f"met {name}"
 

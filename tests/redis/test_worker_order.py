@@ -59,7 +59,7 @@ async def test_runs_that_have_ended_are_freed_without_the_garbage_collector(syst
     try:
         for task in [await system.submit(agent) for _ in range(50)]:
             await system.ended(task)
-        await wait_until(lambda: len(_of_runs()) <= before, 5, "all runs are freed")
+        await wait_until(lambda: len(_of_runs()) <= before, message="all runs to be freed")
     finally:
         gc.enable()
 

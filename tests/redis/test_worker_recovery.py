@@ -16,7 +16,7 @@ from factorial.mailbox.connect import Commands
 from factorial.mailbox.lease import Cause
 from factorial.testing import ScriptedModel, call, say
 from tests.harness import Process, System, quick, texts, tidy
-from tests.support import wait_until
+from tests.support import PATIENCE, wait_until
 
 
 class Held(Agent):
@@ -40,7 +40,7 @@ class Held(Agent):
         return await super().completion(agent_ctx, messages)
 
     async def call_begins(self) -> None:
-        await asyncio.wait_for(self.begun.acquire(), 5)
+        await asyncio.wait_for(self.begun.acquire(), PATIENCE)
 
 
 # -- death
@@ -66,7 +66,7 @@ async def test_spec_D05_what_a_dead_process_held_is_reclaimed_when_its_lease_is_
 
 async def test_spec_I08_a_process_that_is_known_to_be_dead_is_not_waited_for(system: System) -> None:
     agent = Held()
-    victim = await system.start(agent, quick(heartbeat_interval=30))
+    victim = await system.start(agent, quick(heartbeat_interval=300))
     task_id = await system.submit(agent)
     await agent.call_begins()
     await victim.kill()
@@ -74,7 +74,7 @@ async def test_spec_I08_a_process_that_is_known_to_be_dead_is_not_waited_for(sys
     died = time.monotonic()
     assert len((await (await system.mailbox()).release_process(victim.name, Cause.CRASHED)).go_on) == 1
     await agent.call_begins()
-    assert time.monotonic() - died < 1.0
+    assert time.monotonic() - died < 4, "before anybody has looked around unasked"
     agent.gate.set()
     assert (await system.ended(task_id))["status"] == "completed"
 
@@ -88,7 +88,7 @@ async def test_a_task_that_kills_every_process_fails_as_crash_loop(system: Syste
         await agent.call_begins()
         await victim.kill()
         await mailbox.release_process(victim.name, Cause.CRASHED)
-        await mailbox.connection.execute("ZADD", mailbox.keys.prefix + "z:held", "XX", 1, task_id)
+        await system.make_due(task_id)
     data = await system.ended(task_id)
     assert (data["status"], data["pickups"]) == ("failed", 3)
     assert data["error"].startswith("crash_loop: 3 processes died with no other task to blame")
@@ -109,7 +109,7 @@ async def test_suspects_are_spread_over_the_processes_and_nobody_looks_for_more_
         await mailbox.release_process(victim.name, Cause.CRASHED)
     second = [await system.start(agent, quick(heartbeat_interval=60), tidy(interval=60)) for _ in range(2)]
     for task_id in tasks:
-        await mailbox.connection.execute("ZADD", mailbox.keys.prefix + "z:held", "XX", 1, task_id)
+        await system.make_due(task_id)
     due = time.monotonic()
     await tend.promote(mailbox.scripts, agent="held")
     for _ in range(2):
@@ -210,27 +210,31 @@ async def test_a_process_that_registers_again_abandons_at_once_what_is_not_its_o
     await agent.call_begins()
     await system.event(task_id, "progress_update_completion_started")  # nothing more is sent: no token is refused
     await (await system.mailbox()).release_process(process.name, Cause.KILLED)
-    await asyncio.wait_for(agent.abandoned.wait(), 3)
+    await asyncio.wait_for(agent.abandoned.wait(), 4)  # before it has looked around unasked
     agent.gate.set()
     data = await system.ended(task_id)
     assert (data["status"], data["pickups"]) == ("completed", 2)
 
 
+async def superseded_in_its_call(system: System, agent: Held) -> str:
+    """A task whose run is somebody else's when its model answers. The process has let go of it, and its lease lives."""
+    process = await system.start(agent, quick(heartbeat_interval=300))
+    task_id = await system.submit(agent)
+    await agent.call_begins()
+    await system.execute("HSET", (await system.mailbox()).keys.run(task_id), "nonce", "somebody else's")
+    agent.gate.set()
+    await wait_until(lambda: not process.holds)
+    return task_id
+
+
 async def test_a_superseded_execution_stops_at_its_next_step(system: System) -> None:
     """The lease still lives, and the run is somebody else's: the token tells."""
     agent = Held("mine", "x")
-    process = await system.start(agent, quick(heartbeat_interval=30))
-    task_id = await system.submit(agent)
-    await agent.call_begins()
-    mailbox = await system.mailbox()
-    await mailbox.connection.execute("HSET", mailbox.keys.run(task_id), "nonce", "somebody else's")
-    agent.gate.set()
-    await wait_until(lambda: not process.holds)
+    task_id = await superseded_in_its_call(system, agent)
     assert "agent_output" not in await system.types(task_id)
     assert (await system.data(task_id))["payload"]["turn"] == 0
-    await system.execute("HSET", mailbox.keys.run(task_id), "nonce", "")
-    await mailbox.release_process(process.name, Cause.KILLED)
-    assert (await system.ended(task_id, timeout=15))["status"] == "completed"
+    await (await system.mailbox()).release_process(system.processes[0].name, Cause.KILLED)
+    assert (await system.ended(task_id))["status"] == "completed"
 
 
 async def test_a_superseded_execution_calls_no_tool(system: System) -> None:
@@ -243,16 +247,10 @@ async def test_a_superseded_execution_calls_no_tool(system: System) -> None:
         return "x"
 
     agent = Held(call("tool"), "done", tools=[tool])
-    process = await system.start(agent, quick(heartbeat_interval=30))
-    task_id = await system.submit(agent)
-    await agent.call_begins()
-    mailbox = await system.mailbox()
-    await mailbox.connection.execute("HSET", mailbox.keys.run(task_id), "nonce", "somebody else's")
-    agent.gate.set()
-    await wait_until(lambda: not process.holds)
+    task_id = await superseded_in_its_call(system, agent)
     assert done == []
-    await mailbox.release_process(process.name, Cause.KILLED)
-    assert (await system.ended(task_id, timeout=15))["status"] == "completed"
+    await (await system.mailbox()).release_process(system.processes[0].name, Cause.KILLED)
+    assert (await system.ended(task_id))["status"] == "completed"
 
 
 async def test_a_lost_lease_is_taken_anew_and_the_held_tasks_are_kept(system: System) -> None:
@@ -277,10 +275,11 @@ async def _exists(commands: Commands, key: str) -> bool:
 
 async def test_a_worker_that_finds_its_lease_gone_registers_and_works_at_once(system: System) -> None:
     agent = Agent(name="a", model=ScriptedModel(["done"]))
-    process = await system.start(agent, quick(heartbeat_interval=30))
+    process = await system.start(agent, quick(heartbeat_interval=300))
     mailbox = await system.mailbox()
     await mailbox.connection.execute("DEL", mailbox.keys.lease(process.name))
-    assert (await system.ended(await system.submit(agent), timeout=3))["status"] == "completed"
+    data = await system.ended(await system.submit(agent), timeout=4)  # before it has looked around unasked
+    assert data["status"] == "completed"
 
 
 # -- commands that are not answered
@@ -468,7 +467,7 @@ async def test_a_second_signal_gives_everything_back_at_once(system: System) -> 
         await agent.call_begins()
     departure = asyncio.create_task(leaving.drain())
     leaving.lifeline.leaving.set()
-    await asyncio.wait_for(departure, 5)
+    await asyncio.wait_for(departure, PATIENCE)
     assert {(await system.data(task_id))["status"] for task_id in task_ids} == {"queued"}
     mailbox = await system.mailbox()
     assert not await _exists(mailbox.connection, mailbox.keys.lease(leaving.name))
@@ -480,9 +479,9 @@ async def test_a_second_signal_gives_everything_back_at_once(system: System) -> 
 
 async def test_an_idle_process_leaves_at_once_and_leaves_nothing(system: System) -> None:
     agent = Agent(name="a", model=ScriptedModel(["done"]))
-    process = await system.start(agent)
+    process = await system.start(agent, grace=PATIENCE)
     await system.ended(await system.submit(agent))
-    await asyncio.wait_for(process.drain(), 2)
+    await asyncio.wait_for(process.drain(), PATIENCE / 3)
     prefix = (await system.mailbox()).keys.prefix
     left = {key.decode().removeprefix(prefix)[0] for key in await system.execute("KEYS", prefix + "*")}
     assert left <= set("rlxteoVBT")
@@ -519,7 +518,7 @@ async def test_a_slot_that_frees_is_refilled_and_no_process_takes_more_than_it_c
             most = max(most, running)
             if running == 6:
                 full.set()
-            await asyncio.wait_for(full.wait(), 5)
+            await asyncio.wait_for(full.wait(), PATIENCE)
             await asyncio.sleep(0.002)
             running -= 1
             return await super().completion(agent_ctx, messages)
@@ -543,7 +542,7 @@ async def test_spec_I07_two_processes_share_the_work_and_nothing_is_done_twice(s
             at_work.add(self.get_execution_context().process)
             if len(at_work) == 2:
                 both.set()
-            await asyncio.wait_for(both.wait(), 5)
+            await asyncio.wait_for(both.wait(), PATIENCE)
             return await super().completion(agent_ctx, messages)
 
     agent = Noting(name="n", model=ScriptedModel(["done"]))

@@ -12,6 +12,7 @@ from factorial import Agent, AgentContext, RetryableError, TurnCompletion
 from factorial.errors import ConfigError, InactiveTaskError, TaskNotFoundError
 from factorial.testing import ScriptedModel, call, say
 from tests.harness import System, quick, texts
+from tests.support import PATIENCE
 
 
 def user(text: str) -> dict[str, str]:
@@ -34,7 +35,7 @@ class Gated(Agent):
         return await super().completion(agent_ctx, messages)
 
     async def call_begins(self) -> None:
-        await asyncio.wait_for(self.begun.acquire(), 5)
+        await asyncio.wait_for(self.begun.acquire(), PATIENCE)
 
 
 async def test_spec_O10_a_queued_task_reads_it_before_its_first_call(system: System) -> None:
@@ -164,9 +165,10 @@ async def test_steering_after_a_journaled_answer_is_shown_to_the_model_all_the_s
     agent = Picky(name="picky", model=ScriptedModel(["first", "second"]))
     task_id = await system.submit(agent, "hello")
     await system.orchestrator.steer_task(task_id, [user("early")])
-    await system.start(agent, quick(retry_delay=0.4, max_retry_delay=0.4))
+    await system.start(agent, quick(retry_delay=300, max_retry_delay=300))
     await system.reaches(task_id, "backoff")
     await system.orchestrator.steer_task(task_id, [user("late")])
+    await system.make_due(task_id)
     data = await system.ended(task_id)
     late_by_one = ["user: hello", "user: early", "assistant: first", "user: late"]
     assert asked[-1] == late_by_one

@@ -66,7 +66,7 @@ async def host(tmp_path: Path) -> AsyncIterator[Host]:
     yield host
     try:
         # Multiprocessing's tracker sees the end of the supervisor, and ends a moment later.
-        await wait_until(lambda: not host.members(), timeout=3, message="no process left")
+        await wait_until(lambda: not host.members(), message="no process left")
     finally:
         for process in host.members():
             process.kill()
