@@ -55,9 +55,9 @@ MOST_READY = 500
 """If more tasks than that wait for a worker, the machine is too slow for the pace, and no more are enqueued."""
 CALLS = sum(kind.share * len(kind.turns) for kind in KINDS.values()) / 1000
 """Model calls of a task, on the average."""
-STUCK_AFTER = 600.0
+STUCK_AFTER = 900.0
 """Seconds within which a cohort has to end once it is enqueued: longer than all the pauses of a task whose processes
-are killed ten times in a row."""
+are killed a dozen times in a row, and that waits for a worker as long as others do each time."""
 MARGIN = 1.1
 """The pace is so much faster than the goals ask for."""
 MANY_KILLS = 100
@@ -70,7 +70,7 @@ CONFIG = """
 url = "{url}"
 namespace = "{namespace}"
 [events]
-ttl = 900.0
+ttl = 1200.0
 [logging]
 level = "warning"
 [supervisor]
@@ -91,7 +91,7 @@ max_recoveries = 30
 [runner.maintenance]
 interval = 0.5
 # Longer than it takes to look at a cohort.
-task_ttl = {{ completed_ttl = 700.0, failed_ttl = 700.0, cancelled_ttl = 700.0 }}
+task_ttl = {{ completed_ttl = 1000.0, failed_ttl = 1000.0, cancelled_ttl = 1000.0 }}
 """
 
 

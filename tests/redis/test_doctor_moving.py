@@ -9,8 +9,10 @@ import asyncio
 import pytest
 
 from factorial.config import RedisConfig
-from factorial.mailbox import Mailbox
+from factorial.mailbox import Mailbox, lease
 from factorial.mailbox.checkup import Checkup, check, checkup
+from factorial.mailbox.claim import claim
+from factorial.mailbox.enqueue import enqueue
 from factorial.mailbox.visit import visiting
 from tests.chaos.figures import long_or_short
 from tests.redis.test_mailbox_histories import History
@@ -55,6 +57,27 @@ async def test_no_false_alarm(redis_url: str, namespace: str) -> None:
             await mailbox.connection.execute("DEL", key)  # on a cluster, it may be another node than the next test's
         await mailbox.close()
     assert doubts > 0, "the doctor has met what was under way"
+
+
+async def test_many_wrong_counts_do_not_cost_a_look_at_everything_each(mailbox: Mailbox) -> None:
+    owners, keys = 100, mailbox.keys
+    await lease.register(mailbox.scripts, process="p", agent="a", lease=60, patience=0, about={})
+    for number in range(owners):
+        await enqueue(
+            mailbox.scripts, task_id=f"t{number}", agent="a", owner_id=f"o{number}", conversation=[], fields={}
+        )
+    await claim(mailbox.scripts, process="p", worker="w", agent="a", count=owners, recovery_limit=3)
+
+    async def count_one_more(change: int) -> None:
+        for number in range(owners):
+            await mailbox.connection.execute("HINCRBY", keys.key("running", "a"), f"o{number}", change)
+
+    await count_one_more(1)
+    before = mailbox.connection.stats.commands
+    found = await check(mailbox.connection, keys, events=False)
+    assert len(found.findings) == owners
+    assert mailbox.connection.stats.commands - before < 50 * owners
+    await count_one_more(-1)
 
 
 @pytest.mark.broken

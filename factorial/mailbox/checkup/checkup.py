@@ -17,7 +17,7 @@ Called by `python -m factorial doctor`, and after every test that touches Redis.
 import asyncio
 import shlex
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -236,14 +236,17 @@ class _Check:
         return shared if self._still else await read_shared(self._reader, self._keys, shared.names)
 
     async def _unchanged(
-        self, keys: Iterable[K], stamp: Callable[[K], Awaitable[Any]], *, looks: int, pause: float
-    ) -> dict[K, Any]:
-        """Those whose stamp is the same in each look, and the stamp. None is asked for again once it has changed."""
-        stamps = {key: await stamp(key) for key in keys}
+        self, keys: Collection[K], stamped: Callable[[Collection[K]], Awaitable[dict[K, Any]]], *, looks: int,
+        pause: float,
+    ) -> dict[K, Any]:  # fmt: skip
+        """Those whose stamp is the same in each look, and the stamp. None is asked for again once it has changed, or
+        has no stamp."""
+        stamps = await stamped(keys) if keys else {}
         for _ in range(looks - 1):
             if stamps:
                 await asyncio.sleep(pause)
-                stamps = {key: before for key, before in stamps.items() if await stamp(key) == before}
+                again = await stamped(stamps.keys())
+                stamps = {key: before for key, before in stamps.items() if key in again and again[key] == before}
         return stamps
 
     # Sums.
@@ -253,17 +256,14 @@ class _Check:
         found = dict(_about_sums(shared, tally))
         if self._still or not found:
             return list(found.values())
-        quiet = await self._unchanged(found, self._stamp_of_sum, looks=2, pause=_PAUSE)
+        quiet = await self._unchanged(found, self._stamps_of_sums, looks=2, pause=_PAUSE)
         if not quiet:
             return []
-        before = {subject: await self._stamp_of_sum(subject) for subject in quiet}
+        before = await self._stamps_of_sums(quiet)
         shared = await self._shared_again(shared)
         found = dict(_about_sums(shared, await self._recounted(shared)))
-        return [
-            found[subject]
-            for subject in quiet
-            if subject in found and await self._stamp_of_sum(subject) == before[subject]
-        ]
+        after = await self._stamps_of_sums(quiet)
+        return [found[subject] for subject in quiet if subject in found and after[subject] == before[subject]]
 
     async def _recounted(self, shared: Shared) -> Tally:
         tally, seen = Tally(), set[str]()
@@ -275,6 +275,9 @@ class _Check:
                     if run.status:
                         tally.add(run, created)
         return tally
+
+    async def _stamps_of_sums(self, subjects: Iterable[tuple[str, ...]]) -> dict[tuple[str, ...], Any]:
+        return {subject: await self._stamp_of_sum(subject) for subject in subjects}
 
     async def _stamp_of_sum(self, subject: tuple[str, ...]) -> Any:
         """What changes whenever such a sum does."""
@@ -303,27 +306,19 @@ class _Check:
                 for finding in about_running(*whose, tally.held[whose], shared.running.get(whose, 0))
             ]  # fmt: skip
 
-        quiet: dict[tuple[str, str], Any] | None = None
-        for _ in range(_LOOKS):
-            if quiet is not None:
-                await asyncio.sleep(_PAUSE)
-            seen = await self._held_and_counted(suspicious if quiet is None else list(quiet), shared)
-            quiet = (
-                seen if quiet is None else {whose: is_so for whose, is_so in quiet.items() if seen.get(whose) == is_so}
-            )
-            if not quiet:
-                return []
+        async def held_and_counted(some: Collection[tuple[str, str]]) -> dict[tuple[str, str], Any]:
+            return await self._held_and_counted(some, shared)
+
+        quiet = await self._unchanged(suspicious, held_and_counted, looks=_LOOKS, pause=_PAUSE)
         return [
-            finding
-            for whose, (held, count) in (quiet or {}).items()
-            for finding in about_running(*whose, len(held), count)
+            finding for whose, (held, count) in quiet.items() for finding in about_running(*whose, len(held), count)
         ]
 
     async def _held_and_counted(
-        self, suspicious: list[tuple[str, str]], shared: Shared
+        self, suspicious: Collection[tuple[str, str]], shared: Shared
     ) -> dict[tuple[str, str], tuple[frozenset[tuple[str, int]], int]]:
         """By agent and owner: the runs that are held, with their epochs, and the count; without those whose count
-        changed meanwhile. All processes are asked once, however many owners are suspicious."""
+        changed meanwhile. The processes are asked once, however many owners are suspicious."""
         keys = self._keys
         registered = await self._commands.execute("ZRANGE", keys.key("processes"), 0, -1)
         counts = [("HGET", keys.key("running", agent), owner) for agent, owner in suspicious]
@@ -373,7 +368,10 @@ class _Check:
         if self._still:
             return list(found.values())
 
-        async def missing(agent: str) -> object:
+        async def missing(agents: Iterable[str]) -> dict[str, Any]:
+            return {agent: queues for agent in agents if (queues := await queues_without_token(agent))}
+
+        async def queues_without_token(agent: str) -> Any:
             keys = self._keys
             *queues, token, passed = await self._reader.ask([
                 ("LRANGE", keys.ready(agent), 0, _HEAD), ("LLEN", keys.ready(agent)),
@@ -383,7 +381,7 @@ class _Check:
             ready, suspects = ([text(id) for id in queue or ()] for queue in queues[::2])
             statuses = await self._reader.ask_of_all("run", ready or suspects, "HGET", "status")
             if token or (passed and not ready) or b"queued" not in statuses.values():
-                return object()  # no two objects are equal
+                return None
             return queues
 
         # Without a process nobody hears a token; the first one looks around as it comes.
