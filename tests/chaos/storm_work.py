@@ -142,14 +142,14 @@ async def slow(number: int, agent_ctx: StormContext) -> str:
         return f"s{number}"
 
 
-@deferred_result(timeout=600)
+@deferred_result(timeout=3600)
 async def ask(number: int, agent_ctx: StormContext) -> None:
     """Asks somebody outside."""
     with witnessed("ask", agent_ctx):
         await asyncio.sleep(agent_ctx.pause)
 
 
-@forking_tool(timeout=600)
+@forking_tool(timeout=3600)
 async def send(number: int, agent_ctx: StormContext, execution_ctx: ExecutionContext) -> Batch:
     """Sends children, who do something small."""
     with witnessed("send", agent_ctx):
