@@ -354,7 +354,7 @@ class Storm:
         self._dead.add(victim.name)
         with contextlib.suppress(ProcessLookupError):
             os.kill(victim.pid, signal.SIGKILL)
-            self.harm.note(victim.name, victim.pid, Hit(how, now, now))
+            self.harm.note(victim.name, victim.pid, Hit(how, now, now + 1.0))  # it is gone some moments later
             self.harm.kills += 1
             self.harm.at_hand += victim.held
 
