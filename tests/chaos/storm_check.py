@@ -63,8 +63,8 @@ class Hit:
     """Harm that was done to a process: whatever it has begun up to `until` may be executed elsewhere, too."""
 
     what: str
-    """`killed`, or `killed with its supervisor`, and gone by `until`; `stopped`, and woken then; `orphaned`, to leave until
-    then."""
+    """`killed`, or `killed with its supervisor`, and gone by `until`; `stopped`, and woken then; `orphaned`, to leave
+    until then."""
     at: float
     until: float
 
