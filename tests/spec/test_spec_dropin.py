@@ -549,6 +549,7 @@ async def test_spec_dropin_deferred_forking_and_callbacks(system: System, llmock
     payload = (await system.ended(task_id, timeout=30))["payload"]
     answers = [message["content"] for message in payload["messages"] if message["role"] == "tool"]
     assert "Because." in answers[0] and answers[1].count("found") == 3
+    await wait_until(lambda: happened[-1].startswith("end"))
     assert [happened[0], happened[1], happened[-1]] == ["start", "pending ask_human", "end So. True True"]
 
 
