@@ -384,11 +384,16 @@ class Storm:
         self._system.process.kill()
         self.harm.kills += 1
         self.harm.supervisors += 1
+        orphaned = Hit("orphaned", now, now + 20.0)
         for one in processes:
             if with_all:
                 self._murder(one, "killed with its supervisor")
             else:
-                self.harm.note(one.name, one.pid, Hit("orphaned", now, now + 20.0))
+                self.harm.note(one.name, one.pid, orphaned)
+        known = {one.pid for one in processes}
+        for other in session_members(self._system.process.pid):
+            if other.pid not in known:  # it has only begun, and may take tasks before it leaves
+                self.harm.hits.setdefault(other.pid, []).append(orphaned)
         await self._system.process.wait()
         await self._start(2)
 
@@ -557,17 +562,23 @@ class Storm:
                 "repeated": repeated,
                 "repeated per kill": round(figures.repeated_by["killed"] / max(1, harm.kills), 2),
                 "cut off": figures.cut_off,
-                "ended just before": figures.unrecorded,
-                "ended just before, at the most (s)": round(figures.latest_unrecorded, 3),
+                "ended just before": len(figures.unrecorded),
+                "seconds before": _quantiles(figures.unrecorded),
                 "by": dict(figures.repeated_by),
                 "after the end, by zombies": figures.late,
             },
             "seconds until a step that was cut off went on": {
-                what: {"p50": round(quantile(values, 0.5), 3), "p99": round(quantile(values, 0.99), 3),
-                       "longest": round(max(values), 3), "of": len(values)}
-                for what, values in figures.recoveries.items()
+                what: _quantiles(values) for what, values in figures.recoveries.items()
             },
-        }  # fmt: skip
+        }
+
+
+def _quantiles(values: list[float]) -> dict[str, float]:
+    """How these seconds are spread; of none, nothing."""
+    if not values:
+        return {}
+    spread = {"p50": quantile(values, 0.5), "p99": quantile(values, 0.99), "longest": max(values)}
+    return {name: round(value, 3) for name, value in spread.items()} | {"of": len(values)}
 
 
 def lines(report: dict[str, Any], indent: str = "") -> Iterator[str]:

@@ -230,7 +230,7 @@ async def test_what_on_run_start_changes_is_kept_when_the_first_turn_does_not_fi
     system: System, trouble: str
 ) -> None:
     agent = Troubled(trouble)
-    process = await system.start(agent, grace=0.05)
+    process = await system.start(agent, grace=3.0)
     task_id = await system.submit(agent)
     if trouble == "is released":
         await wait_until(lambda: agent.seen)

@@ -259,6 +259,7 @@ async def test_spec_I10_a_turn_that_goes_well_writes_no_line(logged: Logged) -> 
     for _ in range(5):
         logged.llmock.call_tool("act", {"how": "nothing"})
     task_id = await logged.ended("nothing")
+    await logged.wrote("completed after 7 turns")  # and then that it stops
     await logged.stop()
     assert logged.events(task_id) == ["started", "completed"]
     assert logged.story(task_id)[1]["turns"] == 7
