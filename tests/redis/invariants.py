@@ -23,7 +23,8 @@ async def contents(commands: Commands, namespace: str) -> Contents:
         cursor, keys = await commands.execute("SCAN", cursor, "MATCH", f"{prefix}*", "COUNT", 1000)
         for key in keys:
             kind, _, name = key.decode().removeprefix(prefix).partition(":")
-            found[kind][name] = await _value(commands, key)
+            if (value := await _value(commands, key)) is not None:
+                found[kind][name] = value
         if int(cursor) == 0:
             return found
 
@@ -42,6 +43,8 @@ async def _value(commands: Commands, key: bytes) -> Any:
             return _paired(await commands.execute("ZRANGE", key, 0, -1, "WITHSCORES"))
         case b"stream":
             return await commands.execute("XRANGE", key, "-", "+")
+        case b"none":  # its time to live was over just now
+            return None
         case other:
             raise AssertionError(f"{key!r} is of an unknown type: {other!r}")
 

@@ -44,7 +44,7 @@ class Scene:
     async def start(self, *processes: str) -> None:
         """Processes come."""
         for process in processes:
-            await lease.register(self.scripts, process=process, agent="a", lease=60, patience=0, about={})
+            await lease.register(self.scripts, process=process, agent="a", lease=600, patience=0, about={})
 
     async def claims(self, process: str, count: int = 100, nonce: str = "") -> list[ClaimedRun]:
         """What the process gets."""
@@ -99,8 +99,9 @@ class Scene:
 
     async def counts(self, name: str) -> tuple[int, int, int]:
         """The run's recoveries, crashes and strikes."""
-        run = (await self.stored())["r"][name]
-        return int(run.get("recoveries", 0)), int(run.get("crashes", 0)), int(run.get("strikes", 0))
+        key, names = self.mailbox.keys.run(name), ("recoveries", "crashes", "strikes")
+        recoveries, crashes, strikes = await self.mailbox.connection.execute("HMGET", key, *names)
+        return int(recoveries or 0), int(crashes or 0), int(strikes or 0)
 
     async def read(self, name: str) -> StoredRun:
         """The run."""
