@@ -19,7 +19,7 @@ from typing import Any
 
 from tests.chaos.storm_work import CHILD_KINDS, KINDS, Line, call_id, opening
 
-__all__ = ["PROMISES", "Cohort", "Figures", "Hit", "Job", "check", "quantile"]
+__all__ = ["PROMISES", "RECORDED_WITHIN", "Cohort", "Figures", "Hit", "Job", "check", "quantile"]
 
 PROMISES = ("lost", "stuck", "wrong", "committed twice", "zombies", "repeated", "missed")
 RECORDED_WITHIN = 3.0

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.chaos.storm_check import Cohort, Figures, Hit, Job, check
+from tests.chaos.storm_check import RECORDED_WITHIN, Cohort, Figures, Hit, Job, check
 from tests.chaos.storm_work import Line
 
 FIRST, SECOND = 101, 102  # two processes, by pid
@@ -49,6 +49,7 @@ def event(name: str, **more: Any) -> dict[str, Any]:
 def case() -> Case:
     """All is well: the process was killed in the tool, which was executed again elsewhere."""
     roles = ["user", "assistant", "tool", "assistant"]
+    begun = 12.0 - RECORDED_WITHIN - 0.3
     payload = {"label": "0.0", "query": "tool", "output": "q0", "messages": [{"role": role} for role in roles]}
     return Case(
         data={
@@ -68,8 +69,8 @@ def case() -> Case:
             event("run_completed"),
         ],
         lines=[
-            Line(10.0, "begin", "0.0", "model", 0, 1, FIRST),
-            Line(10.2, "end", "0.0", "model", 0, 1, FIRST),
+            Line(begun, "begin", "0.0", "model", 0, 1, FIRST),
+            Line(begun + 0.2, "end", "0.0", "model", 0, 1, FIRST),
             Line(11.8, "begin", "0.0", "quick", 0, 1, FIRST),
             Line(12.4, "begin", "0.0", "quick", 0, 1, SECOND),
             Line(12.6, "end", "0.0", "quick", 0, 1, SECOND),
