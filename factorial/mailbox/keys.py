@@ -17,7 +17,7 @@ _BY_ID = {
     "seen": "d",  # SET     ids of mail that was accepted
     "awaited": "w",  # HASH    what a parked run waits for, and what has come of it
     "children": "f",  # SET     the runs that it has spawned and that have not ended
-    "batch": "b",  # HASH    per batch: how many children it has, and how many have ended
+    "batch": "b",  # HASH    per batch: how many children it has, how many have ended, and whose it is
     "ready": "q",  # LIST    per agent: runs to take up
     "suspects": "u",  # LIST    per agent: runs to take up one by one, since their processes crashed
     "throttled": "L",  # ZSET    per agent and owner: ready runs beyond the limit, by when they were made

@@ -32,7 +32,9 @@ for _ = 1, count do
     redis.call('HSET', run_key(run.id), 'parent', parent_id, 'batch', batch)
     redis.call('SADD', children_key(parent_id), run.id)
     if batch ~= '' then
-      redis.call('HSETNX', batch_key(batch), 'total', total)
+      if redis.call('HSETNX', batch_key(batch), 'total', total) == 1 then
+        redis.call('HSET', batch_key(batch), 'owner', parent.owner, 'head', parent.head)
+      end
       redis.call('HINCRBY', batch_key(batch), 'active', 1)
       redis.call('PERSIST', batch_key(batch))
     end

@@ -197,6 +197,13 @@ FAULTS = [
         (f"{CHILDREN}::test_spec_T03_failed_cancelled_and_expired_children",),
     ),
     Fault(
+        "the end of a batch is not told when its parent is gone",
+        "mailbox/lib/ending.lua",
+        "parent or about[1] and about[2] and {owner = about[1], head = about[2]}",
+        "parent",
+        ("tests/redis/test_waiting_edges.py::test_the_end_of_a_batch_is_told_when_its_parent_is_over_and_gone",),
+    ),
+    Fault(
         "a child's end counted twice in its batch",
         "mailbox/lib/ending.lua",
         "redis.call('HINCRBY', key, 'ended', 1)",

@@ -382,6 +382,35 @@ async def test_a_task_id_that_is_used_again_has_children_of_its_own(system: Syst
     assert '"output":"fine"' in await result()
 
 
+async def test_the_end_of_a_batch_is_told_when_its_parent_is_over_and_gone(system: System) -> None:
+    """The parent does not wait for its children, and has been removed before they have ended."""
+    batches: list[Batch] = []
+
+    async def send(execution_ctx: ExecutionContext) -> str:
+        """Send two helpers, and do not wait for them."""
+        batches.append(await execution_ctx.spawn_child_tasks(helper, [AgentContext(query=what) for what in "ab"]))
+        return "sent"
+
+    agent = asking(call("send"), say("done"), tools=[send])
+    await system.start(agent)
+    task_id = await system.submit(agent)
+    await system.ended(task_id)
+    scripts = (await system.mailbox()).scripts
+    assert await tend.expire(scripts, agent="parent", status=TaskStatus.COMPLETED, ttl=0, most=10) == 1
+    await system.start(helper)
+    for child in batches[0].task_ids:
+        await system.ended(child)
+    told = [event for event in await system.events(task_id) if event["event_type"].startswith("batch_")]
+    assert [(event["event_type"], event["completed_tasks"], event["status"]) for event in told] == [
+        ("batch_progress", 1, "active"),
+        ("batch_progress", 2, "completed"),
+        ("batch_completed", 2, "completed"),
+    ]
+    assert {(event["batch_id"], event["agent_name"], event["owner_id"]) for event in told} == {
+        (batches[0].id, "parent", "owner")
+    }
+
+
 async def test_a_child_that_has_ended_is_kept_until_its_parent_has_ended(system: System) -> None:
     gate = asyncio.Event()
     children: list[str] = []

@@ -11,24 +11,27 @@ local function outcome(id, status, error_text)
 end
 
 -- One more of a batch's children has ended. Each whole percent is told once, so a batch has some 100 events at the most.
--- It is over with the last of them; if its parent was cancelled, that may have spawned only some.
+-- It is over with the last of them; if its parent was cancelled, that may have spawned only some. The parent may have
+-- ended long ago, and be gone: the batch remembers what its events say of it.
 local function count_in_batch(run, parent, status, now)
   local key = batch_key(run.batch)
+  local about = redis.call('HMGET', key, 'owner', 'head')
+  local teller = parent or about[1] and about[2] and {owner = about[1], head = about[2]}
   local ended, active = redis.call('HINCRBY', key, 'ended', 1), redis.call('HINCRBY', key, 'active', -1)
   local total = tonumber(redis.call('HGET', key, 'total')) or ended
   redis.call('HINCRBY', key, status, 1)
-  local cancelled = parent and parent.status == 'cancelled'
+  local cancelled = parent and parent.status == 'cancelled' or not parent and ended < total
   local over = ended == total or cancelled and active <= 0
   local state = not over and 'active' or cancelled and 'cancelled' or 'completed'
   local percent = math.floor(100 * ended / total)
   local function tell_of_batch(event_type)
-    tell(parent, event_type, now, ',"metadata":null,"batch_id":"' .. run.batch .. '","progress":' .. percent
+    tell(teller, event_type, now, ',"metadata":null,"batch_id":"' .. run.batch .. '","progress":' .. percent
       .. ',"completed_tasks":' .. ended .. ',"total_tasks":' .. total .. ',"status":"' .. state .. '"')
   end
-  if parent and (over or percent > math.floor(100 * (ended - 1) / total)) then
+  if teller and (over or percent > math.floor(100 * (ended - 1) / total)) then
     tell_of_batch('batch_progress')
   end
-  if parent and over then
+  if teller and over then
     tell_of_batch('batch_' .. state)
   end
   if active <= 0 then
