@@ -8,10 +8,12 @@
     wrong            one that has not come to what its kind comes to
     committed twice  a step or an end that the events tell of more than once
     zombies          an event of an execution from which the task had been taken back before
-    repeated         a step that was executed again although it had ended well before any harm came to its process
+    repeated         a step that was begun again after it was written down, or had ended well before any harm came to
+                     its process
     missed           events that a subscriber did not see, or not in order, or twice
 """
 
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,9 +24,11 @@ from tests.chaos.storm_work import CHILD_KINDS, KINDS, Line, call_id, opening
 __all__ = ["PROMISES", "RECORDED_WITHIN", "Cohort", "Figures", "Hit", "Job", "check", "quantile"]
 
 PROMISES = ("lost", "stuck", "wrong", "committed twice", "zombies", "repeated", "missed")
-RECORDED_WITHIN = 3.0
-"""Seconds after which a finished step is in Redis, also on a machine that has far too much to do: the figures tell how
-long it took."""
+RECORDED_WITHIN = 1.0
+"""Seconds before harm in which a finished step may not have been written down yet, on a machine that has too much to
+do. One that was, as its event tells, must not be begun again even then."""
+CLOCKS = 0.002
+"""Seconds by which the ids of events, which are in whole milliseconds, and the witness may differ."""
 FINAL = ("completed", "failed", "cancelled")
 ENDS = tuple(f"run_{status}" for status in FINAL)
 
@@ -138,14 +142,16 @@ def check(
     for task_id in by_task.keys() - known:
         figures.blame("wrong", f"task {task_id} has events, and nobody has asked for it")
     starved: set[str] = set()
+    recorded: dict[tuple[str, str, int], float] = {}
     for job in jobs:
+        recorded |= _recorded(job, by_task[job.task_id])
         _task(figures, job, stored.get(job.task_id), by_task[job.task_id])
         starved |= set(_taken_back(figures, job, by_task[job.task_id], processes))
     steps: dict[tuple[str, str, int, int], list[_Execution]] = defaultdict(list)
     for execution in _executions(cohort.lines):
         steps[execution.label, execution.what, execution.turn, execution.attempt].append(execution)
-    for executions in steps.values():
-        _step(figures, executions, hits, starved)
+    for (label, what, turn, _), executions in steps.items():
+        _step(figures, executions, hits, starved, recorded.get((label, what, turn), math.inf))
 
 
 def _children(cohort: Cohort, stored: dict[str, dict[str, Any] | None]) -> Iterator[Job]:
@@ -252,6 +258,25 @@ def _taken_back(figures: Figures, job: Job, events: Events, processes: dict[str,
             pickups = max(pickups, number)
 
 
+def _recorded(job: Job, events: Events) -> dict[tuple[str, str, int], float]:
+    """When each step of the task was written down, by label, step and turn: its event is stored in the same moment."""
+    tools = {
+        f"tool_action {call_id(turn, number)}": (tool, turn)
+        for turn, tools in enumerate(KINDS[job.kind].turns)
+        for number, tool in enumerate(tools)
+    }
+    found = {}
+    for event in events:
+        at = int(event["id"].partition("-")[0]) / 1000
+        for told in _told([event]):
+            turn, _, operation = told.partition(" ")
+            if told in tools:
+                found[job.label, *tools[told]] = at
+            elif operation == "completion":
+                found[job.label, "model", int(turn)] = at
+    return found
+
+
 @dataclass
 class _Execution:
     """One execution of a step, as the witness saw it."""
@@ -279,15 +304,23 @@ def _executions(lines: Iterable[Line]) -> list[_Execution]:
     return found
 
 
-def _step(figures: Figures, executions: list[_Execution], hits: dict[int, list[Hit]], starved: set[str]) -> None:
-    """One step: it was executed once, and once more for each time that harm came to it."""
+def _step(
+    figures: Figures, executions: list[_Execution], hits: dict[int, list[Hit]], starved: set[str], recorded: float
+) -> None:
+    """One step: it was executed once, and once more for each time that harm came to it, before it was recorded."""
     figures.steps += 1
     if len(executions) == 1:
         return
     harmed = [(one, hit) for one in executions if (hit := _what_hit(one, hits))]
     repeats = len(executions) - 1
-    if len(harmed) < repeats and executions[0].label not in starved:
-        figures.blame("repeated", f"{executions}; hits {[hits.get(one.pid) for one in executions]}")
+    in_vain = [
+        one
+        for one in executions
+        if one.begun > recorded + CLOCKS and not any(hit.at <= one.begun <= hit.until for hit in hits.get(one.pid, ()))
+    ]  # not by a zombie
+    if (len(harmed) < repeats or in_vain) and executions[0].label not in starved:
+        about = f"recorded at {recorded}; hits {[hits.get(one.pid) for one in executions]}"
+        figures.blame("repeated", f"{executions}; {about}")
     figures.repeated_by["starved"] += max(0, repeats - len(harmed))
     for one, hit in harmed[:repeats]:
         figures.repeated_by[hit.what] += 1

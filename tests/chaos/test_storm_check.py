@@ -28,7 +28,7 @@ class Case:
     def broken(self) -> dict[str, int]:
         """What `check` has to say."""
         for number, event in enumerate(self.events):
-            event["id"] = f"{number}-0"
+            event.setdefault("id", f"{13_000 + number}-0")  # after all that the witness has seen
         figures = Figures()
         cohort = Cohort("0", ["owner"], {"0.0": Job("0.0", "tool", "owner", "t")}, self.lines)
         cohort.subscriber_saw = self.saw or [event["id"] for event in self.events]
@@ -119,12 +119,19 @@ def a_recorded_step_again(case: Case) -> None:
     case.lines += [Line(12.3, edge, "0.0", "model", 0, 1, SECOND) for edge in ("begin", "end")]
 
 
+def a_step_again_that_was_recorded_just_before(case: Case) -> None:
+    """It had ended less than `RECORDED_WITHIN` before the kill."""
+    case.lines[:2] = [Line(11.3, "begin", "0.0", "model", 0, 1, FIRST), Line(11.5, "end", "0.0", "model", 0, 1, FIRST)]
+    case.events[2]["id"] = "11501-0"
+    a_recorded_step_again(case)
+
+
 def no_kill(case: Case) -> None:
     case.hits = {}
 
 
 def an_event_unseen(case: Case) -> None:
-    case.saw = ["0-0", "2-0"]
+    case.saw = ["13000-0", "13002-0"]
 
 
 @pytest.mark.parametrize(
@@ -138,6 +145,7 @@ def an_event_unseen(case: Case) -> None:
         (two_ends, "committed twice"),
         (a_word_of_a_zombie, "zombies"),
         (a_recorded_step_again, "repeated"),
+        (a_step_again_that_was_recorded_just_before, "repeated"),
         (no_kill, "repeated"),
         (an_event_unseen, "missed"),
     ],
