@@ -13,9 +13,9 @@ from typing import Any
 from redis.asyncio import Redis
 
 from factorial import AgentContext, AgentWorkerConfig, BaseAgent, MaintenanceWorkerConfig, RedisConfig
-from factorial.actors.runner import Runner, prepare
-from factorial.mailbox import Mailbox
-from factorial.mailbox.embedded import resolve
+from factorial.actors.worker_process import Runner, prepare
+from factorial.mailbox import Namespace
+from factorial.mailbox.embedded.share import resolve
 from factorial.orchestrator import Orchestrator
 
 __all__ = ["OWNER", "Spent", "Stage", "Worker", "enqueue_many", "eventually", "stage"]
@@ -48,7 +48,7 @@ class Spent:
 class Worker:
     """A runner in this process. Its mailbox's connection counts what it says to the server."""
 
-    mailbox: Mailbox
+    mailbox: Namespace
     observer: Redis
     """A connection of the measurement's own, so that its questions are not counted with the worker's."""
     process: str = field(default_factory=lambda: f"bench-{uuid.uuid4().hex[:8]}")
@@ -91,7 +91,7 @@ class Stage:
     @asynccontextmanager
     async def worker(self, agent: BaseAgent[Any], redis: RedisConfig) -> AsyncIterator[Worker]:
         """`agent` at work. The clock of who measures starts when this is entered: nothing was claimed before."""
-        mailbox = await Mailbox.open(redis)
+        mailbox = await Namespace.open(redis)
         try:
             async with Redis.from_url(redis.url) as observer, asyncio.TaskGroup() as group:
                 worker = Worker(mailbox, observer)

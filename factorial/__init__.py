@@ -8,6 +8,7 @@ What is exported here is the public interface, with `factorial.errors`, `factori
 
 from typing import TYPE_CHECKING, Any
 
+from factorial._core.version import __version__ as __version__
 from factorial.agent.agent import Agent, BaseAgent
 from factorial.agent.completion import RunCompletion, TurnCompletion
 from factorial.agent.decorators import publish_progress, retry
@@ -62,7 +63,6 @@ from factorial.tools import (
     forking_tool,
     function_tool,
 )
-from factorial.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from factorial.orchestrator import Orchestrator

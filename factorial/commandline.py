@@ -10,9 +10,9 @@ import sys
 from collections.abc import Callable
 from typing import NoReturn
 
+from factorial._core.redact import hide_secrets
 from factorial.config import RedisConfig, SystemConfig, check_url
 from factorial.errors import ConfigError, FactorialError
-from factorial.redact import hide_secrets
 
 __all__ = ["WHERE_HELP", "Parser", "add_where", "exit_code", "redis_of", "show"]
 

@@ -20,8 +20,8 @@ from annotated_types import Ge, Gt, Le
 from pydantic import AfterValidator, AllowInfNan, ConfigDict, Strict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
+from factorial._core.urls import ServerURL
 from factorial.errors import ConfigError
-from factorial.urls import ServerURL
 
 __all__ = [
     "AgentWorkerConfig", "EventsConfig", "GroupConfig", "HealthConfig", "LoggingConfig", "MaintenanceWorkerConfig",

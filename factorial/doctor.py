@@ -12,9 +12,9 @@ from typing import Any
 from factorial.commandline import show
 from factorial.config import RedisConfig
 from factorial.errors import ConfigError, MailboxRefusedError
-from factorial.mailbox.checkup import Checkup, Invariant, check
-from factorial.mailbox.checkup.reader import Reader
-from factorial.mailbox.connect import check_layout, check_server, read_layout
+from factorial.mailbox.doctor import Checkup, Invariant, check
+from factorial.mailbox.doctor.reader import Reader
+from factorial.mailbox.transport.connect import check_layout, check_server, read_layout
 from factorial.mailbox.visit import Visit, visiting
 from factorial.utils import dump_json, one_line
 

@@ -13,10 +13,13 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar, get_args, overload
 
+from factorial._core.loop import close_with_loop
+from factorial._core.redact import hide_secrets
 from factorial.agent.agent import BaseAgent
-from factorial.agent.awaiting import encode_result
 from factorial.agent.callbacks import call_back
-from factorial.agent.failure import describe
+from factorial.agent.lifecycle.failure import describe
+from factorial.agent.lifecycle.snapshot import decode_context, encode_fields, encode_messages
+from factorial.agent.lifecycle.waiting import encode_result
 from factorial.config import (
     AgentWorkerConfig,
     EventsConfig,
@@ -44,24 +47,21 @@ from factorial.errors import (
     TaskNotFoundError,
 )
 from factorial.events import EventType, QueueEvent
-from factorial.loop import close_with_loop
-from factorial.mailbox import Mailbox
-from factorial.mailbox.client import RedisClient, new_client, url_of_pool
-from factorial.mailbox.embedded import EmbeddedServer, resolve
-from factorial.mailbox.enqueue import enqueue
-from factorial.mailbox.give import give
+from factorial.mailbox import Namespace
+from factorial.mailbox.embedded.share import EmbeddedServer, resolve
 from factorial.mailbox.keys import Keys
-from factorial.mailbox.metrics import Metrics, read_metrics
-from factorial.mailbox.post import cancel, post
-from factorial.mailbox.publisher import Publisher
-from factorial.mailbox.read import born_at, read_batch, read_owner, read_run, read_status
+from factorial.mailbox.operations.deliver import deliver
+from factorial.mailbox.operations.enqueue import enqueue
+from factorial.mailbox.operations.publish import Publisher
+from factorial.mailbox.operations.steer import cancel, steer
 from factorial.mailbox.script import Scripts
-from factorial.mailbox.subscription import EventFilter, Position, activity_since, end_of_events
-from factorial.redact import hide_secrets
-from factorial.snapshot import decode_context, encode_fields, encode_messages
-from factorial.story import Story
+from factorial.mailbox.transport.client import RedisClient, new_client, url_of_pool
+from factorial.mailbox.views.metrics import Metrics, read_metrics
+from factorial.mailbox.views.read import born_at, read_batch, read_owner, read_run, read_status
+from factorial.mailbox.views.subscription import EventFilter, Position, activity_since, end_of_events
 from factorial.supervisor.embedding import Registered, run_registered
 from factorial.task import Task, TaskMetadata, TaskStatus, check_owner_id, check_task_id
+from factorial.telemetry.story import Story
 from factorial.utils import dump_json, iso, shorten, with_article
 
 __all__ = [
@@ -374,7 +374,7 @@ class Orchestrator:
         scripts = (await self._mailbox()).scripts
         try:
             encoded = encode_messages(_checked_messages(messages))
-            await post(scripts, task_id=task_id, message_id=uuid.uuid4().hex, messages=encoded)
+            await steer(scripts, task_id=task_id, message_id=uuid.uuid4().hex, messages=encoded)
         except (ConfigError, ContextError, InactiveTaskError, MailboxFullError) as refused:
             await self._tell_of_refusal(task_id, refused)
             raise
@@ -434,7 +434,7 @@ class Orchestrator:
             )
         encoded = encode_result(tool_call_id, result)
         scripts = (await self._mailbox()).scripts
-        return await give(scripts, task_id=check_task_id(task_id), tool_call_id=tool_call_id, result=encoded)
+        return await deliver(scripts, task_id=check_task_id(task_id), tool_call_id=tool_call_id, result=encoded)
 
     async def get_batch_data(self, batch_id: str) -> dict[str, Any] | None:
         """How far the tasks of a batch are, as plain data; None if there is no such batch (any more).
@@ -504,7 +504,7 @@ class Orchestrator:
                 yield update
 
     async def _start(
-        self, mailbox: Mailbox, owner_id: str, task_ids: Collection[str] | None, after: str | None
+        self, mailbox: Namespace, owner_id: str, task_ids: Collection[str] | None, after: str | None
     ) -> Position:
         if after is not None and after != "$":
             return Position.after(after)
@@ -535,7 +535,7 @@ class Orchestrator:
         """
         return new_client((await self._mailbox()).connection.endpoint.route)
 
-    async def _mailbox(self) -> Mailbox:
+    async def _mailbox(self) -> Namespace:
         """The mailbox of the running event loop; it is opened when it is first asked for, and closed with the loop."""
         loop = asyncio.get_running_loop()
         opened = self._opened.get(loop)
@@ -549,7 +549,7 @@ class Orchestrator:
             _, self._server = await asyncio.to_thread(resolve, redis.resolved_url)
         if self._server is not None:  # held by this object, not by its mailboxes: it outlives their event loops
             redis = replace(redis, url=self._server.url)
-        mailbox = await Mailbox.open(redis, self.events, self.metrics)
+        mailbox = await Namespace.open(redis, self.events, self.metrics)
         loop = asyncio.get_running_loop()
 
         async def close() -> None:
@@ -579,7 +579,7 @@ class Orchestrator:
 class _Opened:
     """The mailbox of one event loop, and what closes it: by `aclose`, or with the loop."""
 
-    mailbox: Mailbox
+    mailbox: Namespace
     closer: AsyncGenerator[None, None]
 
 

@@ -17,12 +17,12 @@ from typing import Any, NoReturn, Self
 
 import pytest
 
-from factorial.actors.execution import Execution
-from factorial.actors.runner import Runner
+from factorial.actors.durable_host import Execution
+from factorial.actors.worker_process import Runner
 from factorial.agent.agent import BaseAgent
 from factorial.config import AgentWorkerConfig, MaintenanceWorkerConfig, MetricsTimelineConfig, RedisConfig
 from factorial.context import AgentContext
-from factorial.mailbox import Mailbox
+from factorial.mailbox import Namespace
 from factorial.orchestrator import Orchestrator
 from tests.redis.invariants import assert_invariants
 from tests.support import PATIENCE, wait_until
@@ -86,7 +86,7 @@ class Silence:
 class Process:
     """One runner, as it lives in a worker process."""
 
-    def __init__(self, runner: Runner, mailbox: Mailbox, lifeline: Lifeline) -> None:
+    def __init__(self, runner: Runner, mailbox: Namespace, lifeline: Lifeline) -> None:
         self.runner = runner
         self.mailbox = mailbox
         self.lifeline = lifeline
@@ -141,12 +141,12 @@ class System:
         self.redis = RedisConfig(url=redis_url, namespace=namespace)
         self.orchestrator = Orchestrator(redis_url=redis_url, namespace=namespace)
         self.processes: list[Process] = []
-        self._mailbox: Mailbox | None = None
+        self._mailbox: Namespace | None = None
 
-    async def mailbox(self) -> Mailbox:
+    async def mailbox(self) -> Namespace:
         """The test's own way into the namespace."""
         if self._mailbox is None:
-            self._mailbox = await Mailbox.open(self.redis)
+            self._mailbox = await Namespace.open(self.redis)
         return self._mailbox
 
     async def execute(self, *args: Any) -> Any:
@@ -165,7 +165,7 @@ class System:
     ) -> Process:
         """Start a process for `agent`."""
         name = process or f"p{len(self.processes) + 1}"
-        mailbox = await Mailbox.open(self.redis, metrics=metrics)
+        mailbox = await Namespace.open(self.redis, metrics=metrics)
         runner = Runner(agent, mailbox, name, worker or quick(), maintenance or tidy())
         started = Process(runner, mailbox, Lifeline(name))
         self.processes.append(started)

@@ -14,9 +14,9 @@ from collections.abc import Sequence
 
 from factorial.actors.worker import Ready, Worker
 from factorial.errors import MailboxError
-from factorial.mailbox.claim import claim
-from factorial.mailbox.connect import BlockingConnection
+from factorial.mailbox.operations.claim import claim
 from factorial.mailbox.script import Scripts
+from factorial.mailbox.transport.connect import BlockingConnection
 
 __all__ = ["Control"]
 

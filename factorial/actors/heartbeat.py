@@ -10,7 +10,7 @@ from typing import Any
 
 from factorial.actors.actor import Actor, Tick
 from factorial.config import AgentWorkerConfig
-from factorial.mailbox import lease
+from factorial.mailbox.operations import lease
 from factorial.mailbox.script import Scripts
 
 __all__ = ["Heartbeat"]

@@ -9,10 +9,10 @@ all the same, its token is not good any more when it arrives.
 from collections.abc import Callable, Mapping
 
 from factorial.actors.actor import Actor, Tick
-from factorial.actors.execution import Execution
-from factorial.mailbox import lease
+from factorial.actors.durable_host import Execution
+from factorial.mailbox.operations import lease
 from factorial.mailbox.script import Scripts
-from factorial.story import Story
+from factorial.telemetry.story import Story
 
 __all__ = ["Inventory"]
 

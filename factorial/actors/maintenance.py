@@ -10,11 +10,11 @@ from collections.abc import Mapping
 
 from factorial.actors.actor import Actor, Tick
 from factorial.config import MaintenanceWorkerConfig
-from factorial.mailbox import lease, tend
-from factorial.mailbox.read import read_owner
+from factorial.mailbox.operations import lease, upkeep
 from factorial.mailbox.script import Scripts
-from factorial.story import Story
+from factorial.mailbox.views.read import read_owner
 from factorial.task import TaskStatus
+from factorial.telemetry.story import Story
 
 __all__ = ["Maintenance"]
 
@@ -45,10 +45,10 @@ class Maintenance(Actor[None]):
         taken = await lease.reclaim(self._scripts, most=most)
         if taken.go_on or taken.given_up:
             await self._tell(taken)
-        await tend.promote(self._scripts, agent=self._agent)
-        await tend.cascade(self._scripts)
+        await upkeep.promote(self._scripts, agent=self._agent)
+        await upkeep.cascade(self._scripts)
         for status, ttl in self._ttl.items():
-            removed = await tend.expire(self._scripts, agent=self._agent, status=status, ttl=ttl, most=most)
+            removed = await upkeep.expire(self._scripts, agent=self._agent, status=status, ttl=ttl, most=most)
             if removed:
                 logger.info("removed %d %s tasks of %s", removed, status, self._agent)
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from factorial.actors.actor import Actor, Tick
-from factorial.actors.execution import Execution
+from factorial.actors.durable_host import Execution
 from factorial.agent.agent import BaseAgent
 from factorial.config import AgentWorkerConfig
-from factorial.mailbox.claim import Claim, NoLease, claim, new_nonce
+from factorial.mailbox.operations.claim import Claim, NoLease, claim, new_nonce
 from factorial.mailbox.script import Scripts
 
 __all__ = ["Ready", "Refill", "Surroundings", "Worker"]

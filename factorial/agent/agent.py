@@ -15,10 +15,10 @@ from factorial.agent.callbacks import Callback, checked_callback
 from factorial.agent.checks import check_options, checked_name, checked_tools, output_tool
 from factorial.agent.completion import RunCompletion, TurnCompletion
 from factorial.agent.forgotten import warn_of_forgotten_hooks
-from factorial.agent.progress import metadata
-from factorial.agent.steps import journaled
-from factorial.agent.turn import take_turn
-from factorial.agent.window import Fitted, fit_window
+from factorial.agent.lifecycle.progress import metadata
+from factorial.agent.lifecycle.step import journaled
+from factorial.agent.lifecycle.turn import take_turn
+from factorial.agent.lifecycle.window import Fitted, fit_window
 from factorial.config import AgentWorkerConfig
 from factorial.context import AgentContext, ContextType, ExecutionContext
 from factorial.errors import ConfigError, ContextError
@@ -68,9 +68,10 @@ class BaseAgent(Generic[ContextType]):
         max_turns: the run ends within so many turns. In the last one the model is asked to answer without tools.
         output_type: a pydantic model. The run is then done when the model calls the tool `final_output` with it (A07).
         context_class: the class of the contexts, for agents with state of their own.
-        context_window_limit: the most tokens that a request and its answer may take. A request that is too long goes
-            without its oldest messages, as the event `context_window_trimmed` tells (A16; `factorial.agent.window` says
-            which). The model's own window holds as well, if it is the smaller one. Without a limit nothing is counted.
+        context_window_limit: the most tokens that a request and its answer may take. A request that is too long is sent
+            without its oldest messages (`factorial.agent.lifecycle.window` says which), and the event
+            `context_window_trimmed` is published. The model's own window applies as well, if it is smaller. Without a
+            limit nothing is counted.
         request_timeout: seconds without an answer after which a model call has failed.
         parse_tool_args: False hands each tool the raw argument string.
         stream: ask the model for its answer in pieces, each published as `progress_update_completion_chunk`.
@@ -178,7 +179,7 @@ class BaseAgent(Generic[ContextType]):
         `event_handler` gets each event, in order. `worker_config` says how failed turns are retried and how long a
         turn may take. Raises the error that ended the run as failed.
         """
-        from factorial.agent.inline import run_inline
+        from factorial.agent.lifecycle.inline import run_inline
 
         return await run_inline(self, agent_ctx, event_handler, owner_id, worker_config or AgentWorkerConfig())
 

@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar, overload
 
-from factorial.agent.failure import is_final
-from factorial.agent.progress import Ending, Progress, showing
+from factorial.agent.lifecycle.failure import is_final
+from factorial.agent.lifecycle.progress import Ending, Progress, showing
 from factorial.context import AgentContext, ExecutionContext
 from factorial.errors import ConfigError
 

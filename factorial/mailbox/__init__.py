@@ -6,6 +6,6 @@ subscription.py     events as they happen, and again
 connect.py     the connections below; embedded.py a server of our own
 """
 
-from factorial.mailbox.mailbox import Mailbox
+from factorial.mailbox.namespace import Namespace
 
-__all__ = ["Mailbox"]
+__all__ = ["Namespace"]

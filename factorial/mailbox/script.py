@@ -1,11 +1,11 @@
-"""Loads the Lua scripts beside this file and runs them: one file, one atomic operation.
+"""Loads the Lua scripts of `operations/`, `views/` and `supervisors/` and runs them: one file, one atomic operation.
 
-A script's text is the key names (`keys.lua_prelude`), the constants, and its file with the lines
-`-- include: FILE` replaced by that file, each once. It is called by the digest of that text, so two releases
-may run side by side; a server that does not know it yet is sent the text.
+A script's text is the key names (`keys.lua_prelude`), the constants, and its file. Each line `-- include: FILE` is
+replaced by that file, once. A script is called by the digest of its text, so two releases may run at the same time. A
+server that does not know the digest is sent the text.
 
-The file's first line gives the script's flags: what keeps running work alive is allowed when the server is out of
-memory, what brings new work is not.
+The file's first line gives the script's flags. A script that keeps running work alive is allowed when the server is out
+of memory. A script that brings new work is not.
 """
 
 import hashlib
@@ -17,13 +17,14 @@ from typing import Any
 
 from redis.exceptions import NoScriptError
 
-from factorial.mailbox.connect import Commands
 from factorial.mailbox.keys import Keys, lua_prelude
+from factorial.mailbox.transport.connect import Commands
 
 __all__ = ["Argument", "Scripts", "counted"]
 
 Argument = bytes | str | int | float
 
+_FOLDERS = ("operations", "views", "supervisors")
 _INCLUDE = re.compile(r"^-- include: (\S+)\n", re.MULTILINE)
 
 
@@ -42,10 +43,11 @@ def _source(name: str) -> str:
         if file in included:
             return ""
         included.add(file)
-        text = files("factorial.mailbox").joinpath(file).read_text(encoding="utf-8")
-        return _INCLUDE.sub(lambda found: expand(found[1]), text)
+        return _INCLUDE.sub(lambda found: expand(found[1]), room.joinpath(file).read_text(encoding="utf-8"))
 
-    return expand(f"{name}.lua")
+    room = files("factorial.mailbox")
+    file = next(f"{folder}/{name}.lua" for folder in _FOLDERS if room.joinpath(folder, f"{name}.lua").is_file())
+    return expand(file)
 
 
 class Scripts:

@@ -1,6 +1,6 @@
 """A short visit to a namespace, by who operates a system or looks at it.
 
-Asks less than `Mailbox.open`: a server in trouble is one that has to be operated. It writes nothing, and starts no
+Asks less than `Namespace.open`: a server in trouble is one that has to be operated. It writes nothing, and starts no
 server. Called by `supervisor/remote.py` and by `doctor.py`.
 """
 
@@ -11,10 +11,10 @@ from dataclasses import dataclass, replace
 
 from factorial.config import RedisConfig
 from factorial.errors import MailboxUnavailableError
-from factorial.mailbox.connect import Connection, shown_url
-from factorial.mailbox.embedded import is_running, resolve
+from factorial.mailbox.embedded.share import is_running, resolve
 from factorial.mailbox.keys import Keys
 from factorial.mailbox.script import Scripts
+from factorial.mailbox.transport.connect import Connection, shown_url
 
 __all__ = ["Visit", "visiting"]
 

@@ -29,7 +29,6 @@ from factorial.models.catalogue import (
     openai,
     xai,
 )
-from factorial.models.client import close_clients
 from factorial.models.complete import assistant_message, check_model, complete
 from factorial.models.fallback import FallbackModels, fallback_models
 from factorial.models.model import Model, Provider
@@ -37,6 +36,7 @@ from factorial.models.multi_client import MultiClient, refuse_http_client
 from factorial.models.request import ModelRequest, OnChunk, Transport
 from factorial.models.settings import ModelSettings, ResolvedModelSettings
 from factorial.models.tokens import count_tokens
+from factorial.models.transports.sdk import close_clients
 
 __all__ = [
     "DEFAULT_MODEL", "MODELS", "FallbackModels", "Model", "ModelRequest", "ModelSettings", "MultiClient", "OnChunk",

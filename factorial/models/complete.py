@@ -17,7 +17,7 @@ from factorial.models.fallback import FallbackModels
 from factorial.models.faults import missing_key, worth_another_try
 from factorial.models.model import Model
 from factorial.models.request import ModelRequest, OnChunk
-from factorial.story import fields_here
+from factorial.telemetry.story import fields_here
 from factorial.utils import load_json
 
 if TYPE_CHECKING:

@@ -18,8 +18,8 @@ import time
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
+from factorial._core.redact import hide_secrets
 from factorial.errors import ModelError, ModelRefusedError, RateLimitError, TruncatedResponseError
-from factorial.redact import hide_secrets
 from factorial.utils import shorten
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from factorial.errors import ConfigError
-from factorial.models.client import OpenAITransport
 from factorial.models.request import Transport
+from factorial.models.transports.sdk import OpenAITransport
 
 __all__ = ["Model", "Provider"]
 

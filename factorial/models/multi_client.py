@@ -10,6 +10,7 @@ from copy import copy
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from factorial._core.redact import remember_secret
 from factorial.errors import ConfigError
 from factorial.models.catalogue import anthropic, openai, xai
 from factorial.models.complete import complete
@@ -17,7 +18,6 @@ from factorial.models.fallback import FallbackModels
 from factorial.models.model import Model, Provider
 from factorial.models.request import ModelRequest
 from factorial.models.settings import ResolvedModelSettings, ToolChoice
-from factorial.redact import remember_secret
 
 if TYPE_CHECKING:
     from openai.types.chat import ChatCompletion

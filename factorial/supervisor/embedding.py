@@ -29,16 +29,16 @@ from factorial.config import (
     SystemConfig,
 )
 from factorial.errors import ConfigError
-from factorial.story import TaskFields
 from factorial.supervisor.lifeline import inside_child
 from factorial.supervisor.logs import logging_to_stderr
 from factorial.supervisor.plan import load_runners
 from factorial.supervisor.signals import StopRequests
 from factorial.supervisor.system import run_system
+from factorial.telemetry.story import TaskFields
 
 if TYPE_CHECKING:
     from factorial.agent.agent import BaseAgent
-    from factorial.mailbox import Mailbox
+    from factorial.mailbox import Namespace
 
 __all__ = ["Registered", "run_registered"]
 
@@ -179,9 +179,9 @@ class _Guest:
     def gauge(self, name: str, read: Callable[[], float]) -> None:
         self._gauges[name] = read
 
-    async def run(self, mailbox: "Mailbox", requests: StopRequests) -> None:
+    async def run(self, mailbox: "Namespace", requests: StopRequests) -> None:
         """Work until the supervisor is asked to stop."""
-        from factorial.actors.runner import Runner
+        from factorial.actors.worker_process import Runner
 
         self.draining, self.leaving = requests.graceful, requests.now
         one = self._registered

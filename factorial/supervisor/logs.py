@@ -19,8 +19,8 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, cast
 
+from factorial._core.redact import hide_secrets, is_secret_name, remember_environment
 from factorial.config import LoggingConfig
-from factorial.redact import hide_secrets, is_secret_name, remember_environment
 from factorial.supervisor.streams import NamedLines
 from factorial.utils import dump_anything, iso, load_json, one_line
 

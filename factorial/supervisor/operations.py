@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from factorial._core.version import __version__
 from factorial.config import SystemConfig
 from factorial.errors import ConfigError, SupervisionError
 from factorial.supervisor.changes import Changes, apply, replace_child, resume_child, suspend_child
@@ -27,7 +28,6 @@ from factorial.supervisor.spec import ChildSpec, SupervisorSpec
 from factorial.supervisor.strategy import ChildState
 from factorial.supervisor.tree import Place, Tree
 from factorial.utils import listed
-from factorial.version import __version__
 
 __all__ = ["Operator"]
 

@@ -14,9 +14,10 @@ from functools import partial
 from typing import Any, Protocol
 
 from factorial.errors import ConfigError, FactorialError, MailboxError, SupervisionError
-from factorial.mailbox import Mailbox, supervisors
-from factorial.mailbox.connect import BlockingConnection
-from factorial.mailbox.supervisors import REPORT_INTERVAL, Inbox, MalformedOrder, Order
+from factorial.mailbox import Namespace
+from factorial.mailbox.supervisors import reports as supervisors
+from factorial.mailbox.supervisors.reports import REPORT_INTERVAL, Inbox, MalformedOrder, Order
+from factorial.mailbox.transport.connect import BlockingConnection
 from factorial.utils import one_line, shorten
 
 __all__ = ["USAGE", "Operations", "obey", "shown"]
@@ -75,13 +76,13 @@ class Operations(Protocol):
         ...
 
 
-async def obey(operations: Operations, mailbox: Mailbox, name: str) -> None:
+async def obey(operations: Operations, mailbox: Namespace, name: str) -> None:
     """Publish reports and obey orders as the supervisor `name`, until cancelled. Raises nothing else."""
     await _Ear(operations, mailbox, name).listen()
 
 
 class _Ear:
-    def __init__(self, operations: Operations, mailbox: Mailbox, name: str) -> None:
+    def __init__(self, operations: Operations, mailbox: Namespace, name: str) -> None:
         self._operations = operations
         self._mailbox = mailbox
         self._scripts = mailbox.scripts

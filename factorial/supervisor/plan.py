@@ -28,7 +28,7 @@ __all__ = ["MOST_PROCESSES", "ROOT", "Runners", "load_runners", "tree_spec"]
 
 ROOT = "system"
 """The id of the root."""
-RUNNER_TARGET = "factorial.actors.runner:run_process"
+RUNNER_TARGET = "factorial.actors.worker_process:run_process"
 START_TIMEOUT = 60.0
 """Seconds for a process to import its agent, connect, and get ready."""
 

@@ -14,10 +14,10 @@ from typing import Any
 from factorial.commandline import show
 from factorial.config import RedisConfig
 from factorial.errors import ConfigError, FactorialError, SupervisionError
-from factorial.mailbox import supervisors
-from factorial.mailbox.connect import BlockingConnection
-from factorial.mailbox.queues import Queue, read_queues
-from factorial.mailbox.supervisors import LOST_AFTER, Heard
+from factorial.mailbox.supervisors import reports as supervisors
+from factorial.mailbox.supervisors.reports import LOST_AFTER, Heard
+from factorial.mailbox.transport.connect import BlockingConnection
+from factorial.mailbox.views.queues import Queue, read_queues
 from factorial.mailbox.visit import Visit, visiting
 from factorial.supervisor.nodes import checked_report
 from factorial.supervisor.orders import USAGE, shown

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 from typing import Any, BinaryIO, TextIO
 
-from factorial.redact import hide_secrets
+from factorial._core.redact import hide_secrets
 
 __all__ = ["NamedLines"]
 

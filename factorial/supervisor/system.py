@@ -24,9 +24,9 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
+from factorial._core.version import __version__
 from factorial.config import LoggingConfig, SystemConfig
 from factorial.errors import FactorialError, MailboxError
-from factorial.story import Story
 from factorial.supervisor.monitor import Monitor
 from factorial.supervisor.notify import ServiceManager
 from factorial.supervisor.operations import Operator
@@ -38,11 +38,11 @@ from factorial.supervisor.spec import ChildExit
 from factorial.supervisor.stacks import of_tasks
 from factorial.supervisor.status import Subject, draw
 from factorial.supervisor.tree import Tree
-from factorial.version import __version__
+from factorial.telemetry.story import Story
 
 if TYPE_CHECKING:
-    from factorial.mailbox import Mailbox
-    from factorial.mailbox.lease import Cause
+    from factorial.mailbox import Namespace
+    from factorial.mailbox.operations.lease import Cause
 
 __all__ = ["Guest", "blame", "run_system"]
 
@@ -52,7 +52,7 @@ log = logging.getLogger(__name__)
 class Guest(Protocol):
     """An agent that runs in the supervisor's own process, beside the tree."""
 
-    async def run(self, mailbox: "Mailbox", requests: StopRequests) -> None: ...
+    async def run(self, mailbox: "Namespace", requests: StopRequests) -> None: ...
 
     def node(self) -> dict[str, Any]:
         """How it is, as `report.describe` tells of a process."""
@@ -77,10 +77,10 @@ async def run_system(
     spec = tree_spec(config, runners)
     launch = partial(ChildProcess, logs=logs or config.logging.resolved)
     manager = ServiceManager()
-    from factorial.mailbox import Mailbox
+    from factorial.mailbox import Namespace
 
     with stop_requests() as requests:
-        mailbox = await Mailbox.open(config.redis, config.events, config.metrics)
+        mailbox = await Namespace.open(config.redis, config.events, config.metrics)
         try:
             changed = asyncio.Event()
             tree = Tree(spec, launch=launch, on_exit=partial(_release, mailbox), on_change=changed.set)
@@ -205,7 +205,7 @@ def _processes(tree: Tree) -> list[ChildProcess]:
     return [member.child for member in tree.workers() if isinstance(member.child, ChildProcess)]
 
 
-async def _release(mailbox: "Mailbox", exit: ChildExit) -> None:
+async def _release(mailbox: "Namespace", exit: ChildExit) -> None:
     """Have others go on at once with what the process held."""
     cause = blame(exit)
     try:
@@ -227,7 +227,7 @@ def blame(exit: ChildExit) -> "Cause":
     for its health, and an exit that nobody asked for are the doing of something that was executed there: a process that
     ends in order has given its tasks back before.
     """
-    from factorial.mailbox.lease import Cause
+    from factorial.mailbox.operations.lease import Cause
 
     if exit.asked:
         return Cause.LEFT

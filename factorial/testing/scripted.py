@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from factorial.errors import ConfigError, ModelRefusedError
 from factorial.models.model import Model, Provider
 from factorial.models.request import ModelRequest, OnChunk, Transport
-from factorial.models.streaming import read_stream
+from factorial.models.transports.streaming import read_stream
 from factorial.utils import dump_json
 
 if TYPE_CHECKING:

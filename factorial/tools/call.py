@@ -20,7 +20,7 @@ from pydantic import ValidationError
 
 from factorial.context import AgentContext, ExecutionContext
 from factorial.errors import FatalAgentError, RetryableError
-from factorial.story import fields_here
+from factorial.telemetry.story import fields_here
 from factorial.tools.function_tool import FunctionTool
 from factorial.tools.output import FunctionToolActionResult, failure, shape
 from factorial.utils import dump_json, shorten

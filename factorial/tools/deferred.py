@@ -20,8 +20,8 @@ from typing import Any, Literal, TypeVar, cast
 
 from factorial.context import Batch
 from factorial.errors import ConfigError, InvalidTaskIdError
-from factorial.story import fields_here
 from factorial.task import check_task_id
+from factorial.telemetry.story import fields_here
 from factorial.tools.output import FunctionToolActionResult, failure
 from factorial.tools.schema import where
 from factorial.utils import printable_text, shorten

@@ -18,7 +18,7 @@ from typing import Any, Self
 
 from factorial import Task
 from factorial.errors import MailboxError
-from factorial.mailbox.read import read_status
+from factorial.mailbox.views.read import read_status
 from tests.chaos.agents import WorkContext, work
 from tests.chaos.system import OWNER, System, check_result
 from tests.redis.invariants import assert_invariants

@@ -13,11 +13,11 @@ import signal
 import sys
 from collections.abc import Callable
 
-from factorial.actors.runner import Runner, prepare
+from factorial.actors.worker_process import Runner, prepare
 from factorial.agent.load import load_agent
 from factorial.config import RunnerConfig, SystemConfig
-from factorial.mailbox import Mailbox
-from factorial.mailbox.lease import Cause
+from factorial.mailbox import Namespace
+from factorial.mailbox.operations.lease import Cause
 
 Grave = tuple[str, Cause]
 
@@ -43,7 +43,7 @@ async def live(config: SystemConfig, runner: RunnerConfig, name: str, predecesso
     lifeline = Lifeline(name)
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, lifeline.draining.set)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-    mailbox = await Mailbox.open(config.redis, config.events, config.metrics, patient=True)
+    mailbox = await Namespace.open(config.redis, config.events, config.metrics, patient=True)
     try:
         if predecessor is not None:
             await mailbox.release_process(*predecessor)

@@ -98,7 +98,7 @@ async def run(scripts: Scripts, name: str, *args: Argument) -> Any:
         case "claim" if answer[0] == b"OK":
             for found in answer[2]:
                 come_to(found[0].decode(), found[3], CLAIMED)
-        case "step":
+        case "record":
             come_to(str(args[0]), int(args[3]), _kind_of_step(args))
         case "commit":
             if answer[0] == b"OK":

@@ -11,7 +11,8 @@ import sys
 
 import pytest
 
-from factorial.mailbox.checkup import check, checkup
+from factorial.mailbox.doctor import check
+from factorial.mailbox.doctor import doctor as checkup
 from factorial.mailbox.visit import visiting
 from tests.chaos.figures import fault, long_or_short
 from tests.chaos.load import Load

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from factorial import Agent, AgentContext, deferred_result
-from factorial.mailbox.connection import ConnectionStats
+from factorial.mailbox.transport.connection import ConnectionStats
 from factorial.task import TaskStatus
 from factorial.testing import Reply, ScriptedModel, call, calls, say
 from tests.chaos.figures import fault, long_or_short

@@ -17,7 +17,7 @@ from tests.valkey import ValkeyServer
 
 FAMILIES = long_or_short(40, 3)
 CHILDREN = 3
-SCRIPTS = ("enqueue", "claim", "step", "commit", "spawn", "give", "post", "cancel")
+SCRIPTS = ("enqueue", "claim", "record", "commit", "spawn", "deliver", "steer", "cancel")
 
 executed: Counter[str] = Counter()
 
@@ -67,7 +67,7 @@ def heard(name: str, answer: Any) -> Any:
     match name:
         case "enqueue":
             return answer[0] in (b"OK", b"DUP")
-        case "post":
+        case "steer":
             return (answer[0] in (b"OK", b"DUP"), answer[1] not in (b"completed", b"failed", b"cancelled"))
         case "cancel":
             return answer[0]

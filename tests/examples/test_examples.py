@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from websockets.exceptions import ConnectionClosed
 
-from factorial.mailbox.embedded import attach, is_running
+from factorial.mailbox.embedded.share import attach, is_running
 from tests.spec.web import hear, post, socket
 from tests.support import wait_until
 from tests.valkey import free_port

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from factorial.errors import MailboxUnavailableError
-from factorial.mailbox import lease
-from factorial.mailbox.claim import Claim, ClaimedRun, claim
-from factorial.mailbox.commit import Action, Commit, Committed, commit
-from factorial.mailbox.spawn import NewRun, spawn
-from factorial.mailbox.step import Noted, step
-from factorial.mailbox.tend import cascade
+from factorial.mailbox.operations import lease
+from factorial.mailbox.operations.claim import Claim, ClaimedRun, claim
+from factorial.mailbox.operations.commit import Action, Commit, Committed, commit
+from factorial.mailbox.operations.record import Noted, record
+from factorial.mailbox.operations.spawn import NewRun, spawn
+from factorial.mailbox.operations.upkeep import cascade
 from tests.model.wire import Call, Wire
 
 __all__ = ["AGENT", "LEASE", "PATIENCE", "Execution", "Process", "child_ids", "new_run"]
@@ -57,14 +57,14 @@ class Execution:
         """How a history calls it."""
         return f"{self.process.name} with {self.run}"
 
-    def step(self, entries: dict[str, bytes], mark: bytes) -> Call:
+    def record(self, entries: dict[str, bytes], mark: bytes) -> Call:
         """Journal something that is finished; or send once more what was not answered, under the same number."""
         if self.unanswered:
             entries, mark = self.unanswered
         else:
             self.told += 1
         facts = {"run": self.run, "token": self.token, "entries": entries, "events": [mark], "told": self.told}
-        work = step(self.wire, task_id=self.run, token=self.token, told=self.told, entries=entries, events=[mark])
+        work = record(self.wire, task_id=self.run, token=self.token, told=self.told, entries=entries, events=[mark])
         return self._begin(work, lambda answer: self._noted(answer, entries, mark), facts)
 
     def spawn(self, kind: str, patience: float) -> Call:

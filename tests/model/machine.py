@@ -25,13 +25,13 @@ from hypothesis import strategies as st
 from hypothesis.internal.conjecture.providers import AVAILABLE_PROVIDERS, HypothesisProvider
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
-from factorial.mailbox import lease, tend
-from factorial.mailbox.commit import Action, Commit
-from factorial.mailbox.enqueue import enqueue, head
-from factorial.mailbox.give import give
-from factorial.mailbox.lease import Cause
-from factorial.mailbox.post import cancel, post
-from factorial.mailbox.read import read_run
+from factorial.mailbox.operations import lease, upkeep
+from factorial.mailbox.operations.commit import Action, Commit
+from factorial.mailbox.operations.deliver import deliver
+from factorial.mailbox.operations.enqueue import enqueue, head
+from factorial.mailbox.operations.lease import Cause
+from factorial.mailbox.operations.steer import cancel, steer
+from factorial.mailbox.views.read import read_run
 from factorial.task import TaskStatus
 from tests.model.clients import AGENT, LEASE, PATIENCE, Execution, Process, new_run
 from tests.model.truth import FINAL, Truth
@@ -143,13 +143,13 @@ class History(World, RuleBasedStateMachine):
             case "again":
                 self.enqueue(new=False, pick=pick, fate=fate)
             case "give" if calls:
-                self.give(*chosen(calls, pick), fate)
+                self.deliver_result(*chosen(calls, pick), fate)
             case "cancel":
                 self.from_outside("somebody", cancel(self.wire, task_id=run), fate)
             case _:
                 name = self.mark()
-                steer = post(self.wire, task_id=run, message_id=name, messages=[b'"steer %s"' % name.encode()])
-                self.from_outside("somebody", steer, fate)
+                operation = steer(self.wire, task_id=run, message_id=name, messages=[b'"steer %s"' % name.encode()])
+                self.from_outside("somebody", operation, fate)
 
     def enqueue(self, *, new: bool, pick: int, fate: str) -> None:
         """A new run, or one that was enqueued before."""
@@ -164,11 +164,11 @@ class History(World, RuleBasedStateMachine):
         )
         self.from_outside("somebody", operation, fate)
 
-    def give(self, run: str, call: str, fate: str) -> None:
+    def deliver_result(self, run: str, call: str, fate: str) -> None:
         """Somebody has a result for a deferred call."""
         self.given.append((run, call))
         result = b'{"output_str":"%s"}' % self.mark().encode()
-        self.from_outside("somebody", give(self.wire, task_id=run, tool_call_id=call, result=result), fate)
+        self.from_outside("somebody", deliver(self.wire, task_id=run, tool_call_id=call, result=result), fate)
 
     # -- processes, and the runs that they hold
 
@@ -205,7 +205,7 @@ class History(World, RuleBasedStateMachine):
             entries = {f"expected:tool:c{execution.turn}.{what[1]}": b"1"}
         else:
             entries = {f"tool:{what}": b"1", f"message:tool:{what}": b'"%s %s"' % (what.encode(), mark.encode())}
-        self.send(execution.step(entries, _event(mark)), fate)
+        self.send(execution.record(entries, _event(mark)), fate)
 
     def end_turn(self, variant: int, pick: int, fate: str) -> None:
         """A turn is over. Now and then its conversation was edited, or it waits for a stranger, too."""
@@ -284,9 +284,9 @@ class History(World, RuleBasedStateMachine):
         """A part of a round of maintenance."""
         operation = {
             "reclaim": lambda: lease.reclaim(self.wire, most=most),
-            "promote": lambda: tend.promote(self.wire, agent=AGENT),
-            "cascade": lambda: tend.cascade(self.wire),
-            "expire": lambda: tend.expire(self.wire, agent=AGENT, status=TaskStatus.COMPLETED, ttl=DAY, most=most),
+            "promote": lambda: upkeep.promote(self.wire, agent=AGENT),
+            "cascade": lambda: upkeep.cascade(self.wire),
+            "expire": lambda: upkeep.expire(self.wire, agent=AGENT, status=TaskStatus.COMPLETED, ttl=DAY, most=most),
         }[what]()
         self.from_outside("maintenance", operation, fate)
 
@@ -374,7 +374,7 @@ class History(World, RuleBasedStateMachine):
                 stored = at_once(read_run(self.scripts, run))
                 for key in stored.waits_for if stored else ():
                     if key.startswith("tool:"):
-                        self.give(run, key.removeprefix("tool:"), "delivered")
+                        self.deliver_result(run, key.removeprefix("tool:"), "delivered")
         try:
             self.truth.all_is_over(self.found)
             self.checking.run(assert_invariants(self.server, NAMESPACE, quiet=True))

@@ -19,8 +19,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from factorial.mailbox.claim import Token
-from factorial.mailbox.commit import Action, Commit
+from factorial.mailbox.operations.claim import Token
+from factorial.mailbox.operations.commit import Action, Commit
 from tests.model.servers import Contents
 from tests.model.wire import Request
 
@@ -29,7 +29,7 @@ __all__ = ["FINAL", "Truth"]
 FINAL = {"completed", "failed", "cancelled"}
 OF_RUNS = "rlxjmdwfbquzWthFeoLO"
 """The kinds of keys that a refused or repeated request leaves as they are. Beside them are tokens, leases, signals."""
-ONCE = {"enqueue", "step", "commit", "spawn", "give", "post"}
+ONCE = {"enqueue", "record", "commit", "spawn", "deliver", "steer"}
 """What changes nothing when it is executed again. Others may: a claim passes the wake token on."""
 
 
@@ -64,20 +64,20 @@ class Truth:
                 self._enqueued(request, again, before)
             case "claim" if reply[0] == b"OK":
                 self._claimed(request, again, reply[2], before, after)
-            case "step" | "spawn" | "commit":
+            case "record" | "spawn" | "commit":
                 marks = self._written(request, reply, again, before, after)
-            case "give" if reply[0] == b"OK":
+            case "deliver" if reply[0] == b"OK":
                 if not again:
                     run, call, _, result = request.args
                     results = self.runs[run].results
                     assert call not in results, f"a second result for {call} of {run} was accepted"
                     results[call] = result.decode()
-            case "post" if reply[0] == b"OK":
+            case "steer" if reply[0] == b"OK":
                 if not again:
                     self.runs[request.args[0]].mail += [message.decode() for message in request.args[4:]]
             case "cancel" if reply[0] == b"OK":
                 self.runs[request.args[0]].to_be_cancelled = True
-            case "enqueue" | "give" | "post" | "cancel" | "claim":
+            case "enqueue" | "deliver" | "steer" | "cancel" | "claim":
                 assert _same(before, after), f"{request.name} was refused ({reply[0].decode()}), and changed something"
         if again and request.name in ONCE:
             assert _same(before, after), (
@@ -152,7 +152,7 @@ class Truth:
             return ()
         assert reply[0] == b"OK", f"{request.name} under the present token was answered {reply}"
         match request.name:
-            case "step":
+            case "record":
                 return self._stepped(request, behind, before, after)
             case "spawn":
                 for child in request.facts["children"]:

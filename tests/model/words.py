@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from factorial.mailbox.claim import Token
+from factorial.mailbox.operations.claim import Token
 from tests.model.wire import Request
 
 __all__ = ["described", "heard"]
@@ -16,7 +16,7 @@ def described(request: Request) -> str:
             return f"{request.name} {args[0]}"
         case "claim":
             return f"claim of up to {args[3]} by {args[0]} (nonce {args[4]})"
-        case "step":
+        case "record":
             return (
                 f"step {facts['told']} of {facts['run']} under {_shown(facts['token'])}: {', '.join(facts['entries'])}"
             )
@@ -26,9 +26,9 @@ def described(request: Request) -> str:
         case "commit":
             awaited = f" for {', '.join(facts['work'].awaited)}" if facts["work"].awaited else ""
             return f"commit of {facts['run']} under {_shown(facts['token'])}: {facts['work'].action}{awaited}"
-        case "give":
+        case "deliver":
             return f"result for {args[1]} of {args[0]}"
-        case "post":
+        case "steer":
             return f"post to {args[0]}: {args[1]}"
         case "reclaim" if args[1]:
             return f"burial of {args[1]}, which has {args[2]}"

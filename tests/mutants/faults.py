@@ -27,7 +27,7 @@ FAULTS = [
     # Tokens.
     Fault(
         "a buried process is answered with what came after it",
-        "mailbox/commit.lua",
+        "mailbox/operations/commit.lua",
         "if (carried_out == 'continue' or carried_out == 'resume') and not is_held_by(run, epoch, nonce) then",
         "if false then",
         (f"{SCRIPTS}::test_a_lost_answer_is_not_given_to_a_process_that_was_buried_meanwhile",),
@@ -48,21 +48,21 @@ FAULTS = [
     ),
     Fault(
         "seq of a commit not checked",
-        "mailbox/commit.lua",
+        "mailbox/operations/commit.lua",
         "if not is_held_by(run, epoch, nonce) or run.seq ~= seq then",
         "if not is_held_by(run, epoch, nonce) then",
         (f"{SCRIPTS}::test_a_commit_with_an_old_token_changes_nothing",),
     ),
     Fault(
         "seq of a step not checked",
-        "mailbox/step.lua",
+        "mailbox/operations/record.lua",
         "if seq < run.seq then",
         "if false then",
         (f"{SCRIPTS}::test_a_step_of_the_turn_before_changes_nothing",),
     ),
     Fault(
         "children of a process that holds the parent no more",
-        "mailbox/spawn.lua",
+        "mailbox/operations/spawn.lua",
         "if not is_held_by(parent, epoch, nonce) then",
         "if not parent then",
         (f"{SCRIPTS}::test_spawn_with_an_old_token_changes_nothing",),
@@ -70,21 +70,21 @@ FAULTS = [
     # Requests that are sent again.
     Fault(
         "commit not deduplicated",
-        "mailbox/commit.lua",
+        "mailbox/operations/commit.lua",
         "if run and string.sub(run.closed, 1, #token + 1) == token .. ':' then",
         "if false then",
         (f"{SCRIPTS}::test_commit_twice_is_once",),
     ),
     Fault(
         "claim not deduplicated",
-        "mailbox/claim.lua",
+        "mailbox/operations/claim.lua",
         "if latest == nonce then",
         "if false then",
         (f"{SCRIPTS}::test_claim_again_with_the_same_nonce_gives_the_same_runs",),
     ),
     Fault(
         "a late claim takes runs up",
-        "mailbox/claim.lua",
+        "mailbox/operations/claim.lua",
         "elseif number_of(nonce) >= number_of(latest) then",
         "else",
         (f"{SCRIPTS}::test_a_claim_that_comes_late_on_a_connection_that_was_given_up_takes_nothing",),
@@ -98,7 +98,7 @@ FAULTS = [
     ),
     Fault(
         "a journal entry written over",
-        "mailbox/step.lua",
+        "mailbox/operations/record.lua",
         "redis.call('HSETNX', journal_key(id), entries[i], entries[i + 1])",
         "redis.call('HSET', journal_key(id), entries[i], entries[i + 1])",
         (f"{SCRIPTS}::test_step_twice_is_once",),
@@ -112,21 +112,21 @@ FAULTS = [
     ),
     Fault(
         "a child spawned twice counted twice",
-        "mailbox/spawn.lua",
+        "mailbox/operations/spawn.lua",
         "if create(run, conversation, fields, now, metadata) then",
         "if create(run, conversation, fields, now, metadata) or true then",
         (f"{EDGES}::test_a_repeated_spawn_that_creates_nothing_brings_no_record_of_a_batch_back",),
     ),
     Fault(
         "a steer taken in twice",
-        "mailbox/post.lua",
+        "mailbox/operations/steer.lua",
         "redis.call('SADD', seen_key(id), message_id)",
         "",
         (f"{SCRIPTS}::test_post_twice_is_once",),
     ),
     Fault(
         "what was not answered is not sent again",
-        "mailbox/connection.py",
+        "mailbox/transport/connection.py",
         "self._expire(MailboxUnavailableError(",
         "self._fail_all(MailboxUnavailableError(",
         ("tests/redis/test_connect_outage.py::test_commands_in_flight_are_sent_again",),
@@ -134,14 +134,14 @@ FAULTS = [
     # Queues and wake tokens.
     Fault(
         "no baton: a claim does not pass the wake token on",
-        "mailbox/claim.lua",
+        "mailbox/operations/claim.lua",
         "if somebody_may_take_more() then",
         "if false then",
         (f"{SCRIPTS}::test_a_claim_passes_the_wake_token_on_while_work_remains",),
     ),
     Fault(
         "the wake token dies with its process",
-        "mailbox/reclaim.lua",
+        "mailbox/operations/reclaim.lua",
         "wake_if_ready(agent) --",
         "--",
         (f"{SCRIPTS}::test_a_process_that_died_with_the_wake_token_in_hand_gives_it_back",),
@@ -163,21 +163,21 @@ FAULTS = [
     # Results and children.
     Fault(
         "park ignores an early result",
-        "mailbox/commit.lua",
+        "mailbox/operations/commit.lua",
         "result = redis.call('HGET', journal_key(id), 'given:' .. key)",
         "result = nil",
         (f"{DEFERRED}::test_spec_T02_a_result_that_comes_before_the_park_is_kept",),
     ),
     Fault(
         "park ignores a child that has ended",
-        "mailbox/commit.lua",
+        "mailbox/operations/commit.lua",
         "elseif is_final(status) then",
         "elseif false then",
         (f"{CHILDREN}::test_spec_T03_children_that_end_before_the_park",),
     ),
     Fault(
         "a second result accepted before the park",
-        "mailbox/give.lua",
+        "mailbox/operations/deliver.lua",
         "redis.call('HSETNX', journal_key(id), 'given:' .. key, result) == 1",
         "redis.call('HSET', journal_key(id), 'given:' .. key, result)",
         (f"{SCRIPTS}::test_a_result_is_accepted_once",),
@@ -212,7 +212,7 @@ FAULTS = [
     ),
     Fault(
         "a child removed while its parent still waits",
-        "mailbox/expire.lua",
+        "mailbox/operations/expire.lua",
         "if type(awaiting) == 'string' and not is_final(awaiting) then",
         "if false then",
         (f"{EDGES}::test_a_child_that_has_ended_is_kept_until_its_parent_has_ended",),
@@ -220,7 +220,7 @@ FAULTS = [
     # Cancelling and steering.
     Fault(
         "commit ignores a cancel",
-        "mailbox/commit.lua",
+        "mailbox/operations/commit.lua",
         "if run.cancel == '1' then",
         "if false then",
         (f"{SCRIPTS}::test_cancel_of_a_held_run_twice_tells_its_holder",),
@@ -248,14 +248,14 @@ FAULTS = [
     ),
     Fault(
         "complete over unread mail",
-        "mailbox/commit.lua",
+        "mailbox/operations/commit.lua",
         "elseif action == 'complete' and redis.call('LLEN', mail_key(id)) > 0 then",
         "elseif false then",
         (f"{SCRIPTS}::test_a_completion_with_unread_mail_becomes_another_turn",),
     ),
     Fault(
         "mail read in the middle of a turn",
-        "mailbox/claim.lua",
+        "mailbox/operations/claim.lua",
         "if not is_begun(journal) and #awaited == 0 then",
         "if #awaited == 0 then",
         (f"{SCRIPTS}::test_mail_waits_while_a_turn_that_was_begun_is_to_be_finished",),
@@ -284,14 +284,14 @@ FAULTS = [
     ),
     Fault(
         "a missing lease is believed at once",
-        "mailbox/reclaim.lua",
+        "mailbox/operations/reclaim.lua",
         "redis.call('ZADD', processes_key(), now, process)",
         "bury(process)",
         (f"{SCRIPTS}::test_a_missing_lease_is_noted_first_and_reclaimed_after_the_patience",),
     ),
     Fault(
         "a release counts as a retry",
-        "mailbox/commit.lua",
+        "mailbox/operations/commit.lua",
         "redis.call('HSET', run_key(id), 'status', 'queued', 'holder', '')",
         "redis.call('HSET', run_key(id), 'status', 'queued', 'holder', '', 'retries', run.retries + 1)",
         (f"{SCRIPTS}::test_a_released_run_is_first_in_the_queue",),
@@ -305,7 +305,7 @@ FAULTS = [
     ),
     Fault(
         "a superseded execution goes on",
-        "actors/execution.py",
+        "actors/durable_host.py",
         "            case Superseded():\n                self.abandon()",
         "            case Superseded():\n                pass",
         (f"{RECOVERY}::test_a_superseded_execution_calls_no_tool",),
@@ -320,35 +320,35 @@ FAULTS = [
     # Journal, ledger, events.
     Fault(
         "the journal is not recalled",
-        "actors/execution.py",
+        "actors/durable_host.py",
         "result = self._journal.get(key)",
         "result = None",
         (f"{JOURNAL}::test_a_turn_that_fails_after_one_of_two_tools_repeats_neither_model_call_nor_tool",),
     ),
     Fault(
         "tools begin before the model's answer is kept",
-        "actors/execution.py",
+        "actors/durable_host.py",
         "        if urgent:\n",
         "        if False:\n",
         (f"{RECOVERY}::test_a_superseded_execution_calls_no_tool",),
     ),
     Fault(
         "events published again with a step that is sent again",
-        "mailbox/step.lua",
+        "mailbox/operations/record.lua",
         "if told > run.told then",
         "if true then",
         (f"{SCRIPTS}::test_step_twice_is_once",),
     ),
     Fault(
         "events of a step published again with the commit",
-        "mailbox/commit.lua",
+        "mailbox/operations/commit.lua",
         "local published = doubtful > 0 and run.told >= doubtful and doubtful_events or 0",
         "local published = 0",
         (f"{SCRIPTS}::test_what_a_step_without_an_answer_told_is_told_once_with_the_commit",),
     ),
     Fault(
         "a subscription does not read what it missed",
-        "mailbox/subscription.py",
+        "mailbox/views/subscription.py",
         "    def miss(self) -> None:\n        self.missed = True\n",
         "    def miss(self) -> None:\n",
         ("tests/redis/test_orchestrator_subscribe.py::test_a_slow_reader_misses_nothing_and_holds_nobody_up",),

@@ -5,9 +5,9 @@
 from collections import defaultdict
 from typing import Any
 
-from factorial.mailbox.checkup import check
-from factorial.mailbox.connect import Commands
+from factorial.mailbox.doctor import check
 from factorial.mailbox.keys import Keys
+from factorial.mailbox.transport.connect import Commands
 
 __all__ = ["assert_invariants", "contents", "is_suspect"]
 

@@ -14,7 +14,7 @@ import pytest
 from pydantic import ConfigDict, Field, model_validator
 
 from factorial import Agent, AgentContext, AgentEvent, ExecutionContext
-from factorial.actors.execution import Execution
+from factorial.actors.durable_host import Execution
 from factorial.errors import RetryableError
 from factorial.testing import ScriptedModel, call, calls, say
 from tests.harness import System, before_the_first_step, quick, texts

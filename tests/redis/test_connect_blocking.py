@@ -8,7 +8,7 @@ from redis.exceptions import ResponseError
 
 from factorial.config import RedisConfig
 from factorial.errors import MailboxUnavailableError
-from factorial.mailbox.connect import BlockingConnection, Connection
+from factorial.mailbox.transport.connect import BlockingConnection, Connection
 from tests.support import wait_until
 from tests.valkey import ValkeyServer, free_port
 

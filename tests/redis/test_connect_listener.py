@@ -8,7 +8,7 @@ import pytest
 
 from factorial.config import RedisConfig
 from factorial.errors import MailboxRefusedError, MailboxUnavailableError
-from factorial.mailbox.connect import Connection, Listener
+from factorial.mailbox.transport.connect import Connection, Listener
 from tests.proxy import Proxy
 from tests.support import wait_until
 from tests.valkey import ValkeyServer

@@ -5,8 +5,8 @@ from redis.exceptions import NoPermissionError
 
 from factorial.config import RedisConfig
 from factorial.errors import ConfigError, MailboxRefusedError
-from factorial.mailbox import Mailbox
-from factorial.mailbox.connect import Connection, check_server, shown_url
+from factorial.mailbox import Namespace
+from factorial.mailbox.transport.connect import Connection, check_server, shown_url
 from tests.valkey import ValkeyServer
 
 
@@ -70,9 +70,9 @@ async def test_a_user_who_may_not_publish_is_refused(own_valkey: ValkeyServer) -
     own_valkey.command("ACL", "SETUSER", "worker", "on", ">pass", "~*", "+@all", "resetchannels")
     redis = RedisConfig(url=own_valkey.url.replace("redis://", "redis://worker:pass@"), namespace="n")
     with pytest.raises(MailboxRefusedError, match=r"may not publish.*'n'.*&\{n:0\}:\* \(or allchannels\)"):
-        await Mailbox.open(redis)
+        await Namespace.open(redis)
     own_valkey.command("ACL", "SETUSER", "worker", "&{n:0}:*")
-    await (await Mailbox.open(redis)).close()
+    await (await Namespace.open(redis)).close()
 
 
 async def test_an_unknown_option_is_named(own_valkey: ValkeyServer) -> None:

@@ -6,31 +6,32 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from factorial.mailbox import Mailbox, lease, tend
-from factorial.mailbox.claim import Claim, ClaimedRun, claim
-from factorial.mailbox.commit import Action, Commit, Committed, commit
-from factorial.mailbox.enqueue import enqueue
-from factorial.mailbox.lease import Cause
-from factorial.mailbox.post import cancel
-from factorial.mailbox.read import read_status
-from factorial.mailbox.spawn import NewRun, spawn
+from factorial.mailbox import Namespace
+from factorial.mailbox.operations import lease, upkeep
+from factorial.mailbox.operations.claim import Claim, ClaimedRun, claim
+from factorial.mailbox.operations.commit import Action, Commit, Committed, commit
+from factorial.mailbox.operations.enqueue import enqueue
+from factorial.mailbox.operations.lease import Cause
+from factorial.mailbox.operations.spawn import NewRun, spawn
+from factorial.mailbox.operations.steer import cancel
+from factorial.mailbox.views.read import read_status
 from factorial.task import TaskStatus
 
 
 @pytest.fixture(autouse=True)
-async def tidied(mailbox: Mailbox) -> AsyncIterator[None]:
+async def tidied(mailbox: Namespace) -> AsyncIterator[None]:
     """The damage is removed, so that the invariants, which do not hold for it, are not asked for."""
     yield
     keys = await mailbox.connection.execute("KEYS", f"{mailbox.keys.prefix}*")
     await mailbox.connection.execute("DEL", *keys)
 
 
-async def put(mailbox: Mailbox, *names: str, owner: str = "o") -> None:
+async def put(mailbox: Namespace, *names: str, owner: str = "o") -> None:
     for name in names:
         await enqueue(mailbox.scripts, task_id=name, agent="a", owner_id=owner, conversation=[], fields={})
 
 
-async def take(mailbox: Mailbox, limit: int = 0) -> list[ClaimedRun]:
+async def take(mailbox: Namespace, limit: int = 0) -> list[ClaimedRun]:
     await lease.register(mailbox.scripts, process="p", agent="a", lease=60, patience=0, about={})
     answer = await claim(
         mailbox.scripts, process="p", worker="w", agent="a", count=9, recovery_limit=3, owner_limit=limit
@@ -39,19 +40,19 @@ async def take(mailbox: Mailbox, limit: int = 0) -> list[ClaimedRun]:
     return list(answer.runs)
 
 
-async def damage(mailbox: Mailbox, key: str) -> None:
+async def damage(mailbox: Namespace, key: str) -> None:
     await mailbox.connection.execute("DEL", key)
     await mailbox.connection.execute("SET", key, "damaged")
 
 
-async def complete(mailbox: Mailbox, *runs: ClaimedRun) -> None:
+async def complete(mailbox: Namespace, *runs: ClaimedRun) -> None:
     for run in runs:
         done = Commit(Action.COMPLETE, turn_done=True)
         answer = await commit(mailbox.scripts, task_id=run.task_id, process="p", token=run.token, work=done)
         assert isinstance(answer, Committed)
 
 
-async def test_an_owner_whose_events_cannot_be_written_has_its_tasks_executed_all_the_same(mailbox: Mailbox) -> None:
+async def test_an_owner_whose_events_cannot_be_written_has_its_tasks_executed_all_the_same(mailbox: Namespace) -> None:
     await put(mailbox, "t1", "t2")
     await damage(mailbox, mailbox.keys.events("o"))
     await complete(mailbox, *await take(mailbox))
@@ -59,7 +60,7 @@ async def test_an_owner_whose_events_cannot_be_written_has_its_tasks_executed_al
 
 
 async def test_what_a_dead_process_held_is_taken_back_past_an_owner_whose_events_cannot_be_written(
-    mailbox: Mailbox,
+    mailbox: Namespace,
 ) -> None:
     await put(mailbox, "t1")
     await put(mailbox, "t2", owner="other")
@@ -69,25 +70,25 @@ async def test_what_a_dead_process_held_is_taken_back_past_an_owner_whose_events
     assert {run.task_id for run in await take(mailbox)} == {"t1", "t2"}
 
 
-async def test_ended_runs_are_removed_past_a_damaged_one(mailbox: Mailbox) -> None:
+async def test_ended_runs_are_removed_past_a_damaged_one(mailbox: Namespace) -> None:
     await put(mailbox, "t1", "t2")
     await complete(mailbox, *await take(mailbox))
     await damage(mailbox, mailbox.keys.run("t1"))
-    assert await tend.expire(mailbox.scripts, agent="a", status=TaskStatus.COMPLETED, ttl=-1, most=9) == 2
+    assert await upkeep.expire(mailbox.scripts, agent="a", status=TaskStatus.COMPLETED, ttl=-1, most=9) == 2
     assert await read_status(mailbox.scripts, "t2") is None
 
 
-async def test_doomed_runs_are_cancelled_past_a_damaged_one(mailbox: Mailbox) -> None:
+async def test_doomed_runs_are_cancelled_past_a_damaged_one(mailbox: Namespace) -> None:
     await put(mailbox, "t1", "t2")
     await damage(mailbox, mailbox.keys.key("children", "t1"))
     await mailbox.connection.execute("RPUSH", mailbox.keys.key("doomed"), "t1", "t2")
-    await tend.cascade(mailbox.scripts)
+    await upkeep.cascade(mailbox.scripts)
     assert await read_status(mailbox.scripts, "t2") == "cancelled"
 
 
 @pytest.mark.parametrize("limit", [0, 1])
 async def test_runs_are_taken_up_and_end_though_the_count_of_what_is_held_is_damaged(
-    mailbox: Mailbox, limit: int
+    mailbox: Namespace, limit: int
 ) -> None:
     """Without it nobody is limited: no run is worth a count."""
     await put(mailbox, "t1", "t2")
@@ -100,7 +101,7 @@ async def test_runs_are_taken_up_and_end_though_the_count_of_what_is_held_is_dam
     assert [await read_status(mailbox.scripts, name) for name in ("t1", "t2")] == ["completed"] * 2
 
 
-async def test_runs_are_taken_up_though_those_that_wait_for_their_owner_are_damaged(mailbox: Mailbox) -> None:
+async def test_runs_are_taken_up_though_those_that_wait_for_their_owner_are_damaged(mailbox: Namespace) -> None:
     await put(mailbox, "t1")
     await damage(mailbox, mailbox.keys.key("throttled", "a:o"))
     await complete(mailbox, *await take(mailbox, limit=1))
@@ -110,7 +111,7 @@ async def test_runs_are_taken_up_though_those_that_wait_for_their_owner_are_dama
 
 
 @pytest.mark.parametrize("kind", ["timeline", "bucket", "owner", "batch", "children"])
-async def test_a_parent_hears_of_its_child_though_what_is_counted_is_damaged(mailbox: Mailbox, kind: str) -> None:
+async def test_a_parent_hears_of_its_child_though_what_is_counted_is_damaged(mailbox: Namespace, kind: str) -> None:
     await put(mailbox, "parent")
     [parent] = await take(mailbox)
     child = NewRun("child", "a", [], {})
@@ -130,14 +131,14 @@ async def test_a_parent_hears_of_its_child_though_what_is_counted_is_damaged(mai
     assert await read_status(mailbox.scripts, "parent") == "queued"
 
 
-async def test_a_task_that_is_enqueued_again_is_stored_once_though_its_owner_is_damaged(mailbox: Mailbox) -> None:
+async def test_a_task_that_is_enqueued_again_is_stored_once_though_its_owner_is_damaged(mailbox: Namespace) -> None:
     await damage(mailbox, mailbox.keys.owner("o"))
     for _ in range(2):
         await enqueue(mailbox.scripts, task_id="t", agent="a", owner_id="o", conversation=[b"1"], fields={})
     assert await mailbox.connection.execute("LRANGE", mailbox.keys.conversation("t"), 0, -1) == [b"1"]
 
 
-async def test_what_is_held_and_not_executed_is_given_back_past_a_damaged_one(mailbox: Mailbox) -> None:
+async def test_what_is_held_and_not_executed_is_given_back_past_a_damaged_one(mailbox: Namespace) -> None:
     await put(mailbox, "t1", "t2")
     await take(mailbox)
     await cancel(mailbox.scripts, task_id="t1")

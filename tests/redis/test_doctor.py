@@ -18,13 +18,14 @@ from factorial.__main__ import main
 from factorial.config import RedisConfig
 from factorial.doctor import examine
 from factorial.errors import MailboxRefusedError
-from factorial.mailbox import Mailbox, lease
-from factorial.mailbox.checkup import checkup
-from factorial.mailbox.claim import Claim, ClaimedRun, claim
-from factorial.mailbox.commit import Action, Commit, commit
-from factorial.mailbox.enqueue import enqueue
-from factorial.mailbox.post import cancel, post
-from factorial.mailbox.spawn import NewRun, spawn
+from factorial.mailbox import Namespace
+from factorial.mailbox.doctor import doctor as checkup
+from factorial.mailbox.operations import lease
+from factorial.mailbox.operations.claim import Claim, ClaimedRun, claim
+from factorial.mailbox.operations.commit import Action, Commit, commit
+from factorial.mailbox.operations.enqueue import enqueue
+from factorial.mailbox.operations.spawn import NewRun, spawn
+from factorial.mailbox.operations.steer import cancel, steer
 from tests.support import wait_until
 
 pytestmark = pytest.mark.broken
@@ -33,7 +34,7 @@ pytestmark = pytest.mark.broken
 class Patient:
     """A namespace, and what the tests do there."""
 
-    def __init__(self, mailbox: Mailbox, capsys: pytest.CaptureFixture[str]) -> None:
+    def __init__(self, mailbox: Namespace, capsys: pytest.CaptureFixture[str]) -> None:
         self.mailbox, self.keys, self._capsys = mailbox, mailbox.keys, capsys
 
     async def do(self, *command: Any) -> Any:
@@ -90,7 +91,7 @@ class Patient:
         await self.enqueue("one", "throttled", "also throttled", owner="many")
         await self.take(3, limit=1)
         await self.enqueue("ready")
-        await post(self.mailbox.scripts, task_id="ready", message_id="m", messages=[b"{}"])
+        await steer(self.mailbox.scripts, task_id="ready", message_id="m", messages=[b"{}"])
 
     async def diagnosis(self) -> dict[str, Any]:
         """What the doctor tells, as JSON."""
@@ -115,7 +116,7 @@ async def patient(
     """Nothing moves in it, so the doctor does not have to wait between two looks."""
     monkeypatch.setattr(checkup, "_PAUSE", 0.001)
     monkeypatch.setattr(checkup, "_TOKEN_PAUSE", 0.001)
-    mailbox = await Mailbox.open(RedisConfig(url=redis_url, namespace=namespace))
+    mailbox = await Namespace.open(RedisConfig(url=redis_url, namespace=namespace))
     patient = Patient(mailbox, capsys)
     await patient.fill()
     yield patient
@@ -272,7 +273,7 @@ async def test_a_layout_that_is_gone_is_no_empty_namespace(
     [line] = capsys.readouterr().err.splitlines()
     assert f"DEL {patient.keys.layout}, then {put_back}" in line
     with pytest.raises(MailboxRefusedError, match="overwritten by a key of another type"):
-        await Mailbox.open(patient.mailbox.redis)
+        await Namespace.open(patient.mailbox.redis)
     await patient.do("DEL", patient.keys.layout)
     await patient.do(*put_back.split())
     assert await patient.findings() == []

@@ -9,10 +9,12 @@ import asyncio
 import pytest
 
 from factorial.config import RedisConfig
-from factorial.mailbox import Mailbox, lease
-from factorial.mailbox.checkup import Checkup, check, checkup
-from factorial.mailbox.claim import claim
-from factorial.mailbox.enqueue import enqueue
+from factorial.mailbox import Namespace
+from factorial.mailbox.doctor import Checkup, check
+from factorial.mailbox.doctor import doctor as checkup
+from factorial.mailbox.operations import lease
+from factorial.mailbox.operations.claim import claim
+from factorial.mailbox.operations.enqueue import enqueue
 from factorial.mailbox.visit import visiting
 from tests.chaos.figures import long_or_short
 from tests.redis.test_mailbox_histories import History
@@ -47,7 +49,7 @@ async def live(history: History) -> None:
 async def test_no_false_alarm(redis_url: str, namespace: str) -> None:
     doubts = 0
     for seed in range(SEEDS):
-        mailbox = await Mailbox.open(RedisConfig(url=redis_url, namespace=f"{namespace}-{seed}"))
+        mailbox = await Namespace.open(RedisConfig(url=redis_url, namespace=f"{namespace}-{seed}"))
         history = History(mailbox, seed)
         await history.register("p1")
         for found in await watched(mailbox.redis, asyncio.create_task(live(history))):
@@ -59,7 +61,7 @@ async def test_no_false_alarm(redis_url: str, namespace: str) -> None:
     assert doubts > 0, "the doctor has met what was under way"
 
 
-async def test_many_wrong_counts_do_not_cost_a_look_at_everything_each(mailbox: Mailbox) -> None:
+async def test_many_wrong_counts_do_not_cost_a_look_at_everything_each(mailbox: Namespace) -> None:
     owners, keys = 100, mailbox.keys
     await lease.register(mailbox.scripts, process="p", agent="a", lease=60, patience=0, about={})
     for number in range(owners):
@@ -82,7 +84,7 @@ async def test_many_wrong_counts_do_not_cost_a_look_at_everything_each(mailbox: 
 
 @pytest.mark.broken
 async def test_what_is_lost_is_found_while_all_else_moves(redis_url: str, namespace: str) -> None:
-    mailbox = await Mailbox.open(RedisConfig(url=redis_url, namespace=namespace))
+    mailbox = await Namespace.open(RedisConfig(url=redis_url, namespace=namespace))
     try:
         history = History(mailbox, 99)
         await history.register("p1")

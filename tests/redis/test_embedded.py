@@ -16,9 +16,10 @@ import pytest
 
 from factorial.config import RedisConfig
 from factorial.errors import MailboxRefusedError, MailboxUnavailableError
-from factorial.mailbox import embedded, valkey
-from factorial.mailbox.connect import Connection, check_server
-from factorial.mailbox.embedded import EmbeddedServer, attach, resolve
+from factorial.mailbox.embedded import share as embedded
+from factorial.mailbox.embedded import valkey
+from factorial.mailbox.embedded.share import EmbeddedServer, attach, resolve
+from factorial.mailbox.transport.connect import Connection, check_server
 from tests.support import wait_until
 
 
@@ -53,7 +54,7 @@ class User:
     def __init__(self, directory: Path, *, then: str = "sys.stdin.read()\nserver.release()") -> None:
         code = """
             import sys
-            from factorial.mailbox.embedded import attach
+            from factorial.mailbox.embedded.share import attach
             server = attach(sys.argv[1])
             print(server.url, flush=True)
         """

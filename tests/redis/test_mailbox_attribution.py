@@ -13,21 +13,22 @@ from typing import Any
 
 import pytest
 
-from factorial.mailbox import Mailbox, lease, tend
-from factorial.mailbox.claim import Claim, ClaimedRun, Token, claim
-from factorial.mailbox.commit import Action, Commit, Committed, commit
-from factorial.mailbox.enqueue import enqueue
-from factorial.mailbox.lease import Cause
-from factorial.mailbox.post import cancel
-from factorial.mailbox.read import StoredRun, read_run
-from factorial.mailbox.step import Noted, step
+from factorial.mailbox import Namespace
+from factorial.mailbox.operations import lease, upkeep
+from factorial.mailbox.operations.claim import Claim, ClaimedRun, Token, claim
+from factorial.mailbox.operations.commit import Action, Commit, Committed, commit
+from factorial.mailbox.operations.enqueue import enqueue
+from factorial.mailbox.operations.lease import Cause
+from factorial.mailbox.operations.record import Noted, record
+from factorial.mailbox.operations.steer import cancel
+from factorial.mailbox.views.read import StoredRun, read_run
 from tests.redis.invariants import Contents, assert_invariants, contents
 
 
 class Scene:
     """A namespace, and what its processes do there."""
 
-    def __init__(self, mailbox: Mailbox) -> None:
+    def __init__(self, mailbox: Namespace) -> None:
         self.mailbox = mailbox
         self.scripts = mailbox.scripts
         self.tokens: dict[str, tuple[str, Token]] = {}
@@ -71,7 +72,7 @@ class Scene:
     async def finish_step(self, name: str, told: int = 1, entries: Iterable[str] = ("completion",)) -> None:
         """The run's holder has a step journaled."""
         epoch = self.tokens[name][1].epoch  # each time another step: what is in the journal is not taken again
-        noted = await step(
+        noted = await record(
             self.scripts, task_id=name, token=self.tokens[name][1], told=told,
             entries={f"{entry} {epoch}": b"{}" for entry in entries}, events=[],
         )  # fmt: skip
@@ -91,7 +92,7 @@ class Scene:
         due = self.mailbox.keys.prefix + "z:a"
         for name in await self.mailbox.connection.execute("ZRANGE", due, 0, -1):
             await self.mailbox.connection.execute("ZADD", due, 1, name)
-        await tend.promote(self.scripts, agent="a")
+        await upkeep.promote(self.scripts, agent="a")
 
     async def stored(self) -> Contents:
         """All that is stored."""
@@ -143,7 +144,7 @@ class Scene:
 
 
 @pytest.fixture
-def scene(mailbox: Mailbox) -> Scene:
+def scene(mailbox: Namespace) -> Scene:
     return Scene(mailbox)
 
 

@@ -11,16 +11,17 @@ from collections import Counter
 import pytest
 
 from factorial.errors import InactiveTaskError
-from factorial.mailbox import Mailbox, lease, tend
-from factorial.mailbox.claim import Claim, Token, claim
-from factorial.mailbox.commit import Action, Commit, Committed, commit
-from factorial.mailbox.enqueue import enqueue
-from factorial.mailbox.give import give
-from factorial.mailbox.lease import Cause
-from factorial.mailbox.post import cancel, post
-from factorial.mailbox.read import read_run
-from factorial.mailbox.spawn import NewRun, spawn
-from factorial.mailbox.step import Noted, step
+from factorial.mailbox import Namespace
+from factorial.mailbox.operations import lease, upkeep
+from factorial.mailbox.operations.claim import Claim, Token, claim
+from factorial.mailbox.operations.commit import Action, Commit, Committed, commit
+from factorial.mailbox.operations.deliver import deliver
+from factorial.mailbox.operations.enqueue import enqueue
+from factorial.mailbox.operations.lease import Cause
+from factorial.mailbox.operations.record import Noted, record
+from factorial.mailbox.operations.spawn import NewRun, spawn
+from factorial.mailbox.operations.steer import cancel, steer
+from factorial.mailbox.views.read import read_run
 from tests.redis.invariants import assert_invariants
 
 RUNS = [f"t{number}" for number in range(4)]
@@ -30,7 +31,7 @@ PROCESSES = ["p1", "p2"]
 class History:
     """One random history: what was done, and what was answered."""
 
-    def __init__(self, mailbox: Mailbox, seed: int) -> None:
+    def __init__(self, mailbox: Namespace, seed: int) -> None:
         self.mailbox = mailbox
         self.scripts = mailbox.scripts
         self.random = random.Random(seed)
@@ -46,8 +47,8 @@ class History:
     async def happen(self) -> None:
         """One step of the history."""
         deeds = {
-            self.enqueue: 2, self.claim: 5, self.work: 3, self.settle: 8, self.park: 4, self.spawn: 2, self.give: 4,
-            self.post: 2, self.cancel: 1, self.die: 1, self.lose_lease: 1, self.tend: 3,
+            self.enqueue: 2, self.claim: 5, self.work: 3, self.settle: 8, self.park: 4, self.spawn: 2, self.deliver: 4,
+            self.steer: 2, self.cancel: 1, self.die: 1, self.lose_lease: 1, self.tend: 3,
         }  # fmt: skip
         await self.random.choices(list(deeds), list(deeds.values()))[0]()
 
@@ -69,7 +70,7 @@ class History:
         if isinstance(answer, Claim):
             self.tokens += [(found.task_id, process, found.token) for found in answer.runs]
         else:
-            await tend.promote(self.scripts, agent="a")  # it died with the token in hand
+            await upkeep.promote(self.scripts, agent="a")  # it died with the token in hand
 
     async def register(self, process: str) -> None:
         await lease.register(self.scripts, process=process, agent="a", lease=60, patience=0, about={})
@@ -78,7 +79,7 @@ class History:
         if self.tokens:
             run, _, token = self.random.choice(self.tokens)
             entries = {f"tool:{self.random.randint(0, 2)}": b"{}"}
-            await step(
+            await record(
                 self.scripts, task_id=run, token=token, told=self.random.randint(1, 5), entries=entries, events=[]
             )
 
@@ -103,7 +104,7 @@ class History:
         if isinstance(answers[0], Committed):
             assert answers[-1] == answers[0]
             if answers[0].action is Action.CANCEL:
-                await tend.cascade(self.scripts)  # as a worker does it
+                await upkeep.cascade(self.scripts)  # as a worker does it
             if answers[0].action is Action.RESUME:
                 assert not any(value[:1] == b"?" for key, value in answers[0].awaited.items() if ":" in key)
             if (run, process, token.next()) not in self.tokens:
@@ -118,11 +119,11 @@ class History:
         self.calls += [(run, call) for call in calls]
         if self.random.random() < 0.8:
             entries = {f"expected:tool:{call}": b"1" for call in calls}
-            await step(
+            await record(
                 self.scripts, task_id=run, token=token, told=self.random.randint(1, 5), entries=entries, events=[]
             )
         if self.random.random() < 0.3:
-            await self.give()
+            await self.deliver()
         own = sorted(name for name in self.enqueued if name.startswith(f"{run}."))
         known = own if own and self.random.random() < 0.8 else sorted(self.enqueued)
         children = self.random.sample(known, self.random.randint(0, min(3, len(known))))
@@ -146,25 +147,25 @@ class History:
             if isinstance(answer, Noted) and not answer.cancelled:
                 self.enqueued.update(names)
 
-    async def give(self) -> None:
+    async def deliver(self) -> None:
         """A result, mostly for a call of late; it is accepted once."""
         if self.calls:
             run, call = self.random.choice(self.calls[-6:])
             accepted = [
-                await give(self.scripts, task_id=run, tool_call_id=call, result=b'{"output_str":""}')
+                await deliver(self.scripts, task_id=run, tool_call_id=call, result=b'{"output_str":""}')
                 for _ in range(self.random.randint(1, 2))
             ]
             assert accepted.count(True) <= ((run, call) not in self.given)
             if True in accepted:
                 self.given.add((run, call))
 
-    async def post(self) -> None:
+    async def steer(self) -> None:
         run = self.random.choice(sorted(self.enqueued) or RUNS)
         if run in self.enqueued:
             message_id = f"{self.random.random()}"
             try:
                 for _ in range(self.random.randint(1, 2)):
-                    await post(self.scripts, task_id=run, message_id=message_id, messages=[b'{"steer":1}'])
+                    await steer(self.scripts, task_id=run, message_id=message_id, messages=[b'{"steer":1}'])
                 self.posted[run] += 1
             except InactiveTaskError:
                 pass
@@ -182,7 +183,7 @@ class History:
         process, cause = self.random.choice(PROCESSES), self.random.choice([Cause.CRASHED] * 3 + list(Cause))
         for _ in range(self.random.randint(1, 2)):
             await lease.bury(self.scripts, process=process, cause=cause)
-        await tend.cascade(self.scripts)
+        await upkeep.cascade(self.scripts)
 
     async def lose_lease(self) -> None:
         await self.mailbox.connection.execute("DEL", self.mailbox.keys.lease(self.random.choice(PROCESSES)))
@@ -191,8 +192,8 @@ class History:
         await lease.reclaim(self.scripts, most=self.random.randint(1, 5))
         for run in self.enqueued:  # time passes: what is due, is due
             await self.mailbox.connection.execute("ZADD", self.mailbox.keys.prefix + "z:a", "XX", 1, run)
-        await tend.promote(self.scripts, agent="a")
-        await tend.cascade(self.scripts)
+        await upkeep.promote(self.scripts, agent="a")
+        await upkeep.cascade(self.scripts)
 
     async def end(self) -> None:
         """Let everything that is still under way come to its end."""
@@ -214,7 +215,7 @@ class History:
                     token = token.next()
             parked = await self.open_calls()
             for run, call in parked:
-                assert await give(self.scripts, task_id=run, tool_call_id=call, result=b"{}")
+                assert await deliver(self.scripts, task_id=run, tool_call_id=call, result=b"{}")
             if not parked and not answer.runs and answer.next_due is None:
                 return
         raise AssertionError("it does not end")
@@ -231,7 +232,7 @@ class History:
 
 
 @pytest.mark.parametrize("seed", range(12))
-async def test_whatever_happens_the_invariants_hold(mailbox: Mailbox, seed: int) -> None:
+async def test_whatever_happens_the_invariants_hold(mailbox: Namespace, seed: int) -> None:
     history = History(mailbox, seed)
     namespace = mailbox.redis.namespace
     for number in range(120):

@@ -5,49 +5,53 @@ The server is a real Valkey and the scripts are real; nothing is fake. Nothing m
 
 import json
 from collections.abc import Awaitable, Callable
+from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from factorial.errors import InactiveTaskError, MailboxFullError, TaskNotFoundError
-from factorial.mailbox import Mailbox, lease, tend
-from factorial.mailbox import commit as commit_module
-from factorial.mailbox.claim import Claim, ClaimedRun, NoLease, Token, claim, new_nonce
-from factorial.mailbox.commit import Action, Commit, Committed, EntryMissing, commit
-from factorial.mailbox.enqueue import Enqueued, enqueue
-from factorial.mailbox.give import give
-from factorial.mailbox.lease import Cause
-from factorial.mailbox.post import Cancelled, cancel, post
-from factorial.mailbox.read import read_run, read_status
-from factorial.mailbox.spawn import NewRun, spawn
-from factorial.mailbox.step import Noted, Superseded, step
+from factorial.mailbox import Namespace
+from factorial.mailbox.operations import lease, upkeep
+from factorial.mailbox.operations.claim import Claim, ClaimedRun, NoLease, Token, claim, new_nonce
+from factorial.mailbox.operations.commit import Action, Commit, Committed, EntryMissing, commit
+from factorial.mailbox.operations.deliver import deliver
+from factorial.mailbox.operations.enqueue import Enqueued, enqueue
+from factorial.mailbox.operations.lease import Cause
+from factorial.mailbox.operations.record import Noted, Superseded, record
+from factorial.mailbox.operations.spawn import NewRun, spawn
+from factorial.mailbox.operations.steer import Cancelled, cancel, steer
+from factorial.mailbox.views.read import read_run, read_status
 from factorial.task import TaskStatus
 from tests.redis.invariants import Contents, contents
+
+MAILBOX = Path(str(files("factorial.mailbox")))
 
 ALONE = "crash_loop: 3 processes died with no other task to blame, and the task finished no step in between"
 USER = b'{"role":"user","content":"hello"}'
 FIELDS = {"query": b'"hello"', "turn": b"0", "output": b"null"}
 
 
-async def put(mailbox: Mailbox, task_id: str = "t1", owner_id: str = "o", agent: str = "a") -> Enqueued:
+async def put(mailbox: Namespace, task_id: str = "t1", owner_id: str = "o", agent: str = "a") -> Enqueued:
     return await enqueue(
         mailbox.scripts, task_id=task_id, agent=agent, owner_id=owner_id, conversation=[USER], fields=FIELDS
     )
 
 
-async def register(mailbox: Mailbox, process: str = "p", seconds: float = 60.0, patience: float = 0.0) -> set[str]:
+async def register(mailbox: Namespace, process: str = "p", seconds: float = 60.0, patience: float = 0.0) -> set[str]:
     return await lease.register(
         mailbox.scripts, process=process, agent="a", lease=seconds, patience=patience, about={"pid": 1}
     )
 
 
-async def take(mailbox: Mailbox, process: str = "p", count: int = 10, limit: int = 3) -> list[ClaimedRun]:
+async def take(mailbox: Namespace, process: str = "p", count: int = 10, limit: int = 3) -> list[ClaimedRun]:
     answer = await claim(mailbox.scripts, process=process, worker="w", agent="a", count=count, recovery_limit=limit)
     assert isinstance(answer, Claim)
     return list(answer.runs)
 
 
-async def taken(mailbox: Mailbox) -> ClaimedRun:
+async def taken(mailbox: Namespace) -> ClaimedRun:
     """A run that the process `p` holds."""
     await register(mailbox)
     await put(mailbox)
@@ -55,26 +59,26 @@ async def taken(mailbox: Mailbox) -> ClaimedRun:
     return run
 
 
-async def do(mailbox: Mailbox, token: Token, action: Action, **work: Any) -> Committed | Superseded | EntryMissing:
+async def do(mailbox: Namespace, token: Token, action: Action, **work: Any) -> Committed | Superseded | EntryMissing:
     work = {"turn_done": True} | work
     return await commit(mailbox.scripts, task_id="t1", process="p", token=token, work=Commit(action=action, **work))
 
 
-async def note(mailbox: Mailbox, token: Token, told: int = 1, **what: Any) -> Noted | Superseded:
+async def note(mailbox: Namespace, token: Token, told: int = 1, **what: Any) -> Noted | Superseded:
     what = {"entries": {"completion": b"{}"}, "events": [b'{"event_type":"e","task_id":"t1"}']} | what
-    return await step(mailbox.scripts, task_id="t1", token=token, told=told, **what)
+    return await record(mailbox.scripts, task_id="t1", token=token, told=told, **what)
 
 
-async def state(mailbox: Mailbox) -> Contents:
+async def state(mailbox: Namespace) -> Contents:
     return await contents(mailbox.connection, mailbox.redis.namespace)
 
 
-async def event_types(mailbox: Mailbox, owner_id: str = "o") -> list[str]:
+async def event_types(mailbox: Namespace, owner_id: str = "o") -> list[str]:
     stored = await mailbox.connection.execute("XRANGE", mailbox.keys.events(owner_id), "-", "+")
     return [json.loads(parts[1])["event_type"] for _, parts in stored]
 
 
-async def same_twice(mailbox: Mailbox, call: Callable[[], Awaitable[Any]]) -> Any:
+async def same_twice(mailbox: Namespace, call: Callable[[], Awaitable[Any]]) -> Any:
     """Call twice; fail unless answer and state are the same. Gives the answer."""
     first = await call()
     after_first = await state(mailbox)
@@ -87,7 +91,7 @@ async def same_twice(mailbox: Mailbox, call: Callable[[], Awaitable[Any]]) -> An
 # -- twice is once
 
 
-async def test_enqueue_twice_is_once(mailbox: Mailbox) -> None:
+async def test_enqueue_twice_is_once(mailbox: Namespace) -> None:
     first = await put(mailbox)
     stored = await state(mailbox)
     assert first.event_id
@@ -99,7 +103,7 @@ async def test_enqueue_twice_is_once(mailbox: Mailbox) -> None:
     assert await event_types(mailbox) == ["run_enqueued"]
 
 
-async def test_enqueue_of_a_run_that_ended_is_refused_too(mailbox: Mailbox) -> None:
+async def test_enqueue_of_a_run_that_ended_is_refused_too(mailbox: Namespace) -> None:
     """An id is one run, as long as the run is kept: a late retry of the enqueue does not start it again."""
     run = await taken(mailbox)
     await do(mailbox, run.token, Action.COMPLETE)
@@ -107,7 +111,7 @@ async def test_enqueue_of_a_run_that_ended_is_refused_too(mailbox: Mailbox) -> N
     assert await read_status(mailbox.scripts, "t1") == TaskStatus.COMPLETED
 
 
-async def test_claim_again_with_the_same_nonce_gives_the_same_runs(mailbox: Mailbox) -> None:
+async def test_claim_again_with_the_same_nonce_gives_the_same_runs(mailbox: Namespace) -> None:
     """The answer to the first was lost: nobody else can be executing what it took."""
     await register(mailbox)
     for name in ("t1", "t2", "t3"):
@@ -121,7 +125,7 @@ async def test_claim_again_with_the_same_nonce_gives_the_same_runs(mailbox: Mail
     assert [run[0] for run in third[2]] == [b"t3"]
 
 
-async def test_a_claim_that_found_nothing_finds_nothing_when_repeated_and_leaves_the_token(mailbox: Mailbox) -> None:
+async def test_a_claim_that_found_nothing_finds_nothing_when_repeated_and_leaves_the_token(mailbox: Namespace) -> None:
     await register(mailbox)
     for _ in range(2):
         assert (await mailbox.scripts.run("claim", "p", "w", "a", 2, "nonce", 3, 0))[2] == []
@@ -129,12 +133,12 @@ async def test_a_claim_that_found_nothing_finds_nothing_when_repeated_and_leaves
         assert await mailbox.connection.execute("LLEN", mailbox.keys.wake("a")) == 1
 
 
-async def test_register_twice_is_once(mailbox: Mailbox) -> None:
+async def test_register_twice_is_once(mailbox: Namespace) -> None:
     await taken(mailbox)
     assert await same_twice(mailbox, lambda: register(mailbox)) == {"t1"}
 
 
-async def test_step_twice_is_once(mailbox: Mailbox) -> None:
+async def test_step_twice_is_once(mailbox: Namespace) -> None:
     run = await taken(mailbox)
     assert await same_twice(mailbox, lambda: note(mailbox, run.token)) == Noted(cancelled=False)
     assert (await event_types(mailbox)).count("e") == 1
@@ -143,7 +147,9 @@ async def test_step_twice_is_once(mailbox: Mailbox) -> None:
 
 
 @pytest.mark.parametrize("arrived", [True, False])
-async def test_what_a_step_without_an_answer_told_is_told_once_with_the_commit(mailbox: Mailbox, arrived: bool) -> None:
+async def test_what_a_step_without_an_answer_told_is_told_once_with_the_commit(
+    mailbox: Namespace, arrived: bool
+) -> None:
     """Nobody knows whether the step has arrived, so its events go along with the commit, too."""
     run = await taken(mailbox)
     event, later = b'{"event_type":"e","task_id":"t1"}', b'{"event_type":"later","task_id":"t1"}'
@@ -165,7 +171,7 @@ async def test_what_a_step_without_an_answer_told_is_told_once_with_the_commit(m
         (Action.CANCEL, "cancelled"),
     ],
 )
-async def test_commit_twice_is_once(mailbox: Mailbox, action: Action, status: str) -> None:
+async def test_commit_twice_is_once(mailbox: Namespace, action: Action, status: str) -> None:
     run = await taken(mailbox)
     await note(mailbox, run.token, entries={"message:tool:1": b'{"role":"tool"}'})
 
@@ -189,13 +195,13 @@ async def test_commit_twice_is_once(mailbox: Mailbox, action: Action, status: st
     assert types.count("run_cancelled") == (action is Action.CANCEL)
 
 
-async def test_post_twice_is_once(mailbox: Mailbox) -> None:
+async def test_post_twice_is_once(mailbox: Namespace) -> None:
     await put(mailbox)
-    await same_twice(mailbox, lambda: post(mailbox.scripts, task_id="t1", message_id="m", messages=[b"1", b"2"]))
+    await same_twice(mailbox, lambda: steer(mailbox.scripts, task_id="t1", message_id="m", messages=[b"1", b"2"]))
     assert (await state(mailbox))["m"]["t1"] == ["1", "2"]
 
 
-async def test_cancel_twice_is_once(mailbox: Mailbox) -> None:
+async def test_cancel_twice_is_once(mailbox: Namespace) -> None:
     await put(mailbox)
     assert await cancel(mailbox.scripts, task_id="t1") == Cancelled(TaskStatus.CANCELLED, ended_here=True)
     stored = await state(mailbox)
@@ -204,7 +210,7 @@ async def test_cancel_twice_is_once(mailbox: Mailbox) -> None:
     assert await event_types(mailbox) == ["run_enqueued", "run_cancelled"]
 
 
-async def test_cancel_of_a_held_run_twice_tells_its_holder(mailbox: Mailbox) -> None:
+async def test_cancel_of_a_held_run_twice_tells_its_holder(mailbox: Namespace) -> None:
     run = await taken(mailbox)
     for _ in range(2):
         assert await cancel(mailbox.scripts, task_id="t1") == Cancelled(TaskStatus.PROCESSING, ended_here=False)
@@ -215,7 +221,7 @@ async def test_cancel_of_a_held_run_twice_tells_its_holder(mailbox: Mailbox) -> 
     assert (await event_types(mailbox)).count("run_cancelled") == 1
 
 
-async def test_what_is_reclaimed_is_reclaimed_once(mailbox: Mailbox) -> None:
+async def test_what_is_reclaimed_is_reclaimed_once(mailbox: Namespace) -> None:
     await taken(mailbox)
     assert len((await lease.bury(mailbox.scripts, process="p", cause=Cause.KILLED)).go_on) == 1
     stored = await state(mailbox)
@@ -226,14 +232,14 @@ async def test_what_is_reclaimed_is_reclaimed_once(mailbox: Mailbox) -> None:
     assert stored["r"]["t1"]["epoch"] == "2"  # whatever comes from the dead is out of date
 
 
-async def test_expire_removes_the_run_and_all_that_belongs_to_it(mailbox: Mailbox) -> None:
+async def test_expire_removes_the_run_and_all_that_belongs_to_it(mailbox: Namespace) -> None:
     run = await taken(mailbox)
     await do(mailbox, run.token, Action.COMPLETE)
 
     def remove() -> Awaitable[int]:
-        return tend.expire(mailbox.scripts, agent="a", status=TaskStatus.COMPLETED, ttl=0, most=10)
+        return upkeep.expire(mailbox.scripts, agent="a", status=TaskStatus.COMPLETED, ttl=0, most=10)
 
-    assert await tend.expire(mailbox.scripts, agent="a", status=TaskStatus.COMPLETED, ttl=60, most=10) == 0
+    assert await upkeep.expire(mailbox.scripts, agent="a", status=TaskStatus.COMPLETED, ttl=60, most=10) == 0
     assert await remove() == 1
     stored = await state(mailbox)
     assert await remove() == 0
@@ -243,11 +249,11 @@ async def test_expire_removes_the_run_and_all_that_belongs_to_it(mailbox: Mailbo
         await cancel(mailbox.scripts, task_id="t1")
 
 
-async def test_expire_goes_on_until_nothing_is_left(mailbox: Mailbox) -> None:
+async def test_expire_goes_on_until_nothing_is_left(mailbox: Namespace) -> None:
     for number in range(25):
         await put(mailbox, f"t{number}")
         await cancel(mailbox.scripts, task_id=f"t{number}")
-    assert await tend.expire(mailbox.scripts, agent="a", status=TaskStatus.CANCELLED, ttl=0, most=10) == 25
+    assert await upkeep.expire(mailbox.scripts, agent="a", status=TaskStatus.CANCELLED, ttl=0, most=10) == 25
 
 
 # -- fencing: an old token writes nothing
@@ -256,7 +262,7 @@ async def test_expire_goes_on_until_nothing_is_left(mailbox: Mailbox) -> None:
 STALE = ["committed", "reclaimed", "claimed again", "claimed by the same request", "rolled back", "cancelled"]
 
 
-async def stale(mailbox: Mailbox, how: str) -> Token:
+async def stale(mailbox: Namespace, how: str) -> Token:
     """A token that was good once."""
     run = await taken(mailbox)
     if how == "committed":
@@ -284,7 +290,7 @@ async def stale(mailbox: Mailbox, how: str) -> Token:
 
 @pytest.mark.parametrize("how", STALE)
 @pytest.mark.parametrize("action", list(Action))
-async def test_a_commit_with_an_old_token_changes_nothing(mailbox: Mailbox, how: str, action: Action) -> None:
+async def test_a_commit_with_an_old_token_changes_nothing(mailbox: Namespace, how: str, action: Action) -> None:
     token = await stale(mailbox, how)
     before = await state(mailbox)
     answer = await do(
@@ -296,7 +302,7 @@ async def test_a_commit_with_an_old_token_changes_nothing(mailbox: Mailbox, how:
 
 
 @pytest.mark.parametrize("how", STALE[1:])
-async def test_a_step_with_an_old_token_changes_nothing(mailbox: Mailbox, how: str) -> None:
+async def test_a_step_with_an_old_token_changes_nothing(mailbox: Namespace, how: str) -> None:
     token = await stale(mailbox, how)
     before = await state(mailbox)
     assert isinstance(await note(mailbox, token, told=99), Superseded)
@@ -304,7 +310,7 @@ async def test_a_step_with_an_old_token_changes_nothing(mailbox: Mailbox, how: s
 
 
 @pytest.mark.parametrize("how", STALE[1:])
-async def test_spawn_with_an_old_token_changes_nothing(mailbox: Mailbox, how: str) -> None:
+async def test_spawn_with_an_old_token_changes_nothing(mailbox: Namespace, how: str) -> None:
     token = await stale(mailbox, how)
     before = await state(mailbox)
     children = [NewRun("c1", "a", [USER], FIELDS)]
@@ -313,7 +319,7 @@ async def test_spawn_with_an_old_token_changes_nothing(mailbox: Mailbox, how: st
     assert await state(mailbox) == before
 
 
-async def test_a_step_of_the_turn_before_changes_nothing(mailbox: Mailbox) -> None:
+async def test_a_step_of_the_turn_before_changes_nothing(mailbox: Namespace) -> None:
     """It was sent before the commit and arrives after it, on a second try."""
     run = await taken(mailbox)
     await do(mailbox, run.token, Action.CONTINUE)
@@ -322,7 +328,7 @@ async def test_a_step_of_the_turn_before_changes_nothing(mailbox: Mailbox) -> No
     assert await state(mailbox) == before
 
 
-async def test_a_process_without_a_lease_claims_nothing(mailbox: Mailbox) -> None:
+async def test_a_process_without_a_lease_claims_nothing(mailbox: Namespace) -> None:
     await put(mailbox)
     answer = await claim(mailbox.scripts, process="p", worker="w", agent="a", count=1, recovery_limit=3)
     assert isinstance(answer, NoLease)
@@ -332,7 +338,7 @@ async def test_a_process_without_a_lease_claims_nothing(mailbox: Mailbox) -> Non
 # -- order, wake tokens, due runs
 
 
-async def test_runs_are_claimed_in_the_order_in_which_they_came(mailbox: Mailbox) -> None:
+async def test_runs_are_claimed_in_the_order_in_which_they_came(mailbox: Namespace) -> None:
     await register(mailbox)
     for number in range(5):
         await put(mailbox, f"t{number}")
@@ -340,7 +346,7 @@ async def test_runs_are_claimed_in_the_order_in_which_they_came(mailbox: Mailbox
     assert [run.task_id for run in await take(mailbox, count=3)] == ["t3", "t4"]
 
 
-async def test_a_claim_passes_the_wake_token_on_while_work_remains(mailbox: Mailbox) -> None:
+async def test_a_claim_passes_the_wake_token_on_while_work_remains(mailbox: Namespace) -> None:
     await register(mailbox)
     for number in range(3):
         await put(mailbox, f"t{number}")
@@ -354,7 +360,7 @@ async def test_a_claim_passes_the_wake_token_on_while_work_remains(mailbox: Mail
     assert await mailbox.connection.execute("LLEN", tokens) == 0
 
 
-async def test_a_released_run_is_first_in_the_queue(mailbox: Mailbox) -> None:
+async def test_a_released_run_is_first_in_the_queue(mailbox: Namespace) -> None:
     run = await taken(mailbox)
     await put(mailbox, "t2")
     await do(mailbox, run.token, Action.RELEASE, turn_done=False)
@@ -363,21 +369,21 @@ async def test_a_released_run_is_first_in_the_queue(mailbox: Mailbox) -> None:
     assert [run.retries for run in runs] == [0, 0]  # to be given back is no failure
 
 
-async def test_a_run_in_backoff_is_claimed_when_it_is_due_and_not_before(mailbox: Mailbox) -> None:
+async def test_a_run_in_backoff_is_claimed_when_it_is_due_and_not_before(mailbox: Namespace) -> None:
     run = await taken(mailbox)
     await do(mailbox, run.token, Action.BACKOFF, turn_done=False, delay=30.0, error="oh")
     answer = await claim(mailbox.scripts, process="p", worker="w", agent="a", count=1, recovery_limit=3)
     assert isinstance(answer, Claim)
     assert answer.runs == [] and answer.next_due is not None and 29 < answer.next_due <= 30
-    assert await tend.promote(mailbox.scripts, agent="a") == 0
+    assert await upkeep.promote(mailbox.scripts, agent="a") == 0
     await mailbox.connection.execute("ZADD", mailbox.keys.prefix + "z:a", 1, "t1")
-    assert await tend.promote(mailbox.scripts, agent="a") == 1
-    assert await tend.promote(mailbox.scripts, agent="a") == 0
+    assert await upkeep.promote(mailbox.scripts, agent="a") == 1
+    assert await upkeep.promote(mailbox.scripts, agent="a") == 0
     [again] = await take(mailbox)
     assert (again.retries, again.pickups) == (1, 2)
 
 
-async def test_a_queued_run_that_was_cancelled_is_not_claimed(mailbox: Mailbox) -> None:
+async def test_a_queued_run_that_was_cancelled_is_not_claimed(mailbox: Namespace) -> None:
     await register(mailbox)
     for name in ("t1", "t2", "t3"):
         await put(mailbox, name)
@@ -389,7 +395,7 @@ async def test_a_queued_run_that_was_cancelled_is_not_claimed(mailbox: Mailbox) 
 # -- the journal
 
 
-async def test_the_journal_outlives_the_holder_and_ends_with_the_turn(mailbox: Mailbox) -> None:
+async def test_the_journal_outlives_the_holder_and_ends_with_the_turn(mailbox: Namespace) -> None:
     run = await taken(mailbox)
     await note(mailbox, run.token, entries={"completion": b"1"})
     await do(mailbox, run.token, Action.BACKOFF, turn_done=False, entries={"tool:1": b"2"})
@@ -400,7 +406,7 @@ async def test_the_journal_outlives_the_holder_and_ends_with_the_turn(mailbox: M
     assert not (await state(mailbox))["j"]
 
 
-async def test_a_commit_that_names_an_unknown_journal_entry_changes_nothing(mailbox: Mailbox) -> None:
+async def test_a_commit_that_names_an_unknown_journal_entry_changes_nothing(mailbox: Namespace) -> None:
     run = await taken(mailbox)
     before = await state(mailbox)
     answer = await do(mailbox, run.token, Action.COMPLETE, messages=[b"m{}", b"jnothing"], fields={"x": b"1"})
@@ -408,14 +414,14 @@ async def test_a_commit_that_names_an_unknown_journal_entry_changes_nothing(mail
     assert await state(mailbox) == before
 
 
-async def test_a_rewritten_conversation_replaces_the_old_one(mailbox: Mailbox) -> None:
+async def test_a_rewritten_conversation_replaces_the_old_one(mailbox: Namespace) -> None:
     run = await taken(mailbox)
     await do(mailbox, run.token, Action.CONTINUE, messages=[b'm{"n":1}', b'm{"n":2}'])
     await do(mailbox, run.token.next(), Action.CONTINUE, messages=[b'm{"n":3}'], rewrite=True)
     assert (await state(mailbox))["l"]["t1"] == ['{"n":3}']
 
 
-async def test_thousands_of_messages_and_fields_fit_in_one_commit(mailbox: Mailbox) -> None:
+async def test_thousands_of_messages_and_fields_fit_in_one_commit(mailbox: Namespace) -> None:
     """Lua's `unpack` is bounded; the lists are written in parts."""
     run = await taken(mailbox)
     messages = [b'm{"n":%d}' % number for number in range(3001)]
@@ -427,7 +433,7 @@ async def test_thousands_of_messages_and_fields_fit_in_one_commit(mailbox: Mailb
     assert stored.payload["f3000"] == 3000
 
 
-async def test_a_process_that_died_with_the_wake_token_in_hand_gives_it_back(mailbox: Mailbox) -> None:
+async def test_a_process_that_died_with_the_wake_token_in_hand_gives_it_back(mailbox: Namespace) -> None:
     await register(mailbox)
     await put(mailbox)
     await mailbox.connection.execute("LPOP", mailbox.keys.wake("a"))
@@ -435,7 +441,7 @@ async def test_a_process_that_died_with_the_wake_token_in_hand_gives_it_back(mai
     assert (await state(mailbox))["k"] == {"a": ["1"]}
 
 
-async def test_publish_twice_is_once(mailbox: Mailbox) -> None:
+async def test_publish_twice_is_once(mailbox: Namespace) -> None:
     event = b'{"event_type":"e","task_id":"t1"}'
     answers = [await mailbox.scripts.run("publish", "o", "m1", event) for _ in range(2)]
     assert answers == [[b"OK"], [b"DUP"]]
@@ -443,14 +449,14 @@ async def test_publish_twice_is_once(mailbox: Mailbox) -> None:
 
 
 @pytest.mark.parametrize("parked", [False, True])
-async def test_a_result_is_accepted_once(mailbox: Mailbox, parked: bool) -> None:
+async def test_a_result_is_accepted_once(mailbox: Namespace, parked: bool) -> None:
     """Of several, the first: before the run waits for it, or after."""
     run = await taken(mailbox)
     await note(mailbox, run.token, entries={"expected:tool:c1": b"1"})
     park = {"plan": b"[]", "awaited": {"tool:c1": 0.0, "tool:c2": 0.0}}
     if parked:
         await do(mailbox, run.token, Action.PARK, **park)
-    accepted = [await give(mailbox.scripts, task_id="t1", tool_call_id="c1", result=b"%d" % n) for n in (1, 2)]
+    accepted = [await deliver(mailbox.scripts, task_id="t1", tool_call_id="c1", result=b"%d" % n) for n in (1, 2)]
     assert accepted == [True, False]
     if not parked:
         await do(mailbox, run.token, Action.PARK, **park)
@@ -460,10 +466,10 @@ async def test_a_result_is_accepted_once(mailbox: Mailbox, parked: bool) -> None
 # -- mail
 
 
-async def test_a_completion_with_unread_mail_becomes_another_turn(mailbox: Mailbox) -> None:
+async def test_a_completion_with_unread_mail_becomes_another_turn(mailbox: Namespace) -> None:
     """The mail enters the conversation behind the turn's messages, in the same step; a lost answer is given again."""
     run = await taken(mailbox)
-    await post(mailbox.scripts, task_id="t1", message_id="m", messages=[b"1", b"2"])
+    await steer(mailbox.scripts, task_id="t1", message_id="m", messages=[b"1", b"2"])
 
     def complete() -> Awaitable[Any]:
         return do(
@@ -485,15 +491,15 @@ async def test_a_completion_with_unread_mail_becomes_another_turn(mailbox: Mailb
 
 @pytest.mark.parametrize("parked", [False, True], ids=["continue", "resume"])
 async def test_a_lost_answer_is_not_given_to_a_process_that_was_buried_meanwhile(
-    mailbox: Mailbox, parked: bool
+    mailbox: Namespace, parked: bool
 ) -> None:
     """The turn that it leads to is another process's, and so is the mail that has come since."""
     run = await taken(mailbox)
-    await post(mailbox.scripts, task_id="t1", message_id="m", messages=[b"1"])
+    await steer(mailbox.scripts, task_id="t1", message_id="m", messages=[b"1"])
     action = Action.PARK if parked else Action.CONTINUE
     await do(mailbox, run.token, action, **({"plan": b"[]", "awaited": {"child:none": 0.0}} if parked else {}))
     await lease.bury(mailbox.scripts, process="p", cause=Cause.KILLED)
-    await post(mailbox.scripts, task_id="t1", message_id="m2", messages=[b"2"])
+    await steer(mailbox.scripts, task_id="t1", message_id="m2", messages=[b"2"])
     await register(mailbox, "p2")
     await take(mailbox, "p2")
     before = await state(mailbox)
@@ -501,50 +507,50 @@ async def test_a_lost_answer_is_not_given_to_a_process_that_was_buried_meanwhile
     assert await state(mailbox) == before
 
 
-async def test_mail_is_read_when_the_run_is_claimed(mailbox: Mailbox) -> None:
+async def test_mail_is_read_when_the_run_is_claimed(mailbox: Namespace) -> None:
     await register(mailbox)
     await put(mailbox)
-    await post(mailbox.scripts, task_id="t1", message_id="m", messages=[b"1"])
+    await steer(mailbox.scripts, task_id="t1", message_id="m", messages=[b"1"])
     [run] = await take(mailbox)
     assert run.conversation == [USER, b"1"]
     assert (await event_types(mailbox))[-1] == "run_steering_applied"
 
 
-async def test_mail_waits_while_a_turn_that_was_begun_is_to_be_finished(mailbox: Mailbox) -> None:
+async def test_mail_waits_while_a_turn_that_was_begun_is_to_be_finished(mailbox: Namespace) -> None:
     """The model of that turn has answered already, and has not seen it."""
     run = await taken(mailbox)
     await note(mailbox, run.token)
     await do(mailbox, run.token, Action.RELEASE, turn_done=False)
-    await post(mailbox.scripts, task_id="t1", message_id="m", messages=[b"1"])
+    await steer(mailbox.scripts, task_id="t1", message_id="m", messages=[b"1"])
     [again] = await take(mailbox)
     assert (again.conversation, again.journal) == ([USER], {"completion": b"{}"})
     answer = await do(mailbox, again.token, Action.COMPLETE, messages=[b"m{}"])
     assert answer == Committed(Action.CONTINUE, [b"1"])
 
 
-async def test_mail_that_nobody_read_is_answered_when_the_run_fails(mailbox: Mailbox) -> None:
+async def test_mail_that_nobody_read_is_answered_when_the_run_fails(mailbox: Namespace) -> None:
     run = await taken(mailbox)
-    await post(mailbox.scripts, task_id="t1", message_id="m", messages=[b"1"])
+    await steer(mailbox.scripts, task_id="t1", message_id="m", messages=[b"1"])
     await do(mailbox, run.token, Action.FAIL, turn_done=False, error="oh")
     assert (await event_types(mailbox))[-1] == "run_steering_failed"
 
 
-async def test_a_full_mailbox_and_an_ended_run_take_no_mail(mailbox: Mailbox) -> None:
+async def test_a_full_mailbox_and_an_ended_run_take_no_mail(mailbox: Namespace) -> None:
     await put(mailbox)
-    await post(mailbox.scripts, task_id="t1", message_id="m", messages=[b"1"] * 1000)
+    await steer(mailbox.scripts, task_id="t1", message_id="m", messages=[b"1"] * 1000)
     with pytest.raises(MailboxFullError, match="1000 steering messages"):
-        await post(mailbox.scripts, task_id="t1", message_id="m2", messages=[b"2"])
+        await steer(mailbox.scripts, task_id="t1", message_id="m2", messages=[b"2"])
     await cancel(mailbox.scripts, task_id="t1")
     with pytest.raises(InactiveTaskError, match="has ended"):
-        await post(mailbox.scripts, task_id="t1", message_id="m3", messages=[b"2"])
+        await steer(mailbox.scripts, task_id="t1", message_id="m3", messages=[b"2"])
     with pytest.raises(TaskNotFoundError):
-        await post(mailbox.scripts, task_id="t2", message_id="m3", messages=[b"2"])
+        await steer(mailbox.scripts, task_id="t2", message_id="m3", messages=[b"2"])
 
 
 # -- dead processes
 
 
-async def test_a_missing_lease_is_noted_first_and_reclaimed_after_the_patience(mailbox: Mailbox) -> None:
+async def test_a_missing_lease_is_noted_first_and_reclaimed_after_the_patience(mailbox: Namespace) -> None:
     await register(mailbox, patience=30.0)
     await put(mailbox)
     await take(mailbox)
@@ -559,7 +565,7 @@ async def test_a_missing_lease_is_noted_first_and_reclaimed_after_the_patience(m
     assert len((await lease.reclaim(mailbox.scripts, most=10)).go_on) == 1
 
 
-async def test_reclaiming_goes_on_in_parts_until_nothing_is_left(mailbox: Mailbox) -> None:
+async def test_reclaiming_goes_on_in_parts_until_nothing_is_left(mailbox: Namespace) -> None:
     await register(mailbox)
     for number in range(23):
         await put(mailbox, f"t{number}")
@@ -570,7 +576,7 @@ async def test_reclaiming_goes_on_in_parts_until_nothing_is_left(mailbox: Mailbo
     assert not (await state(mailbox))["h"]
 
 
-async def test_a_run_whose_holders_die_again_and_again_fails(mailbox: Mailbox) -> None:
+async def test_a_run_whose_holders_die_again_and_again_fails(mailbox: Namespace) -> None:
     """The first time it is ready at once, then it waits, and then it fails as crash_loop: it was alone each time."""
     await put(mailbox)
     for status in ("queued", "backoff", "failed"):
@@ -586,7 +592,7 @@ async def test_a_run_whose_holders_die_again_and_again_fails(mailbox: Mailbox) -
     assert (await event_types(mailbox))[-1] == "run_failed"
 
 
-async def test_a_finished_turn_makes_up_for_recoveries_and_retries(mailbox: Mailbox) -> None:
+async def test_a_finished_turn_makes_up_for_recoveries_and_retries(mailbox: Namespace) -> None:
     await taken(mailbox)
     await lease.bury(mailbox.scripts, process="p", cause=Cause.KILLED)
     await register(mailbox)
@@ -601,7 +607,7 @@ async def test_a_finished_turn_makes_up_for_recoveries_and_retries(mailbox: Mail
     assert (stored["recoveries"], stored["retries"]) == ("0", "0")
 
 
-async def test_a_cancelled_run_whose_holder_dies_ends_as_cancelled(mailbox: Mailbox) -> None:
+async def test_a_cancelled_run_whose_holder_dies_ends_as_cancelled(mailbox: Namespace) -> None:
     await taken(mailbox)
     await cancel(mailbox.scripts, task_id="t1")
     await lease.bury(mailbox.scripts, process="p", cause=Cause.KILLED)
@@ -609,7 +615,7 @@ async def test_a_cancelled_run_whose_holder_dies_ends_as_cancelled(mailbox: Mail
     assert (await event_types(mailbox))[-1] == "run_cancelled"
 
 
-async def test_other_processes_keep_what_they_hold(mailbox: Mailbox) -> None:
+async def test_other_processes_keep_what_they_hold(mailbox: Namespace) -> None:
     await register(mailbox, "p1")
     await register(mailbox, "p2")
     await put(mailbox, "t1")
@@ -621,7 +627,7 @@ async def test_other_processes_keep_what_they_hold(mailbox: Mailbox) -> None:
     assert stored["h"] == {"p2": {"t2"}} and stored["p"].keys() == {"p2"}
 
 
-async def test_a_dead_process_loses_what_it_is_said_to_hold_only_if_nobody_else_does(mailbox: Mailbox) -> None:
+async def test_a_dead_process_loses_what_it_is_said_to_hold_only_if_nobody_else_does(mailbox: Namespace) -> None:
     await taken(mailbox)
     await register(mailbox, "dead")
     await mailbox.connection.execute("SADD", mailbox.keys.held("dead"), "t1")  # as after a failover
@@ -633,7 +639,7 @@ async def test_a_dead_process_loses_what_it_is_said_to_hold_only_if_nobody_else_
 # -- the server forgets its scripts; time
 
 
-async def test_scripts_are_sent_again_to_a_server_that_forgot_them(mailbox: Mailbox) -> None:
+async def test_scripts_are_sent_again_to_a_server_that_forgot_them(mailbox: Namespace) -> None:
     await put(mailbox, "t1")
     await mailbox.connection.execute("SCRIPT", "FLUSH")
     await put(mailbox, "t2")
@@ -653,26 +659,22 @@ async def test_scripts_are_sent_again_to_a_server_that_forgot_them(mailbox: Mail
         (4_107_542_400_000, "2100-03-01T00:00:00.000Z"),
     ],
 )
-async def test_the_scripts_write_dates_as_iso_8601(mailbox: Mailbox, ms: int, shown: str) -> None:
+async def test_the_scripts_write_dates_as_iso_8601(mailbox: Namespace, ms: int, shown: str) -> None:
     """Lua has no calendar; ours is counted out."""
-    from factorial.mailbox.script import _source
-
-    text = _source("lib/time") + "return iso(tonumber(ARGV[1]))"
+    text = MAILBOX.joinpath("lib/time.lua").read_text() + "return iso(tonumber(ARGV[1]))"
     assert (await mailbox.connection.execute("EVAL", text, 0, ms)).decode() == shown
 
 
 def test_every_script_says_what_it_takes_answers_and_tells() -> None:
     """A header per script: purpose, arguments, answers."""
-    from importlib.resources import files
-
-    scripts = [file for file in files(commit_module.__package__ or "").iterdir() if file.name.endswith(".lua")]
+    scripts = [file for file in MAILBOX.glob("*/*.lua") if file.parent.name != "lib"]
     assert len(scripts) >= 11
     for file in scripts:
         text = file.read_text(encoding="utf-8")
         assert text.startswith("#!lua") and "\n-- ARGV" in text and "-- Answers" in text, file.name
 
 
-async def test_a_claim_that_comes_late_on_a_connection_that_was_given_up_takes_nothing(mailbox: Mailbox) -> None:
+async def test_a_claim_that_comes_late_on_a_connection_that_was_given_up_takes_nothing(mailbox: Namespace) -> None:
     """Its answer goes nowhere: what it took would be held by a process that knows nothing of it."""
     await register(mailbox)
     await put(mailbox, "t1")

@@ -249,9 +249,9 @@ async def test_a_gap_reaches_a_subscriber_whatever_it_filters(system: System) ->
 
 
 async def test_the_stream_of_an_owner_is_bounded(system: System, redis_url: str) -> None:
-    from factorial.mailbox import Mailbox
+    from factorial.mailbox import Namespace
 
-    mailbox = await Mailbox.open(system.redis, EventsConfig(max_per_owner=100))
+    mailbox = await Namespace.open(system.redis, EventsConfig(max_per_owner=100))
     event = encode_event(AgentEvent(event_type="numbered", owner_id="owner", data=0))
     for _ in range(10):
         await asyncio.gather(*(mailbox.scripts.run("publish", "owner", uuid.uuid4().hex, event) for _ in range(100)))

@@ -9,23 +9,24 @@ from typing import Any
 
 from factorial import AgentContext, BaseAgent, ExecutionContext
 from factorial.errors import InactiveTaskError
-from factorial.mailbox import Mailbox, lease, tend
-from factorial.mailbox.claim import Claim, ClaimedRun, claim
-from factorial.mailbox.commit import Action, Commit, Committed, commit
-from factorial.mailbox.enqueue import enqueue
-from factorial.mailbox.lease import Cause
-from factorial.mailbox.post import cancel
-from factorial.mailbox.queues import read_queues
+from factorial.mailbox import Namespace
+from factorial.mailbox.operations import lease, upkeep
+from factorial.mailbox.operations.claim import Claim, ClaimedRun, claim
+from factorial.mailbox.operations.commit import Action, Commit, Committed, commit
+from factorial.mailbox.operations.enqueue import enqueue
+from factorial.mailbox.operations.lease import Cause
+from factorial.mailbox.operations.steer import cancel
+from factorial.mailbox.views.queues import read_queues
 from factorial.testing import ScriptedModel, say
 from tests.harness import System, quick
 
 
-async def put(mailbox: Mailbox, *names: str, owner: str = "o") -> None:
+async def put(mailbox: Namespace, *names: str, owner: str = "o") -> None:
     for name in names:
         await enqueue(mailbox.scripts, task_id=name, agent="a", owner_id=owner, conversation=[], fields={})
 
 
-async def take(mailbox: Mailbox, limit: int = 2, count: int = 10, process: str = "p") -> list[ClaimedRun]:
+async def take(mailbox: Namespace, limit: int = 2, count: int = 10, process: str = "p") -> list[ClaimedRun]:
     await lease.register(mailbox.scripts, process=process, agent="a", lease=60, patience=0, about={})
     answer = await claim(
         mailbox.scripts, process=process, worker="w", agent="a", count=count, recovery_limit=3, owner_limit=limit
@@ -34,7 +35,7 @@ async def take(mailbox: Mailbox, limit: int = 2, count: int = 10, process: str =
     return list(answer.runs)
 
 
-async def end(mailbox: Mailbox, run: ClaimedRun, action: Action = Action.COMPLETE, process: str = "p") -> None:
+async def end(mailbox: Namespace, run: ClaimedRun, action: Action = Action.COMPLETE, process: str = "p") -> None:
     done = await commit(
         mailbox.scripts, task_id=run.task_id, process=process, token=run.token, work=Commit(action, turn_done=True)
     )
@@ -45,11 +46,11 @@ def names(runs: list[ClaimedRun]) -> list[str]:
     return [run.task_id for run in runs]
 
 
-async def throttled(mailbox: Mailbox) -> int:
+async def throttled(mailbox: Namespace) -> int:
     return (await read_queues(mailbox.scripts, ["a"]))["a"].throttled
 
 
-async def test_a_throttled_run_that_is_gone_takes_no_place(mailbox: Mailbox) -> None:
+async def test_a_throttled_run_that_is_gone_takes_no_place(mailbox: Namespace) -> None:
     await put(mailbox, "t1", "t2", "t3")
     [first] = await take(mailbox, limit=1)
     await mailbox.connection.execute("DEL", mailbox.keys.run("t2"), mailbox.keys.conversation("t2"))
@@ -60,7 +61,7 @@ async def test_a_throttled_run_that_is_gone_takes_no_place(mailbox: Mailbox) -> 
     await mailbox.connection.execute("HINCRBY", mailbox.keys.owner("o"), "active", -1)  # as the invariants have it
 
 
-async def test_those_that_wait_are_counted_while_none_of_their_owner_is_held(mailbox: Mailbox) -> None:
+async def test_those_that_wait_are_counted_while_none_of_their_owner_is_held(mailbox: Namespace) -> None:
     """The owner's next one stands at the end of a long queue. The count goes with the last of them."""
     await put(mailbox, "t1", "t2", "t3", "t4")
     [first] = await take(mailbox, limit=1)
@@ -74,7 +75,7 @@ async def test_those_that_wait_are_counted_while_none_of_their_owner_is_held(mai
     assert await mailbox.connection.execute("HKEYS", mailbox.keys.key("running", "a")) == [b"other"]
 
 
-async def test_an_owner_has_no_more_held_than_its_limit_and_others_pass_by(mailbox: Mailbox) -> None:
+async def test_an_owner_has_no_more_held_than_its_limit_and_others_pass_by(mailbox: Namespace) -> None:
     await put(mailbox, "t1", "t2", "t3", "t4")
     await put(mailbox, "u1", owner="other")
     first = await take(mailbox)
@@ -86,11 +87,11 @@ async def test_an_owner_has_no_more_held_than_its_limit_and_others_pass_by(mailb
     assert await throttled(mailbox) == 1
 
 
-async def test_whatever_lets_go_of_a_run_lets_the_next_one_in(mailbox: Mailbox) -> None:
+async def test_whatever_lets_go_of_a_run_lets_the_next_one_in(mailbox: Namespace) -> None:
     await put(mailbox, "t1", "t2", "t3")
     [first] = await take(mailbox, limit=1)
     await end(mailbox, first, Action.BACKOFF)
-    await tend.promote(mailbox.scripts, agent="a")
+    await upkeep.promote(mailbox.scripts, agent="a")
     assert len(await take(mailbox, limit=1)) == 1
     await lease.bury(mailbox.scripts, process="p", cause=Cause.LEFT)
     [run] = await take(mailbox, limit=1)
@@ -101,7 +102,7 @@ async def test_whatever_lets_go_of_a_run_lets_the_next_one_in(mailbox: Mailbox) 
     assert await throttled(mailbox) == 0
 
 
-async def test_one_that_was_let_in_and_is_cancelled_before_it_is_taken_up_holds_nobody_up(mailbox: Mailbox) -> None:
+async def test_one_that_was_let_in_and_is_cancelled_before_it_is_taken_up_holds_nobody_up(mailbox: Namespace) -> None:
     await put(mailbox, "t1", "t2", "t3", "t4")
     [first] = await take(mailbox, limit=1)
     await cancel(mailbox.scripts, task_id="t4")  # while it waits
@@ -111,7 +112,7 @@ async def test_one_that_was_let_in_and_is_cancelled_before_it_is_taken_up_holds_
     assert names(await take(mailbox, limit=1)) == ["t3"]
 
 
-async def test_an_owner_with_many_does_not_pass_others_by(mailbox: Mailbox) -> None:
+async def test_an_owner_with_many_does_not_pass_others_by(mailbox: Namespace) -> None:
     """Each time one of its runs ends, the next one queues up behind what came meanwhile."""
     await put(mailbox, "t1", "t2", "t3")
     [first] = await take(mailbox, limit=1)
@@ -121,7 +122,7 @@ async def test_an_owner_with_many_does_not_pass_others_by(mailbox: Mailbox) -> N
     assert names(await take(mailbox, limit=1, count=1)) == ["t2"]
 
 
-async def test_a_run_that_comes_back_goes_before_those_that_have_not_begun(mailbox: Mailbox) -> None:
+async def test_a_run_that_comes_back_goes_before_those_that_have_not_begun(mailbox: Namespace) -> None:
     """Whichever of its owner's comes to the head of the queue, the oldest of those that wait is taken up."""
     await put(mailbox, "t1")
     await asyncio.sleep(0.01)  # the server's clock tells which is older
@@ -130,13 +131,13 @@ async def test_a_run_that_comes_back_goes_before_those_that_have_not_begun(mailb
         [run] = await take(mailbox, limit=1)
         assert (run.task_id, await throttled(mailbox)) == ("t1", 2)
         await end(mailbox, run, action)
-    await tend.promote(mailbox.scripts, agent="a")
+    await upkeep.promote(mailbox.scripts, agent="a")
     [second] = await take(mailbox, limit=1)  # it was let in while t1 was not due
     await end(mailbox, second)
     assert names(await take(mailbox, limit=1)) == ["t1"]
 
 
-async def test_a_limit_that_is_raised_or_removed_lets_the_others_in(mailbox: Mailbox) -> None:
+async def test_a_limit_that_is_raised_or_removed_lets_the_others_in(mailbox: Namespace) -> None:
     await put(mailbox, *(f"t{number}" for number in range(8)))
     [first] = await take(mailbox, limit=1)
     await end(mailbox, first)

@@ -11,12 +11,14 @@ import pytest
 
 from factorial.config import RedisConfig
 from factorial.errors import ConfigError, MailboxFullError, SupervisionError
-from factorial.mailbox import Mailbox, lease, supervisors
-from factorial.mailbox.claim import claim
-from factorial.mailbox.connect import BlockingConnection
-from factorial.mailbox.enqueue import enqueue
-from factorial.mailbox.queues import Queue, read_queues
-from factorial.mailbox.supervisors import Inbox, MalformedOrder, Order
+from factorial.mailbox import Namespace
+from factorial.mailbox.operations import lease
+from factorial.mailbox.operations.claim import claim
+from factorial.mailbox.operations.enqueue import enqueue
+from factorial.mailbox.supervisors import reports as supervisors
+from factorial.mailbox.supervisors.reports import Inbox, MalformedOrder, Order
+from factorial.mailbox.transport.connect import BlockingConnection
+from factorial.mailbox.views.queues import Queue, read_queues
 from tests.redis.invariants import contents
 from tests.support import wait_until
 
@@ -24,31 +26,31 @@ REPORT = {"supervisor": "a", "pid": 1, "tree": {"id": "system", "type": "supervi
 
 
 @pytest.fixture
-async def blocking(mailbox: Mailbox) -> AsyncIterator[BlockingConnection]:
+async def blocking(mailbox: Namespace) -> AsyncIterator[BlockingConnection]:
     blocking = await BlockingConnection.open(mailbox.redis)
     yield blocking
     await blocking.close()
 
 
 @pytest.fixture
-def inbox(mailbox: Mailbox, blocking: BlockingConnection) -> Inbox:
+def inbox(mailbox: Namespace, blocking: BlockingConnection) -> Inbox:
     """The control mailbox of supervisor `a`."""
     return Inbox(mailbox.scripts, blocking, "a")
 
 
-async def publish(mailbox: Mailbox, *names: str) -> None:
+async def publish(mailbox: Namespace, *names: str) -> None:
     for name in names:
         await supervisors.publish(mailbox.scripts, supervisor=name, report={**REPORT, "supervisor": name})
 
 
-async def silence(mailbox: Mailbox, name: str, seconds: float) -> None:
+async def silence(mailbox: Namespace, name: str, seconds: float) -> None:
     """As if the supervisor had last told something so many seconds ago."""
     now, _ = await mailbox.connection.execute("TIME")
     moment = (int(now) - seconds) * 1000
     await mailbox.connection.execute("ZADD", f"{mailbox.keys.prefix}S", moment, name)
 
 
-async def send(mailbox: Mailbox, order_id: str, supervisor: str = "a", patience: float = 60.0, **order: Any) -> None:
+async def send(mailbox: Namespace, order_id: str, supervisor: str = "a", patience: float = 60.0, **order: Any) -> None:
     await supervisors.send(
         mailbox.scripts, supervisor=supervisor, order_id=order_id, order=order or {"verb": "drain"}, patience=patience
     )
@@ -69,7 +71,7 @@ async def finds_nothing(inbox: Inbox) -> bool:
     return False
 
 
-async def test_reports_can_be_read_with_their_age(mailbox: Mailbox) -> None:
+async def test_reports_can_be_read_with_their_age(mailbox: Namespace) -> None:
     assert await supervisors.read_all(mailbox.scripts) == []
     await publish(mailbox, "b", "a")
     a, b = await supervisors.read_all(mailbox.scripts)
@@ -79,7 +81,7 @@ async def test_reports_can_be_read_with_their_age(mailbox: Mailbox) -> None:
     assert not a.is_lost
 
 
-async def test_one_that_is_silent_for_three_intervals_is_lost_until_it_speaks_again(mailbox: Mailbox) -> None:
+async def test_one_that_is_silent_for_three_intervals_is_lost_until_it_speaks_again(mailbox: Namespace) -> None:
     await publish(mailbox, "a", "b")
     await silence(mailbox, "a", 40)
     a, b = await supervisors.read_all(mailbox.scripts)
@@ -90,7 +92,7 @@ async def test_one_that_is_silent_for_three_intervals_is_lost_until_it_speaks_ag
     assert not any(one.is_lost for one in await supervisors.read_all(mailbox.scripts))
 
 
-async def test_one_that_is_silent_for_an_hour_is_forgotten_by_the_way(mailbox: Mailbox) -> None:
+async def test_one_that_is_silent_for_an_hour_is_forgotten_by_the_way(mailbox: Namespace) -> None:
     await publish(mailbox, "a", "b", "c")
     await silence(mailbox, "a", 3_700)
     await silence(mailbox, "b", 3_500)
@@ -100,7 +102,7 @@ async def test_one_that_is_silent_for_an_hour_is_forgotten_by_the_way(mailbox: M
     assert set(found["S"][""]) == set(found["R"][""]) == {"b", "c"}
 
 
-async def test_one_that_has_withdrawn_leaves_nothing(mailbox: Mailbox) -> None:
+async def test_one_that_has_withdrawn_leaves_nothing(mailbox: Namespace) -> None:
     before = await contents(mailbox.connection, mailbox.redis.namespace)
     await publish(mailbox, "a")
     await send(mailbox, "1")
@@ -111,7 +113,7 @@ async def test_one_that_has_withdrawn_leaves_nothing(mailbox: Mailbox) -> None:
     assert after == before
 
 
-async def test_a_report_that_is_too_large_goes_without_its_children(mailbox: Mailbox) -> None:
+async def test_a_report_that_is_too_large_goes_without_its_children(mailbox: Namespace) -> None:
     children = [{"id": f"a.{number}", "type": "worker", "last_exit": "x" * 1000} for number in range(5000)]
     report = {**REPORT, "tree": {**REPORT["tree"], "children": children}}  # type: ignore[dict-item]
     await supervisors.publish(mailbox.scripts, supervisor="a", report=report)
@@ -119,14 +121,14 @@ async def test_a_report_that_is_too_large_goes_without_its_children(mailbox: Mai
     assert heard.report == REPORT
 
 
-async def test_what_is_no_report_is_passed_over(mailbox: Mailbox) -> None:
+async def test_what_is_no_report_is_passed_over(mailbox: Namespace) -> None:
     await publish(mailbox, "a", "b")
     await mailbox.connection.execute("HSET", f"{mailbox.keys.prefix}R", "a", "[not json")
     assert [one.name for one in await supervisors.read_all(mailbox.scripts)] == ["b"]
 
 
 async def test_an_order_reaches_its_supervisor_and_no_other(
-    mailbox: Mailbox, inbox: Inbox, blocking: BlockingConnection
+    mailbox: Namespace, inbox: Inbox, blocking: BlockingConnection
 ) -> None:
     await publish(mailbox, "a", "b")
     await send(mailbox, "1", supervisor="b", verb="stop", now=True)
@@ -138,14 +140,14 @@ async def test_an_order_reaches_its_supervisor_and_no_other(
     assert (await taken(Inbox(mailbox.scripts, blocking, "b"))).id == "1"
 
 
-async def test_orders_come_in_the_order_in_which_they_were_given(mailbox: Mailbox, inbox: Inbox) -> None:
+async def test_orders_come_in_the_order_in_which_they_were_given(mailbox: Namespace, inbox: Inbox) -> None:
     await publish(mailbox, "a")
     for number in range(5):
         await send(mailbox, str(number))
     assert [(await taken(inbox)).id for _ in range(5)] == ["0", "1", "2", "3", "4"]
 
 
-async def test_an_order_that_is_sent_twice_is_found_once(mailbox: Mailbox, inbox: Inbox) -> None:
+async def test_an_order_that_is_sent_twice_is_found_once(mailbox: Namespace, inbox: Inbox) -> None:
     await publish(mailbox, "a")
     await send(mailbox, "1")
     await send(mailbox, "1")
@@ -158,7 +160,7 @@ async def test_an_order_that_is_sent_twice_is_found_once(mailbox: Mailbox, inbox
 
 
 async def test_an_order_that_could_not_be_removed_is_known_when_it_is_found_again(
-    mailbox: Mailbox, inbox: Inbox
+    mailbox: Namespace, inbox: Inbox
 ) -> None:
     await publish(mailbox, "a")
     await send(mailbox, "1")
@@ -169,7 +171,7 @@ async def test_an_order_that_could_not_be_removed_is_known_when_it_is_found_agai
 
 
 async def test_an_order_is_not_lost_with_the_connection_that_waits_for_it(
-    mailbox: Mailbox, inbox: Inbox, blocking: BlockingConnection
+    mailbox: Namespace, inbox: Inbox, blocking: BlockingConnection
 ) -> None:
     await publish(mailbox, "a")
     connection = await blocking.execute("CLIENT", "ID")
@@ -188,7 +190,7 @@ async def test_an_order_is_not_lost_with_the_connection_that_waits_for_it(
         assert (await waiting).id == "1"
 
 
-async def test_an_order_that_nobody_waits_for_any_more_is_stale(mailbox: Mailbox, inbox: Inbox) -> None:
+async def test_an_order_that_nobody_waits_for_any_more_is_stale(mailbox: Namespace, inbox: Inbox) -> None:
     await publish(mailbox, "a")
     await send(mailbox, "old", patience=0.2)
     await send(mailbox, "new", patience=60)
@@ -199,7 +201,7 @@ async def test_an_order_that_nobody_waits_for_any_more_is_stale(mailbox: Mailbox
     assert (new.id, new.is_stale) == ("new", False)
 
 
-async def test_orders_that_nobody_takes_go_by_themselves(mailbox: Mailbox) -> None:
+async def test_orders_that_nobody_takes_go_by_themselves(mailbox: Namespace) -> None:
     await publish(mailbox, "a")
     await send(mailbox, "1", patience=60)
     await send(mailbox, "2", patience=0.1)
@@ -214,21 +216,21 @@ async def test_orders_that_nobody_takes_go_by_themselves(mailbox: Mailbox) -> No
     await wait_until(is_gone)
 
 
-async def server_time(mailbox: Mailbox) -> float:
+async def server_time(mailbox: Namespace) -> float:
     seconds, microseconds = await mailbox.connection.execute("TIME")
     return int(seconds) + int(microseconds) / 1e6
 
 
-async def later(mailbox: Mailbox, moment: float) -> bool:
+async def later(mailbox: Namespace, moment: float) -> bool:
     return await server_time(mailbox) > moment
 
 
-async def test_an_order_for_nobody_is_refused(mailbox: Mailbox) -> None:
+async def test_an_order_for_nobody_is_refused(mailbox: Namespace) -> None:
     with pytest.raises(SupervisionError, match="no supervisor 'a'"):
         await send(mailbox, "1")
 
 
-async def test_a_mailbox_that_is_full_takes_no_more(mailbox: Mailbox) -> None:
+async def test_a_mailbox_that_is_full_takes_no_more(mailbox: Namespace) -> None:
     await publish(mailbox, "a")
     for number in range(100):
         await send(mailbox, str(number))
@@ -236,14 +238,14 @@ async def test_a_mailbox_that_is_full_takes_no_more(mailbox: Mailbox) -> None:
         await send(mailbox, "100")
 
 
-async def test_an_order_that_is_too_large_is_refused(mailbox: Mailbox) -> None:
+async def test_an_order_that_is_too_large_is_refused(mailbox: Namespace) -> None:
     await publish(mailbox, "a")
     with pytest.raises(SupervisionError, match="10000 is the most"):
         await send(mailbox, "1", verb="drain", target="x" * 20_000)
 
 
 @pytest.mark.parametrize("name", ["", "a b", "a" * 129, "ä", "a\n"])
-async def test_names_that_cannot_be_a_key(mailbox: Mailbox, name: str) -> None:
+async def test_names_that_cannot_be_a_key(mailbox: Namespace, name: str) -> None:
     with pytest.raises(ConfigError, match="letters, digits"):
         await publish(mailbox, name)
 
@@ -257,7 +259,7 @@ async def test_names_that_cannot_be_a_key(mailbox: Mailbox, name: str) -> None:
         '1 {"id":"1","patience":"x","order":{}}',
     ],
 )  # fmt: skip
-async def test_what_is_no_order_is_told_once_and_removed(mailbox: Mailbox, inbox: Inbox, stored: str | bytes) -> None:
+async def test_what_is_no_order_is_told_once_and_removed(mailbox: Namespace, inbox: Inbox, stored: str | bytes) -> None:
     await publish(mailbox, "a")
     await mailbox.connection.execute("RPUSH", mailbox.keys.orders("a"), stored)
     await send(mailbox, "1")
@@ -267,7 +269,7 @@ async def test_what_is_no_order_is_told_once_and_removed(mailbox: Mailbox, inbox
 
 
 async def test_an_answer_waits_for_its_reader_and_the_first_one_stands(
-    mailbox: Mailbox, blocking: BlockingConnection
+    mailbox: Namespace, blocking: BlockingConnection
 ) -> None:
     waiting = asyncio.create_task(supervisors.wait_for_answer(mailbox.scripts, blocking, order_id="1", seconds=10))
     await supervisors.answer(mailbox.scripts, order_id="1", text="drained planner")
@@ -281,7 +283,7 @@ async def test_an_answer_waits_for_its_reader_and_the_first_one_stands(
 
 
 async def test_an_answer_that_says_why_not_and_one_that_never_comes(
-    mailbox: Mailbox, blocking: BlockingConnection
+    mailbox: Namespace, blocking: BlockingConnection
 ) -> None:
     await supervisors.answer(mailbox.scripts, order_id="1", error="x" * 100_000)
     answer = await supervisors.wait_for_answer(mailbox.scripts, blocking, order_id="1", seconds=10)
@@ -291,7 +293,7 @@ async def test_an_answer_that_says_why_not_and_one_that_never_comes(
     assert await supervisors.wait_for_answer(mailbox.scripts, blocking, order_id="2", seconds=0.1) is None
 
 
-async def test_queues_of_the_agents_that_are_named_and_of_those_that_work(mailbox: Mailbox) -> None:
+async def test_queues_of_the_agents_that_are_named_and_of_those_that_work(mailbox: Namespace) -> None:
     for number in range(3):
         await enqueue(
             mailbox.scripts, task_id=f"t{number}", agent="planner", owner_id="o", conversation=[b"{}"], fields={}
@@ -306,7 +308,7 @@ async def test_queues_of_the_agents_that_are_named_and_of_those_that_work(mailbo
 
 @pytest.mark.broken  # entries without their runs
 async def test_suspects_and_what_is_in_backoff_or_parked_count_for_themselves(redis_url: str, namespace: str) -> None:
-    mailbox = await Mailbox.open(RedisConfig(url=redis_url, namespace=namespace))
+    mailbox = await Namespace.open(RedisConfig(url=redis_url, namespace=namespace))
     try:
         execute, keys = mailbox.connection.execute, mailbox.keys
         await execute("RPUSH", f"{keys.prefix}u:planner", "t1", "t2")

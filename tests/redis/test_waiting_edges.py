@@ -17,12 +17,12 @@ import pytest
 from openai.types.chat import ChatCompletion
 
 from factorial import Agent, AgentContext, ExecutionContext, FatalAgentError, deferred_result, forking_tool
-from factorial.actors.execution import Execution
+from factorial.actors.durable_host import Execution
 from factorial.context import Batch
 from factorial.errors import RetryableError
 from factorial.events import BaseEvent
-from factorial.mailbox import spawn, tend
-from factorial.mailbox.lease import Cause
+from factorial.mailbox.operations import spawn, upkeep
+from factorial.mailbox.operations.lease import Cause
 from factorial.task import TaskStatus
 from factorial.testing import ScriptedModel, call, calls, say
 from tests.harness import Process, System, before_the_first_step, quick, texts
@@ -377,7 +377,7 @@ async def test_a_task_id_that_is_used_again_has_children_of_its_own(system: Syst
 
     assert "bad day" in await result()
     scripts = (await system.mailbox()).scripts
-    assert await tend.expire(scripts, agent="parent", status=TaskStatus.COMPLETED, ttl=0, most=10) == 1
+    assert await upkeep.expire(scripts, agent="parent", status=TaskStatus.COMPLETED, ttl=0, most=10) == 1
     weather = "fine"
     assert '"output":"fine"' in await result()
 
@@ -396,7 +396,7 @@ async def test_the_end_of_a_batch_is_told_when_its_parent_is_over_and_gone(syste
     task_id = await system.submit(agent)
     await system.ended(task_id)
     scripts = (await system.mailbox()).scripts
-    assert await tend.expire(scripts, agent="parent", status=TaskStatus.COMPLETED, ttl=0, most=10) == 1
+    assert await upkeep.expire(scripts, agent="parent", status=TaskStatus.COMPLETED, ttl=0, most=10) == 1
     await system.start(helper)
     for child in batches[0].task_ids:
         await system.ended(child)
@@ -435,7 +435,7 @@ async def test_a_child_that_has_ended_is_kept_until_its_parent_has_ended(system:
     scripts = (await system.mailbox()).scripts
 
     async def removed() -> int:
-        return await tend.expire(scripts, agent="helper", status=TaskStatus.COMPLETED, ttl=0, most=10)
+        return await upkeep.expire(scripts, agent="helper", status=TaskStatus.COMPLETED, ttl=0, most=10)
 
     assert await removed() == 0
     gate.set()

@@ -22,8 +22,8 @@ from factorial import (
     RetryableError,
     TurnCompletion,
 )
-from factorial.mailbox.connect import Commands
-from factorial.mailbox.lease import Cause
+from factorial.mailbox.operations.lease import Cause
+from factorial.mailbox.transport.connect import Commands
 from factorial.testing import ScriptedModel, call, calls, say
 from tests.harness import System, quick, texts
 from tests.support import PATIENCE, wait_until
@@ -307,7 +307,7 @@ async def test_an_edit_survives_a_process_that_takes_the_next_turn(system: Syste
 
 async def test_a_turn_writes_its_new_messages_and_changed_fields_only(system: System) -> None:
     """Counted in the commits themselves: nothing grows with the conversation."""
-    from factorial.actors import execution as module
+    from factorial.actors import durable_host as module
 
     works = []
     real = module.commit

@@ -9,7 +9,7 @@ import random
 from typing import Any
 
 from factorial import Agent
-from factorial.actors.ledger import LINGER
+from factorial.actors.outbox import LINGER
 from factorial.testing import ScriptedModel, call, calls, say
 from tests.harness import System, quick
 from tests.support import wait_until

@@ -11,9 +11,9 @@ from typing import Any
 
 from factorial import Agent, AgentContext, ModelSettings, TaskTTLConfig
 from factorial.errors import MailboxUnavailableError
-from factorial.mailbox import tend
-from factorial.mailbox.connect import Commands
-from factorial.mailbox.lease import Cause
+from factorial.mailbox.operations import upkeep
+from factorial.mailbox.operations.lease import Cause
+from factorial.mailbox.transport.connect import Commands
 from factorial.testing import ScriptedModel, call, say
 from tests.harness import Process, System, quick, texts, tidy
 from tests.support import PATIENCE, wait_until
@@ -111,7 +111,7 @@ async def test_suspects_are_spread_over_the_processes_and_nobody_looks_for_more_
     for task_id in tasks:
         await system.make_due(task_id)
     due = time.monotonic()
-    await tend.promote(mailbox.scripts, agent="held")
+    await upkeep.promote(mailbox.scripts, agent="held")
     for _ in range(2):
         await agent.call_begins()
     assert sorted(len(process.holds) for process in second) == [1, 1]
@@ -315,7 +315,7 @@ def unanswering(process: Process, *, executed: bool) -> Unanswering:
     """Put it between the process and the server. The scripts are known from `_load` on."""
     scripts = process.mailbox.scripts
     between = Unanswering(scripts.commands, executed=executed)
-    between.texts = {name: scripts._load(name) for name in ("claim", "step", "commit")}
+    between.texts = {name: scripts._load(name) for name in ("claim", "record", "commit")}
     scripts.commands = between
     return between
 
@@ -382,9 +382,9 @@ async def test_a_step_whose_answer_was_lost_gives_the_task_back_with_what_was_do
         await warm(system, agent)
         asked.clear()
         between = unanswering(process, executed=executed)
-        between.lose = ["step"]
+        between.lose = ["record"]
         data = await system.ended(await system.submit(agent))
-        assert between.lost == ["step"]
+        assert between.lost == ["record"]
         assert (data["payload"]["output"], data["retries"]) == ("done", 0)
         assert len(asked) == 2
         told = Counter((event["event_type"], event.get("turn")) for event in await system.events(data["id"]))

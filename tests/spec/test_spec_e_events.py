@@ -33,7 +33,7 @@ from factorial import (
 )
 from factorial.errors import ConfigError, InactiveTaskError
 from factorial.events import CATALOGUE, MAX_EVENT_DATA
-from factorial.mailbox.lease import Cause
+from factorial.mailbox.operations.lease import Cause
 from factorial.testing import call, calls, say
 from tests.harness import System, quick
 from tests.spec.provider import Provider

@@ -66,7 +66,7 @@ def test_spec_I01_the_distribution_is_nfactorial_and_the_package_factorial() -> 
     assert project["project"]["name"] == "nfactorial"
     wheel = project["tool"]["hatch"]["build"]["targets"]["wheel"]
     assert wheel["packages"] == ["factorial"] and (ROOT / "factorial" / "__init__.py").is_file()
-    assert project["tool"]["hatch"]["version"]["path"] == "factorial/version.py"
+    assert project["tool"]["hatch"]["version"]["path"] == "factorial/_core/version.py"
 
 
 def test_spec_I01_a_wheel_installs_and_imports(tmp_path: Path) -> None:
@@ -91,7 +91,7 @@ import importlib.metadata, importlib.resources, factorial
 from factorial import Agent, Orchestrator
 print(factorial.__file__)
 print(importlib.metadata.version("nfactorial"), factorial.__version__)
-print(importlib.resources.files("factorial").joinpath("mailbox", "commit.lua").is_file())
+print(importlib.resources.files("factorial").joinpath("mailbox", "operations", "commit.lua").is_file())
 """
     outcome = subprocess.run([python, "-c", code], cwd=tmp_path, env={}, capture_output=True, text=True, timeout=60)
     assert outcome.returncode == 0, outcome.stderr

@@ -32,8 +32,8 @@ from factorial import (
     deferred_result,
     gpt_41,
 )
-from factorial.mailbox.lease import Cause
-from factorial.mailbox.metrics import Counts, Metrics
+from factorial.mailbox.operations.lease import Cause
+from factorial.mailbox.views.metrics import Counts, Metrics
 from factorial.testing import call
 from tests.harness import System, quick
 from tests.spec.provider import Provider

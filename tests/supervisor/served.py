@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from factorial.errors import ConfigError, SupervisionError
-from factorial.mailbox import Mailbox
+from factorial.mailbox import Namespace
 from factorial.supervisor.orders import obey
 
 __all__ = ["FakeOperations", "serve"]
@@ -78,7 +78,7 @@ class FakeOperations:
 
 
 @contextlib.asynccontextmanager
-async def serve(mailbox: Mailbox, operations: FakeOperations) -> AsyncIterator["asyncio.Task[None]"]:
+async def serve(mailbox: Namespace, operations: FakeOperations) -> AsyncIterator["asyncio.Task[None]"]:
     """Have a supervisor obey, and end it in the orderly way when it was told to stop or the test is done."""
     ear = asyncio.create_task(obey(operations, mailbox, operations.name))
 

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from factorial.config import RedisConfig
-from factorial.mailbox import Mailbox, supervisors
-from factorial.mailbox.connect import BlockingConnection
+from factorial.mailbox import Namespace
+from factorial.mailbox.supervisors import reports as supervisors
+from factorial.mailbox.transport.connect import BlockingConnection
 from tests.supervisor.served import FakeOperations, serve
 from tests.support import wait_until
 from tests.valkey import ValkeyServer
@@ -22,14 +23,14 @@ numbers = itertools.count()
 
 
 @pytest.fixture
-async def mailbox(redis_url: str, namespace: str) -> AsyncIterator[Mailbox]:
-    mailbox = await Mailbox.open(RedisConfig(url=redis_url, namespace=namespace))
+async def mailbox(redis_url: str, namespace: str) -> AsyncIterator[Namespace]:
+    mailbox = await Namespace.open(RedisConfig(url=redis_url, namespace=namespace))
     yield mailbox
     await mailbox.close()
 
 
 @pytest.fixture
-async def operations(mailbox: Mailbox) -> AsyncIterator[FakeOperations]:
+async def operations(mailbox: Namespace) -> AsyncIterator[FakeOperations]:
     """Operations that are served, as supervisor `a`."""
     operations = FakeOperations()
     async with serve(mailbox, operations):
@@ -37,20 +38,20 @@ async def operations(mailbox: Mailbox) -> AsyncIterator[FakeOperations]:
         yield operations
 
 
-async def is_known(mailbox: Mailbox, name: str = "a") -> None:
+async def is_known(mailbox: Namespace, name: str = "a") -> None:
     async def there() -> bool:
         return any(one.name == name and not one.is_lost for one in await supervisors.read_all(mailbox.scripts))
 
     await wait_until(there, message=f"supervisor {name} is known")
 
 
-async def send(mailbox: Mailbox, patience: float = 30.0, **order: Any) -> str:
+async def send(mailbox: Namespace, patience: float = 30.0, **order: Any) -> str:
     order_id = f"order-{next(numbers)}"
     await supervisors.send(mailbox.scripts, supervisor="a", order_id=order_id, order=order, patience=patience)
     return order_id
 
 
-async def answer(mailbox: Mailbox, order_id: str, seconds: float = 10.0) -> dict[str, Any]:
+async def answer(mailbox: Namespace, order_id: str, seconds: float = 10.0) -> dict[str, Any]:
     blocking = await BlockingConnection.open(mailbox.redis)
     try:
         found = await supervisors.wait_for_answer(mailbox.scripts, blocking, order_id=order_id, seconds=seconds)
@@ -60,7 +61,7 @@ async def answer(mailbox: Mailbox, order_id: str, seconds: float = 10.0) -> dict
     return found
 
 
-async def asked(mailbox: Mailbox, **order: Any) -> dict[str, Any]:
+async def asked(mailbox: Namespace, **order: Any) -> dict[str, Any]:
     return await answer(mailbox, await send(mailbox, **order))
 
 
@@ -77,7 +78,7 @@ async def asked(mailbox: Mailbox, **order: Any) -> dict[str, Any]:
     ],
 )
 async def test_each_order_is_carried_out_and_answered(
-    mailbox: Mailbox, operations: FakeOperations, order: dict[str, Any], done: str
+    mailbox: Namespace, operations: FakeOperations, order: dict[str, Any], done: str
 ) -> None:
     assert await asked(mailbox, **order) == {"ok": True, "text": f"done: {done}"}
     assert operations.asked == [done]
@@ -98,7 +99,7 @@ async def test_each_order_is_carried_out_and_answered(
     ],
 )
 async def test_an_order_that_cannot_be_carried_out_is_answered_and_the_next_one_is(
-    mailbox: Mailbox, operations: FakeOperations, order: dict[str, Any], error: str
+    mailbox: Namespace, operations: FakeOperations, order: dict[str, Any], error: str
 ) -> None:
     refused = await asked(mailbox, **order)
     assert refused["ok"] is False
@@ -107,14 +108,14 @@ async def test_an_order_that_cannot_be_carried_out_is_answered_and_the_next_one_
 
 
 async def test_what_is_no_order_is_logged_and_the_next_one_is_carried_out(
-    mailbox: Mailbox, operations: FakeOperations, caplog: pytest.LogCaptureFixture
+    mailbox: Namespace, operations: FakeOperations, caplog: pytest.LogCaptureFixture
 ) -> None:
     await mailbox.connection.execute("RPUSH", mailbox.keys.orders("a"), "nonsense")
     assert (await asked(mailbox, verb="drain", target="weather"))["ok"]
     assert "something that is no order: b'nonsense'" in caplog.text
 
 
-async def test_a_long_order_does_not_keep_a_stop_waiting(mailbox: Mailbox, operations: FakeOperations) -> None:
+async def test_a_long_order_does_not_keep_a_stop_waiting(mailbox: Namespace, operations: FakeOperations) -> None:
     slow = await send(mailbox, verb="restart", target="slow")
     await wait_until(lambda: operations.asked == ["restart slow"])
     stop = await send(mailbox, verb="stop", now=False)
@@ -125,7 +126,7 @@ async def test_a_long_order_does_not_keep_a_stop_waiting(mailbox: Mailbox, opera
 
 
 async def test_orders_are_carried_out_one_after_the_other(
-    mailbox: Mailbox, operations: FakeOperations, caplog: pytest.LogCaptureFixture
+    mailbox: Namespace, operations: FakeOperations, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
     slow = await send(mailbox, verb="restart", target="slow")
@@ -141,7 +142,7 @@ async def test_orders_are_carried_out_one_after_the_other(
 
 
 async def test_an_order_whose_turn_does_not_come_in_time_is_refused_then_and_never_carried_out(
-    mailbox: Mailbox, operations: FakeOperations
+    mailbox: Namespace, operations: FakeOperations
 ) -> None:
     async with operations.turn:  # a reload, say
         drain = await send(mailbox, verb="drain", target="weather", patience=0.3)
@@ -151,19 +152,19 @@ async def test_an_order_whose_turn_does_not_come_in_time_is_refused_then_and_nev
     assert operations.asked == ["resume weather"]
 
 
-async def test_a_stop_needs_no_turn(mailbox: Mailbox, operations: FakeOperations) -> None:
+async def test_a_stop_needs_no_turn(mailbox: Namespace, operations: FakeOperations) -> None:
     async with operations.turn:
         assert (await asked(mailbox, verb="stop", now=False))["ok"]
 
 
 async def test_the_answer_tells_a_mistake_in_the_asking_from_what_cannot_be_done(
-    mailbox: Mailbox, operations: FakeOperations
+    mailbox: Namespace, operations: FakeOperations
 ) -> None:
     assert (await asked(mailbox, verb="drain", target="nowhere"))["kind"] == "usage"
     assert "kind" not in await asked(mailbox, verb="drain", target="resting")
 
 
-async def test_an_order_under_way_when_the_supervisor_ends_is_answered(mailbox: Mailbox) -> None:
+async def test_an_order_under_way_when_the_supervisor_ends_is_answered(mailbox: Namespace) -> None:
     operations = FakeOperations()
     async with serve(mailbox, operations) as ear:
         await is_known(mailbox)
@@ -173,7 +174,7 @@ async def test_an_order_under_way_when_the_supervisor_ends_is_answered(mailbox: 
         assert await answer(mailbox, slow) == {"ok": False, "error": "the supervisor ended before it was done"}
 
 
-async def test_an_order_that_waited_for_too_long_is_refused(mailbox: Mailbox) -> None:
+async def test_an_order_that_waited_for_too_long_is_refused(mailbox: Namespace) -> None:
     await supervisors.publish(mailbox.scripts, supervisor="a", report={})
     stale = await send(mailbox, verb="drain", target="weather", patience=0.05)
     good = await send(mailbox, verb="resume", target="weather")  # keeps the mailbox from being forgotten
@@ -191,7 +192,7 @@ async def test_an_order_that_waited_for_too_long_is_refused(mailbox: Mailbox) ->
     assert operations.asked == ["resume weather"]
 
 
-async def test_two_supervisors_each_obey_their_own_orders(mailbox: Mailbox, operations: FakeOperations) -> None:
+async def test_two_supervisors_each_obey_their_own_orders(mailbox: Namespace, operations: FakeOperations) -> None:
     other = FakeOperations("b")
     async with serve(mailbox, other):
         await is_known(mailbox, "b")
@@ -199,13 +200,13 @@ async def test_two_supervisors_each_obey_their_own_orders(mailbox: Mailbox, oper
         assert (operations.asked, other.asked) == (["drain weather"], [])
 
 
-async def test_who_has_the_answer_sees_what_was_done(mailbox: Mailbox, operations: FakeOperations) -> None:
+async def test_who_has_the_answer_sees_what_was_done(mailbox: Namespace, operations: FakeOperations) -> None:
     await asked(mailbox, verb="drain", target="weather")
     [heard] = await supervisors.read_all(mailbox.scripts)
     assert heard.report["tree"]["children"][0]["children"][0]["state"] == "drained"
 
 
-async def test_reports_are_told_again_and_again(mailbox: Mailbox, operations: FakeOperations) -> None:
+async def test_reports_are_told_again_and_again(mailbox: Namespace, operations: FakeOperations) -> None:
     operations.state = "restarting"
 
     async def is_told() -> bool:
@@ -215,14 +216,14 @@ async def test_reports_are_told_again_and_again(mailbox: Mailbox, operations: Fa
     await wait_until(is_told)
 
 
-async def test_a_supervisor_that_ends_withdraws(mailbox: Mailbox) -> None:
+async def test_a_supervisor_that_ends_withdraws(mailbox: Namespace) -> None:
     async with serve(mailbox, FakeOperations()):
         await is_known(mailbox)
     assert await supervisors.read_all(mailbox.scripts) == []
 
 
 async def test_a_report_that_fails_is_logged_once_and_orders_are_obeyed_all_the_same(
-    mailbox: Mailbox, operations: FakeOperations, caplog: pytest.LogCaptureFixture
+    mailbox: Namespace, operations: FakeOperations, caplog: pytest.LogCaptureFixture
 ) -> None:
     operations.fails_to_report = True
     for _ in range(2):  # each tells how things are when it is done
@@ -239,7 +240,7 @@ async def test_an_outage_of_the_server_is_told_once_and_survived(
 ) -> None:
     own_valkey.start()
     config = RedisConfig(url=own_valkey.url, namespace=namespace, retry_for=0.2, timeout=0.5)
-    mailbox = await Mailbox.open(config)
+    mailbox = await Namespace.open(config)
     operations = FakeOperations()
     try:
         async with serve(mailbox, operations) as ear:
@@ -259,7 +260,7 @@ async def test_an_outage_of_the_server_is_told_once_and_survived(
 
 async def test_a_supervisor_ends_in_time_while_the_server_is_away(own_valkey: ValkeyServer, namespace: str) -> None:
     own_valkey.start()
-    mailbox = await Mailbox.open(RedisConfig(url=own_valkey.url, namespace=namespace))
+    mailbox = await Namespace.open(RedisConfig(url=own_valkey.url, namespace=namespace))
     try:
         async with serve(mailbox, FakeOperations()) as ear:
             await is_known(mailbox)

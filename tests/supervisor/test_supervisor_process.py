@@ -15,7 +15,7 @@ import psutil
 import pytest
 
 from factorial.errors import SupervisionError
-from factorial.mailbox.lease import Cause
+from factorial.mailbox.operations.lease import Cause
 from factorial.supervisor.process import ChildProcess
 from factorial.supervisor.spec import ChildExit, ChildSpec, ExitReason
 from factorial.supervisor.system import blame

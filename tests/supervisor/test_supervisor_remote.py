@@ -16,9 +16,10 @@ from pathlib import Path
 import pytest
 
 from factorial.config import RedisConfig
-from factorial.mailbox import Mailbox, supervisors
-from factorial.mailbox.embedded import is_running
-from factorial.mailbox.enqueue import enqueue
+from factorial.mailbox import Namespace
+from factorial.mailbox.embedded.share import is_running
+from factorial.mailbox.operations.enqueue import enqueue
+from factorial.mailbox.supervisors import reports as supervisors
 from factorial.supervisor.__main__ import main
 from tests.supervisor.served import FakeOperations, serve
 from tests.support import wait_until
@@ -30,7 +31,7 @@ ROOT = Path(__file__).parent.parent.parent
 class Operator:
     """Somebody at another machine, who knows where the server is."""
 
-    def __init__(self, mailbox: Mailbox, capsys: pytest.CaptureFixture[str]) -> None:
+    def __init__(self, mailbox: Namespace, capsys: pytest.CaptureFixture[str]) -> None:
         self.mailbox = mailbox
         self.where = ["--redis", mailbox.redis.url, "--namespace", mailbox.redis.namespace]
         self._capsys = capsys
@@ -63,7 +64,7 @@ class Operator:
 
 @pytest.fixture
 async def operator(redis_url: str, namespace: str, capsys: pytest.CaptureFixture[str]) -> AsyncIterator[Operator]:
-    mailbox = await Mailbox.open(RedisConfig(url=redis_url, namespace=namespace))
+    mailbox = await Namespace.open(RedisConfig(url=redis_url, namespace=namespace))
     yield Operator(mailbox, capsys)
     await mailbox.close()
 
@@ -277,7 +278,7 @@ async def test_an_embedded_server_is_used_if_it_runs_and_not_started_if_it_does_
         assert (code, out) == (1, "")
         assert err.startswith(f"factorial: nothing runs in namespace 'factorial' at {url}: its server is not running")
     assert not (tmp_path / "data").exists()
-    mailbox = await Mailbox.open(RedisConfig(url=url))
+    mailbox = await Namespace.open(RedisConfig(url=url))
     try:
         operations = FakeOperations()
         async with serve(mailbox, operations):

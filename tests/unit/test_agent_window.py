@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from factorial import Agent, AgentContext, BaseEvent, ModelSettings, fallback_models
-from factorial.agent.window import fit_window
+from factorial.agent.lifecycle.window import fit_window
 from factorial.errors import ConfigError, ContextWindowError
 from factorial.models import count_tokens
 from factorial.testing import ScriptedModel, call, say

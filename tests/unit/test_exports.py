@@ -88,4 +88,4 @@ def test_the_scripts_and_the_type_marker_are_in_the_package() -> None:
 
     package = files("factorial")
     assert package.joinpath("py.typed").is_file()
-    assert package.joinpath("mailbox", "commit.lua").is_file()
+    assert package.joinpath("mailbox", "operations", "commit.lua").is_file()

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from factorial.mailbox.checkup.invariants import Invariant, about_run, about_wake
-from factorial.mailbox.checkup.stored import Run
+from factorial.mailbox.doctor.invariants import Invariant, about_run, about_wake
+from factorial.mailbox.doctor.stored import Run
 
 HELD = Run("t1", "processing", "a", "o", holder="p", nonce="n", epoch=1, places=(("held", "p"),))
 

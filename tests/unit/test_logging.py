@@ -13,12 +13,13 @@ from typing import Any
 
 import pytest
 
-from factorial import Agent, AgentContext, AgentWorkerConfig, LoggingConfig, redact
+from factorial import Agent, AgentContext, AgentWorkerConfig, LoggingConfig
+from factorial._core import redact
+from factorial._core.redact import hide_secrets, remember_environment, remember_password, remember_secret, shown_url
 from factorial.config import SystemConfig
 from factorial.errors import ConfigError, FactorialError
-from factorial.redact import hide_secrets, remember_environment, remember_password, remember_secret, shown_url
-from factorial.story import Story, TaskFields
 from factorial.supervisor.logs import JsonFormatter, TextFormatter, logging_to_stderr
+from factorial.telemetry.story import Story, TaskFields
 from factorial.testing import ScriptedModel, call, say
 from factorial.utils import one_line
 
@@ -133,7 +134,7 @@ def test_spec_I10_the_text_tells_the_same(as_text: Log) -> None:
 
 def test_a_line_that_nobody_wants_is_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logging.getLogger("factorial.task"), "level", logging.ERROR)
-    monkeypatch.setattr("factorial.story.one_line", lambda text: pytest.fail("a line was made"))
+    monkeypatch.setattr("factorial.telemetry.story.one_line", lambda text: pytest.fail("a line was made"))
     Story("t1", "weather").enqueued()
 
 

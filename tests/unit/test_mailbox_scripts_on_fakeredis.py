@@ -4,16 +4,16 @@ is fake; what needs blocking, pub/sub or restarts is tested on a real Valkey in 
 
 import pytest
 
-from factorial.mailbox import lease, tend
-from factorial.mailbox.claim import Claim, claim
-from factorial.mailbox.commit import Action, Commit, Committed, commit
-from factorial.mailbox.enqueue import enqueue
 from factorial.mailbox.keys import Keys
-from factorial.mailbox.lease import Cause
-from factorial.mailbox.post import cancel, post
-from factorial.mailbox.read import read_run
+from factorial.mailbox.operations import lease, upkeep
+from factorial.mailbox.operations.claim import Claim, claim
+from factorial.mailbox.operations.commit import Action, Commit, Committed, commit
+from factorial.mailbox.operations.enqueue import enqueue
+from factorial.mailbox.operations.lease import Cause
+from factorial.mailbox.operations.record import Noted, Superseded, record
+from factorial.mailbox.operations.steer import cancel, steer
 from factorial.mailbox.script import Scripts
-from factorial.mailbox.step import Noted, Superseded, step
+from factorial.mailbox.views.read import read_run
 from factorial.task import TaskStatus
 from tests.model.servers import FakeServer
 from tests.redis.invariants import assert_invariants
@@ -35,18 +35,18 @@ async def test_a_run_from_end_to_end(scripts: Scripts) -> None:
     answer = await claim(scripts, process="p", worker="w", agent="a", count=5, recovery_limit=3)
     assert isinstance(answer, Claim)
     [first] = answer.runs
-    noted = await step(scripts, task_id="t1", token=first.token, told=1, entries={"completion": b"{}"}, events=[])
+    noted = await record(scripts, task_id="t1", token=first.token, told=1, entries={"completion": b"{}"}, events=[])
     assert noted == Noted(cancelled=False)
     failed = Commit(Action.BACKOFF, turn_done=False, error="oh")
     await commit(scripts, task_id="t1", process="p", token=first.token, work=failed)
     await assert_invariants(scripts.commands, "ns", quiet=True, told=False)
-    assert await tend.promote(scripts, agent="a") == 1
+    assert await upkeep.promote(scripts, agent="a") == 1
 
     answer = await claim(scripts, process="p", worker="w", agent="a", count=5, recovery_limit=3)
     assert isinstance(answer, Claim)
     [second] = answer.runs
     assert (second.journal, second.retries) == ({"completion": b"{}"}, 1)
-    await post(scripts, task_id="t1", message_id="m", messages=[b"{}"])
+    await steer(scripts, task_id="t1", message_id="m", messages=[b"{}"])
     done = Commit(Action.COMPLETE, turn_done=True, final_fields={"output": b'"x"'})
     late = await commit(scripts, task_id="t1", process="p", token=first.token.next(), work=done)
     assert isinstance(late, Superseded)
@@ -58,7 +58,7 @@ async def test_a_run_from_end_to_end(scripts: Scripts) -> None:
     assert stored is not None and (stored.status, stored.payload["output"]) == ("completed", "x")
     await assert_invariants(scripts.commands, "ns", quiet=True, told=False)
     for status in (TaskStatus.COMPLETED, TaskStatus.CANCELLED):
-        assert await tend.expire(scripts, agent="a", status=status, ttl=0, most=10) == 1
+        assert await upkeep.expire(scripts, agent="a", status=status, ttl=0, most=10) == 1
     await assert_invariants(scripts.commands, "ns", quiet=True, told=False)
 
 
@@ -77,7 +77,7 @@ async def test_dead_processes(scripts: Scripts) -> None:
         await assert_invariants(scripts.commands, "ns", quiet=True, told=False)
         for name in ("t1", "t2"):
             await scripts.commands.execute("ZADD", f"{scripts.keys.prefix}z:a", "XX", 1, name)
-        await tend.promote(scripts, agent="a")
+        await upkeep.promote(scripts, agent="a")
     stored = await read_run(scripts, "t1")
     assert stored is not None and stored.error.startswith("crash_loop: 3 processes")
     await assert_invariants(scripts.commands, "ns", quiet=True, told=False)

@@ -25,7 +25,7 @@ from factorial import (
     forking_tool,
     function_tool,
 )
-from factorial.agent.awaiting import encode_result
+from factorial.agent.lifecycle.waiting import encode_result
 from factorial.config import ObservabilityConfig, RedisConfig
 from factorial.errors import ConfigError, ContextError, InactiveTaskError
 from factorial.supervisor.__main__ import main

@@ -9,7 +9,7 @@ import pytest
 
 from factorial.config import GroupConfig, RunnerConfig, RunnerSupervisorConfig, SupervisorConfig, SystemConfig
 from factorial.errors import ConfigError, SupervisionError
-from factorial.mailbox.lease import Cause
+from factorial.mailbox.operations.lease import Cause
 from factorial.supervisor.operations import Operator
 from factorial.supervisor.plan import MOST_PROCESSES, Runners, tree_spec
 from factorial.supervisor.signals import StopRequests

@@ -1,0 +1,146 @@
+"""What a held run has to tell the mailbox: finished steps and events, in order, in as few messages as possible.
+
+A step that must be kept before the turn goes on is sent at once, with all events before it. Anything else waits a
+moment for company: usually the turn's commit takes it along, and costs no message of its own. One message is under way
+at a time, so nothing overtakes anything.
+"""
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import Context
+from dataclasses import dataclass
+
+from factorial.errors import MailboxError
+from factorial.mailbox.operations.claim import Token
+from factorial.mailbox.operations.record import Noted, Superseded, record
+from factorial.mailbox.script import Scripts
+
+__all__ = ["Ledger", "Pending", "Reply"]
+
+LINGER = 0.05
+"""Seconds that an event waits for company. Nobody who watches a run notices; a turn that is quicker saves a message."""
+
+Reply = Noted | Superseded | MailboxError
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """What was not sent yet."""
+
+    entries: dict[str, bytes]
+    events: list[bytes]
+    doubtful: int = 0
+    """The number of the message that was sent and not answered: it brought the first `doubtful_events`; 0: none was."""
+    doubtful_events: int = 0
+
+
+class Ledger:
+    """The outgoing side of one execution. `on_reply` hears what the mailbox answers to messages of its own."""
+
+    def __init__(self, scripts: Scripts, task_id: str, token: Token, on_reply: Callable[[Reply], None]) -> None:
+        self.token = token
+        """The token under which to write: the execution's present one."""
+        self._scripts = scripts
+        self._task_id = task_id
+        self._on_reply = on_reply
+        self._pending = Pending({}, [])
+        self._told = 0
+        self._unanswered: Pending | None = None
+        """The latest message, from when it is sent until it is answered. It is sent again as it was, under the same
+        number, so that its events are published once."""
+        self._timer: asyncio.TimerHandle | None = None
+        self._sender: asyncio.Task[None] | None = None
+        self._may_send = asyncio.Event()
+        self._may_send.set()
+
+    def add_event(self, event: bytes) -> None:
+        """Publish `event` soon."""
+        self._pending.events.append(event)
+        self._arm()
+
+    def add_entries(self, entries: dict[str, bytes]) -> None:
+        """Keep these journal entries soon."""
+        self._pending.entries.update(entries)
+        self._arm()
+
+    async def flush(self) -> None:
+        """Send what waits, and return when it is answered. What is under way goes on if the caller is cancelled."""
+        await self._may_send.wait()
+        self._send_now()
+        await self.answered()
+
+    async def answered(self) -> None:
+        """Wait until nothing is under way."""
+        while self._sender is not None:
+            await asyncio.shield(self._sender)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Send nothing within the block: a commit is under way, and what comes meanwhile belongs behind it."""
+        self._may_send.clear()
+        try:
+            yield
+        finally:
+            self._may_send.set()
+            if self._has_more:
+                self._arm()
+
+    def close(self) -> None:
+        """The execution has ended: nothing more is sent, and nobody hears what is still answered."""
+        self._disarm()
+        self._on_reply = _ignore
+
+    def take(self) -> Pending:
+        """What waits, to be sent along with something else."""
+        self._disarm()
+        pending, self._pending = self._pending, Pending({}, [])
+        sent, self._unanswered = self._unanswered, None
+        if sent is None:
+            return pending
+        return Pending(sent.entries | pending.entries, sent.events + pending.events, self._told, len(sent.events))
+
+    @property
+    def _has_more(self) -> bool:
+        return bool(self._unanswered or self._pending.entries or self._pending.events)
+
+    def _arm(self) -> None:
+        if self._timer is None and self._sender is None:
+            # In a context of its own: the event loop keeps a timer that was cancelled, and all that its context holds.
+            self._timer = asyncio.get_running_loop().call_later(LINGER, self._send_now, context=Context())
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _send_now(self) -> None:
+        self._disarm()
+        if self._sender is None and self._may_send.is_set() and self._has_more:
+            self._sender = asyncio.get_running_loop().create_task(self._send_all(), name=f"ledger of {self._task_id}")
+
+    async def _send_all(self) -> None:
+        """Send message after message until nothing waits, a commit is to take the rest, or the mailbox takes none."""
+        reply: Reply = Noted(cancelled=False)
+        while isinstance(reply, Noted) and self._may_send.is_set() and self._has_more:
+            if self._unanswered is None:
+                self._unanswered = self.take()
+                self._told += 1
+            try:
+                reply = await record(
+                    self._scripts,
+                    task_id=self._task_id,
+                    token=self.token,
+                    told=self._told,
+                    entries=self._unanswered.entries,
+                    events=self._unanswered.events,
+                )
+                self._unanswered = None
+            except MailboxError as error:
+                reply = error  # it may still go along with what the execution writes last
+        self._sender = None
+        self._on_reply(reply)
+
+
+def _ignore(reply: Reply) -> None:
+    """For what comes too late."""

@@ -1,0 +1,232 @@
+"""One process of a runner: the agent, its worker actors, and what they need to live.
+
+    heartbeat      the lease                        maintenance    recovery and removal
+    workers        runs, turn by turn               control        tokens and signals
+    inventory      whether both sides agree on what is held
+
+Started by the supervisor through `run_process`, and in the same process by the orchestrator for agents that no other
+process could import.
+"""
+
+import asyncio
+import gc
+import importlib
+import logging
+import os
+import socket
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from factorial.actors.actor import Actor
+from factorial.actors.control import Control
+from factorial.actors.durable_host import Execution
+from factorial.actors.heartbeat import Heartbeat
+from factorial.actors.inventory import Inventory
+from factorial.actors.maintenance import Maintenance
+from factorial.actors.worker import Post, Worker
+from factorial.agent.agent import BaseAgent
+from factorial.agent.load import load_agent
+from factorial.config import (
+    AgentWorkerConfig,
+    EventsConfig,
+    MaintenanceWorkerConfig,
+    MetricsTimelineConfig,
+    RedisConfig,
+    RunnerConfig,
+    from_mapping,
+)
+from factorial.errors import MailboxError
+from factorial.mailbox import Namespace
+from factorial.mailbox.operations.lease import Cause
+from factorial.mailbox.transport.connect import BlockingConnection
+from factorial.telemetry.story import Story, TaskFields
+
+__all__ = ["Lifeline", "Runner", "prepare", "run_process"]
+
+logger = logging.getLogger(__name__)
+
+_OBJECTS_PER_COLLECTION = 20_000
+_LAST_COMMITS = 3.0
+"""Seconds for the last commits, once the runs were told to let go; less if the grace is short."""
+_LAST_WORDS = 1.5
+"""Seconds to give the lease back; less if the grace is short."""
+
+
+class Lifeline(Protocol):
+    """What ties the process to its supervisor."""
+
+    @property
+    def process(self) -> str:
+        """The name of this incarnation of the process."""
+
+    @property
+    def draining(self) -> asyncio.Event:
+        """Take up nothing more, and give back what is at hand, at step boundaries."""
+
+    @property
+    def leaving(self) -> asyncio.Event:
+        """Give back what is at hand, now."""
+
+    def ready(self) -> None:
+        """Report that the process works."""
+
+    def gauge(self, name: str, read: Callable[[], float]) -> None:
+        """Let the supervisor know what `read` gives, time and again."""
+
+
+async def run_process(
+    lifeline: Lifeline,
+    *,
+    runner: Mapping[str, Any],
+    redis: Mapping[str, Any],
+    events: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+    grace: float,
+) -> None:
+    """The life of a worker process, from settings as plain data. Ends when the lifeline says so."""
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(TaskFields())
+    config = from_mapping(RunnerConfig, runner)
+    agent = load_agent(config.agent)
+    prepare()
+    mailbox = await Namespace.open(
+        from_mapping(RedisConfig, redis),
+        from_mapping(EventsConfig, events),
+        from_mapping(MetricsTimelineConfig, metrics),
+        patient=True,
+    )
+    try:
+        await Runner(agent, mailbox, lifeline.process, config.worker, config.maintenance).run(lifeline, grace)
+    finally:
+        await mailbox.close()
+
+
+def prepare() -> None:
+    """Do before the first run what would hold it up: import the model client.
+
+    The garbage collector is told that what is imported stays, and to look less often: every wave of runs would set it
+    off, and what a run leaves behind is freed without it.
+    """
+    importlib.import_module("openai.types.chat")
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_OBJECTS_PER_COLLECTION)
+
+
+class Runner:
+    """The actors of one process, and the order in which they come and go."""
+
+    def __init__(
+        self,
+        agent: BaseAgent[Any],
+        mailbox: Namespace,
+        process: str,
+        policy: AgentWorkerConfig,
+        maintenance: MaintenanceWorkerConfig,
+    ) -> None:
+        self._agent = agent
+        self._mailbox = mailbox
+        self._process = process
+        self._policy = policy
+        scripts = mailbox.scripts
+        about = {"host": socket.gethostname(), "pid": os.getpid(), "agent": agent.name}
+        self._heartbeat = Heartbeat(scripts, process, policy, about, self._on_registered)
+        self._inventory = Inventory(scripts, process, agent.name, 2 * policy.heartbeat_interval, self._executions)
+        self._maintenance = [
+            Maintenance(f"maintenance-{number}", scripts, agent.name, maintenance)
+            for number in range(1, maintenance.workers + 1)
+        ]
+        post = Post(agent, scripts, process, policy)
+        self._workers = [Worker(f"worker-{number}", post, self) for number in range(1, policy.workers + 1)]
+        self._control: Control | None = None
+
+    async def run(self, lifeline: Lifeline, grace: float) -> None:
+        """Work until `lifeline.draining`; then let go of the runs within `grace` seconds."""
+        blocking = await BlockingConnection.open(self._mailbox.redis)
+        self._control = Control(self._mailbox.scripts, blocking, self._process, self._agent.name, self._workers)
+        cause = Cause.CRASHED  # an error that ends an actor may be the doing of what was executed here
+        try:
+            await self._heartbeat.register()
+            async with asyncio.TaskGroup() as actors:
+                serving: list[Actor[Any]] = [*self._workers, *self._maintenance, self._inventory]
+                working = [actors.create_task(actor.serve(), name=actor.name) for actor in serving]
+                beating = actors.create_task(self._heartbeat.serve(), name="heartbeat")
+                listening = actors.create_task(self._control.serve(), name="control")
+                self._control.send_for_work()
+                lifeline.gauge("tasks", self._in_flight)
+                lifeline.ready()
+                await lifeline.draining.wait()
+                cause = Cause.LEFT
+                await self._let_go(lifeline, grace)
+                for task in (listening, *working, beating):
+                    task.cancel()
+        finally:
+            self._control.close()
+            await blocking.close()
+            await self._leave(cause, min(_LAST_WORDS, grace / 10))
+
+    async def _let_go(self, lifeline: Lifeline, grace: float) -> None:
+        """Give every run back: at a step boundary if there is time, else at once."""
+        logger.info("draining: %d tasks in flight", self._in_flight())
+        for worker in self._workers:
+            worker.drain()
+        in_time = asyncio.create_task(self._settled(grace), name="drain in time")
+        leaving = asyncio.create_task(lifeline.leaving.wait(), name="wait to be told to leave")
+        await asyncio.wait({in_time, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        in_time.cancel()
+        leaving.cancel()
+        for worker in self._workers:
+            worker.release_all()
+        await self._settled(min(_LAST_COMMITS, grace / 6))
+
+    def _executions(self) -> dict[str, Execution]:
+        return {task_id: one for worker in self._workers for task_id, one in worker.executions.items()}
+
+    def _in_flight(self) -> int:
+        return sum(len(worker.executions) for worker in self._workers)
+
+    async def _settled(self, seconds: float) -> bool:
+        return all(await asyncio.gather(*(worker.settle(seconds) for worker in self._workers)))
+
+    async def _leave(self, cause: Cause, seconds: float) -> None:
+        """Give the lease back, so that whatever is still held goes on elsewhere at once."""
+        try:
+            async with asyncio.timeout(seconds):
+                taken = await self._mailbox.release_process(self._process, cause)
+        except (MailboxError, TimeoutError) as unreachable:
+            logger.warning("the lease of %s was not given back, and will run out: %s", self._process, unreachable)
+            return
+        for task_id in taken.go_on:
+            Story(task_id, self._agent.name).reclaimed(self._process, cause)
+        for task_id in taken.given_up:
+            Story(task_id, self._agent.name).given_up(self._process)
+
+    # -- what the actors ask of their process
+
+    def _on_registered(self, held: set[str]) -> None:
+        """The lease was taken anew: abandon what is not ours any more, and look for work."""
+        for worker in self._workers:
+            for task_id, execution in list(worker.executions.items()):
+                if task_id not in held:
+                    execution.abandon()
+        if self._control is not None:
+            self._control.send_for_work()
+
+    def lease_is_lost(self) -> None:
+        """Have the heartbeat register, and then look for work."""
+        self._heartbeat.tell(None)
+
+    def wake_in(self, seconds: float) -> None:
+        """Look for work then."""
+        if self._control is not None:
+            self._control.wake_in(seconds)
+
+    async def has_room(self) -> None:
+        """Wait for wake tokens."""
+        if self._control is not None:
+            await self._control.has_room()
+
+    async def pass_on(self) -> None:
+        """Use a wake token elsewhere."""
+        if self._control is not None:
+            await self._control.pass_on_token()

@@ -1,0 +1,1 @@
+"""The life of a run, from the claim to its end."""

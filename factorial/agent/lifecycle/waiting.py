@@ -1,0 +1,117 @@
+"""What a parked turn waits for, and what becomes of it when everything is there (checklist T01 to T03).
+
+A turn whose tools wait is ended with the model's message alone. The answers to all of its calls are held back, so that
+they enter the conversation together, in the model's order, before anything else does. The plan is stored with the
+run; the results come as the mailbox collects them, under the keys `tool:<call id>` and `child:<task id>`.
+
+Called by `run.py` (both ways), and by the orchestrator for a result from outside.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from factorial.agent.lifecycle.snapshot import MAX_VALUE_BYTES, readable
+from factorial.agent.lifecycle.step import tool_message
+from factorial.errors import ContextError
+from factorial.task import AwaitedCall, Park
+from factorial.tools import FunctionToolActionResult
+from factorial.tools.output import failure, shape
+from factorial.utils import dump_json, load_json
+
+__all__ = ["PLAN", "answer_calls", "awaited_keys", "encode_plan", "encode_result", "park", "read_results"]
+
+PLAN = "plan"
+"""Under which key the plan comes back with the results."""
+
+
+def park(results: Iterable[tuple[Any, FunctionToolActionResult]]) -> Park:
+    """What a turn waits for that has these calls, some of them without a result."""
+    return Park(tuple(_awaited_call(result) for _, result in results))
+
+
+def _awaited_call(result: FunctionToolActionResult) -> AwaitedCall:
+    if not result.is_pending:
+        return AwaitedCall(result.tool_call_id, message=tool_message(result))
+    if result.pending_result:
+        return AwaitedCall(result.tool_call_id, timeout=result.timeout)
+    children = tuple(result.pending_child_task_ids)
+    return AwaitedCall(result.tool_call_id, children=children, shown=result.output_str, timeout=result.timeout)
+
+
+def awaited_keys(waiting: Park) -> dict[str, float]:
+    """Each thing that is waited for, with the seconds after which it is not any more (0: never). Tools come first."""
+    open_calls = [call for call in waiting.calls if call.message is None]
+    tools = {f"tool:{call.tool_call_id}": call.timeout for call in open_calls if call.children is None}
+    children = {f"child:{child}": call.timeout for call in open_calls for child in call.children or ()}
+    return tools | children
+
+
+def encode_plan(waiting: Park) -> bytes:
+    """What has to be known of `waiting` when it is over."""
+    return dump_json([asdict(call) for call in waiting.calls])
+
+
+def encode_result(tool_call_id: str, value: Any) -> bytes:
+    """A result from outside as it is stored. `value` is what a tool may return, or an exception.
+
+    Raises `ContextError` if it is no text and no JSON, or too large.
+    """
+    result = (
+        failure(tool_call_id, f"{type(value).__name__}: {value}")
+        if isinstance(value, BaseException)
+        else shape(tool_call_id, value)
+    )
+    if result.error is not None and not isinstance(value, BaseException | FunctionToolActionResult):
+        reason = result.error.removeprefix("the tool returned ")
+        raise ContextError(f"the result of tool call {tool_call_id!r} cannot be stored: {reason}")
+    try:
+        stored = dump_json({"output_str": result.output_str, "output_data": result.output_data, "error": result.error})
+    except (ValueError, TypeError, RecursionError) as unfit:
+        raise ContextError(f"the result of tool call {tool_call_id!r} cannot be stored as JSON: {unfit}") from None
+    if len(stored) > MAX_VALUE_BYTES:
+        raise ContextError(
+            f"the result of tool call {tool_call_id!r} takes {len(stored)} bytes, and {MAX_VALUE_BYTES} is the most: "
+            "keep large data elsewhere, and give a reference to it"
+        )
+    return stored
+
+
+def read_results(awaited: Mapping[str, bytes]) -> list[tuple[FunctionToolActionResult, bool]]:
+    """The result of each call of the turn, in the model's order, and whether it was waited for."""
+    with readable("what the run has waited for"):
+        calls = [AwaitedCall(**call) for call in load_json(awaited[PLAN])]
+        return [(_result(call, awaited), call.message is None) for call in calls]
+
+
+def _result(call: AwaitedCall, awaited: Mapping[str, bytes]) -> FunctionToolActionResult:
+    if call.message is not None:
+        return FunctionToolActionResult(tool_call_id=call.tool_call_id, output_str=call.message["content"])
+    if call.children is not None:
+        ends = [{"task_id": child} | _arrived(awaited, f"child:{child}") for child in call.children]
+        listing = dump_json(ends).decode()
+        shown = f"{call.shown}\n{listing}" if call.shown else listing
+        return FunctionToolActionResult(tool_call_id=call.tool_call_id, output_str=shown, output_data=ends)
+    given = _arrived(awaited, f"tool:{call.tool_call_id}")
+    if not given:
+        return failure(call.tool_call_id, f"no result came within {call.timeout:g} seconds")
+    return FunctionToolActionResult(tool_call_id=call.tool_call_id, **given)
+
+
+def _arrived(awaited: Mapping[str, bytes], key: str) -> dict[str, Any]:
+    arrived: dict[str, Any] = load_json(awaited[key][1:] or b"{}")
+    return arrived
+
+
+def answer_calls(messages: list[dict[str, Any]], results: Sequence[FunctionToolActionResult]) -> None:
+    """Put the results behind the message that made the calls, the latest one that did; but for calls that are answered
+    there already."""
+    called = {result.tool_call_id for result in results}
+    position = len(messages)
+    for index in range(len(messages) - 1, -1, -1):
+        if called & {call.get("id") for call in messages[index].get("tool_calls") or ()}:
+            position = index + 1
+            break
+    answered = {message.get("tool_call_id") for message in messages[position:]}
+    answers = [tool_message(result) for result in results if result.tool_call_id not in answered]
+    messages[position:position] = answers

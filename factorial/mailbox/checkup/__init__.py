@@ -1,9 +1,0 @@
-"""Whether a namespace keeps the protocol's promise: looked at while everything moves, with commands that only read.
-
-`checkup.py` says what is looked at, when, and what counts as a finding; `invariants.py` has the rules.
-"""
-
-from factorial.mailbox.checkup.checkup import Checkup, check
-from factorial.mailbox.checkup.invariants import Finding, Invariant
-
-__all__ = ["Checkup", "Finding", "Invariant", "check"]

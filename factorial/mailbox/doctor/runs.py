@@ -1,0 +1,161 @@
+"""Reads runs, and where each of them stands.
+
+Payloads are never read: of conversations, contexts, mail and results only whether they are there.
+"""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from factorial.mailbox.doctor.reader import Questions, Reader, number, text
+from factorial.mailbox.doctor.shared import Shared, event_number
+from factorial.mailbox.doctor.stored import BELONGINGS, ENDED, PARKED, Place, Run
+from factorial.mailbox.keys import Keys
+
+__all__ = ["look", "read_runs"]
+
+_RUN_FIELDS = (
+    "status", "agent", "owner", "holder", "nonce", "closed", "error", "parent", "batch", "born",
+    "epoch", "seq", "crashes", "recoveries", "strikes", "cancel", "created",
+)  # fmt: skip
+_NUMBERS = ("epoch", "seq", "crashes", "recoveries", "strikes")
+_LONGEST_DEADLINE = 20
+"""A thing that is awaited and has not come is stored in fewer bytes than this; what is longer has come."""
+
+
+async def read_runs(reader: Reader, keys: Keys, ids: Sequence[str]) -> list[tuple[Run, int]]:
+    """The runs as they are stored, without their places, and when each was made, in ms since 1970."""
+    answers = await reader.ask([("HMGET", keys.run(id), *_RUN_FIELDS) for id in ids])
+    return [_run(id, answer or [None] * len(_RUN_FIELDS)) for id, answer in zip(ids, answers, strict=True)]
+
+
+def _run(id: str, values: Sequence[bytes | None]) -> tuple[Run, int]:
+    read: dict[str, Any] = {name: text(value) for name, value in zip(_RUN_FIELDS, values, strict=True)}
+    created = number(read.pop("created"))
+    read |= {name: number(read[name]) for name in _NUMBERS}
+    read["cancel"] = read["cancel"] == "1"
+    return Run(id, **read), created
+
+
+async def look(
+    reader: Reader, keys: Keys, shared: Shared, ids: Sequence[str], *,
+    elsewhere: Mapping[str, set[Place]] | None = None, thorough: bool = False,
+) -> list[tuple[Run, int]]:  # fmt: skip
+    """The runs and their places, and when each was made.
+
+    `elsewhere`: further places in which a run was seen, and is looked for. `thorough`: look for its belongings, too,
+    and leave out each run that changes meanwhile.
+    """
+    found = await read_runs(reader, keys, ids)
+    suspects, questions = shared.suspects, Questions(reader)
+    for run, _ in found:
+        run.places = shared.standing.get(run.id, ())
+        run.noted_by = suspects.get(run.id, ())
+        places = {*_own_places(run), *(elsewhere or {}).get(run.id, ())}
+        for kind, name in sorted(places - {*run.places}):
+            _ask_of_place(questions, keys, run, (kind, name))
+        if run.parent:
+            _ask_of_parent(questions, keys, run)
+        if thorough:
+            for kind in BELONGINGS if run.status else ("run", *BELONGINGS):
+                _ask_of_belonging(questions, keys, run, kind)
+        if run.holder:
+            process = shared.processes.get(run.holder)
+            run.holder_is_known = process is not None and process.is_registered
+        if run.born and run.owner in shared.streams and event_number(run.born) >= shared.streams[run.owner]:
+            run.ends = tuple(how for id, how in shared.ends.get(run.id, ()) if id >= event_number(run.born))
+    await questions.answered()
+    if parked := [run for run, _ in found if run.status in PARKED]:
+        await _read_awaited(reader, keys, parked)
+    if thorough:
+        again = await read_runs(reader, keys, ids)
+        found = [before for before, after in zip(found, again, strict=True) if before[0].state == after[0].state]
+    return found
+
+
+def _own_places(run: Run) -> Iterable[Place]:
+    """The places that have to be looked at for this run: the others are known already."""
+    if run.status:
+        yield from (("ended", f"{run.agent}:{status}") for status in ENDED)
+    if run.status and not run.has_ended:
+        yield from (("due", run.agent), ("parked", run.agent), ("throttled", f"{run.agent}:{run.owner}"))
+
+
+def _ask_of_place(questions: Questions, keys: Keys, run: Run, place: Place) -> None:
+    def note(answer: Any) -> None:
+        if answer not in (None, 0):
+            run.places += (place,)
+
+    command = "SISMEMBER" if place[0] in ("parked", "children") else "ZSCORE"
+    questions.ask(
+        note if command == "SISMEMBER" else lambda score: note(score is not None), command, keys.key(*place), run.id
+    )
+
+
+def _ask_of_parent(questions: Questions, keys: Keys, run: Run) -> None:
+    def note_listed(answer: Any) -> None:
+        run.parent_lists_it = bool(answer)
+
+    def note_status(answer: Any) -> None:
+        run.parent_status = text(answer)
+
+    questions.ask(note_listed, "SISMEMBER", keys.key("children", run.parent), run.id)
+    questions.ask(note_status, "HGET", keys.run(run.parent), "status")
+
+
+def _ask_of_belonging(questions: Questions, keys: Keys, run: Run, kind: str) -> None:
+    def note(answer: Any) -> None:
+        if answer:
+            run.belongings += (kind,)
+
+    questions.ask(note, "EXISTS", keys.key(kind, run.id))
+
+
+async def _read_awaited(reader: Reader, keys: Keys, runs: Sequence[Run]) -> None:
+    """What each of these waits for, without the results."""
+    lists = await reader.ask([("HKEYS", keys.awaited(run.id)) for run in runs])
+    lengths, values, others = Questions(reader), Questions(reader), Questions(reader)
+    for run, listed in zip(runs, lists, strict=True):
+        run.awaited = {}
+        for thing in map(text, listed or ()):
+            if thing != "plan":
+                lengths.ask(_measure(values, keys, run, thing), "HSTRLEN", keys.awaited(run.id), thing)
+    await lengths.answered()
+    await values.answered()
+    for run in runs:
+        for thing, value in (run.awaited or {}).items():
+            kind, _, name = thing.partition(":")
+            if kind == "child" and value.startswith("?"):
+                others.ask(_note_ended_child(run, name), "HGET", keys.run(name), "status")
+            elif kind == "tool" and value.startswith("?"):
+                others.ask(_note_kept(run, thing), "HEXISTS", keys.key("journal", run.id), f"given:{thing}")
+    await others.answered()
+
+
+def _measure(values: Questions, keys: Keys, run: Run, thing: str) -> Callable[[Any], None]:
+    def use(length: Any) -> None:
+        def note(value: Any) -> None:
+            assert isinstance(run.awaited, dict)
+            run.awaited[thing] = text(value)
+
+        if (length or 0) > _LONGEST_DEADLINE:
+            note("!")
+        else:
+            values.ask(note, "HGET", keys.awaited(run.id), thing)
+
+    return use
+
+
+def _note_ended_child(run: Run, child: str) -> Callable[[Any], None]:
+    def note(status: Any) -> None:
+        if text(status) in ("", *ENDED):
+            run.ended_children += (child,)
+
+    return note
+
+
+def _note_kept(run: Run, call: str) -> Callable[[Any], None]:
+    def note(there: Any) -> None:
+        if there:
+            run.kept_early += (call,)
+
+    return note

@@ -1,0 +1,146 @@
+"""Reads what belongs to no single run: queues, processes, counts, and which stored events tell of an end."""
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from factorial.mailbox.doctor.reader import Reader, number, pairs, text
+from factorial.mailbox.doctor.stored import Batch, Place, Process
+from factorial.mailbox.keys import Keys
+
+__all__ = ["EventId", "Shared", "event_number", "read_ends", "read_shared"]
+
+_EVENTS = 100
+"""How many events, each of which may be long, one command asks for."""
+_SHARED = (
+    "ready", "suspects", "throttled", "running", "passed", "due", "parked", "wake", "held", "claims", "events", "owner",
+    "batch",
+)  # fmt: skip
+_END_EVENT = re.compile(rb'{"event_type":"run_(completed|failed|cancelled)","task_id":"([^"]*)"')
+
+EventId = tuple[int, int]
+
+
+@dataclass(slots=True)
+class Shared:
+    """Queues, processes, counts. Read before the runs."""
+
+    names: dict[str, set[str]]
+    """By kind: the names of the keys that are no run's own."""
+    processes: dict[str, Process]
+    passed: dict[str, tuple[str, ...]]
+    """By agent: the processes that have passed its wake token on."""
+    wake: dict[str, bool]
+    """By agent with a queue: whether there is a wake token."""
+    active: dict[str, int]
+    """By owner: the number of its active runs, as it is stored."""
+    running: dict[tuple[str, str], int]
+    """By agent and owner: the number of runs that are held, as it is stored."""
+    batches: dict[str, Batch]
+    """What they say of themselves."""
+    doomed: int
+    standing: dict[str, tuple[Place, ...]] = field(default_factory=dict)
+    """By run: where it stands in the lists of ready runs and suspects, and in what processes hold."""
+    ends: dict[str, list[tuple[EventId, str]]] = field(default_factory=dict)
+    """By run: the events that tell of its end: their ids, and the status."""
+    streams: dict[str, EventId] = field(default_factory=dict)
+    """By owner whose events were read: the id of the oldest one."""
+
+    @property
+    def suspects(self) -> dict[str, tuple[str, ...]]:
+        """By run: the processes that say that it is their suspect."""
+        noted: dict[str, tuple[str, ...]] = defaultdict(tuple)
+        for process in self.processes.values():
+            if process.suspect:
+                noted[process.suspect] += (process.name,)
+        return noted
+
+
+async def read_shared(reader: Reader, keys: Keys, names: dict[str, set[str]] | None = None) -> Shared:
+    """All that is no run's own. `names`: where it is, if that is known from before."""
+    names = await _shared_names(reader) if names is None else names
+    [registered, doomed] = await reader.ask([
+        ("ZRANGE", keys.key("processes"), 0, -1), ("LLEN", keys.key("doomed")),
+    ])  # fmt: skip
+    registered = {text(name) for name in registered or ()}
+    names["held"] |= registered
+    claims = await reader.ask_of_all("claims", names["held"] | names["claims"], "HMGET", "agent", "suspect")
+    leases = await reader.ask_of_all("lease", claims, "EXISTS")
+    counts = await reader.ask_of_all("owner", names["owner"], "HGET", "active")
+    running = await reader.ask_of_all("running", names["running"], "HGETALL")
+    batches = await reader.ask_of_all("batch", names["batch"], "HMGET", "total", "ended", "active")
+    passed = await reader.ask_of_all("passed", names["passed"], "SMEMBERS")
+    tokens = await reader.ask_of_all("wake", names["ready"] | names["suspects"] | names["wake"], "EXISTS")
+    shared = Shared(
+        names=names,
+        processes={
+            name: _process(name, about, bool(leases[name]), name in registered) for name, about in claims.items()
+        },
+        passed={agent: tuple(sorted(map(text, members or ()))) for agent, members in passed.items()},
+        wake={agent: bool(there) for agent, there in tokens.items()},
+        active={owner: number(count) for owner, count in counts.items()},
+        running={
+            (agent, text(owner)): number(count)
+            for agent, counted in running.items()
+            for owner, count in pairs(counted or ())
+        },
+        batches={name: _batch(counted) for name, counted in batches.items()},
+        doomed=doomed or 0,
+    )
+    for kind in ("ready", "suspects", "held"):
+        for name in sorted(names[kind]):
+            await _note_standing(reader, shared, kind, name)
+    return shared
+
+
+def _process(name: str, about: Sequence[bytes] | None, is_alive: bool, is_registered: bool) -> Process:
+    agent, suspect = map(text, about or ("", ""))
+    return Process(name, agent, suspect, is_alive, is_registered)
+
+
+def _batch(counted: Sequence[bytes] | None) -> Batch:
+    total, ended, active = map(number, counted or ("", "", ""))
+    return Batch(total, ended, active)
+
+
+async def _shared_names(reader: Reader) -> dict[str, set[str]]:
+    names: dict[str, set[str]] = defaultdict(set)
+    async for piece in reader.names():
+        for kind, name in piece:
+            if kind in _SHARED:
+                names[kind].add(name)
+    return names
+
+
+async def _note_standing(reader: Reader, shared: Shared, kind: str, name: str) -> None:
+    place, standing, pieces = ((kind, name),), shared.standing, 0
+    async for ids in reader.members(kind, name):
+        pieces += 1
+        may_repeat = kind == "held" or pieces > 1  # what moves while it is read in pieces may be in two of them
+        for id in ids:
+            before = standing.get(id, ())
+            if not (may_repeat and place[0] in before):
+                standing[id] = before + place if before else place
+                if kind == "held":
+                    shared.processes[name].held += 1
+
+
+async def read_ends(reader: Reader, keys: Keys, shared: Shared, owners: Iterable[str]) -> None:
+    """Note which of the owners' stored events tell of the end of a run."""
+    for owner in owners:
+        start = "-"
+        while start:
+            [events] = await reader.ask([("XRANGE", keys.events(owner), start, "+", "COUNT", _EVENTS)])
+            for event_id, parts in events or ():
+                id = event_number(event_id)
+                shared.streams.setdefault(owner, id)
+                if found := _END_EVENT.match(parts[1]):
+                    shared.ends.setdefault(text(found[2]), []).append((id, text(found[1])))
+            start = "(" + text(events[-1][0]) if events and len(events) == _EVENTS else ""
+
+
+def event_number(event_id: bytes | str) -> EventId:
+    """An event's id, as it is ordered."""
+    ms, _, count = text(event_id).partition("-")
+    return number(ms), number(count)

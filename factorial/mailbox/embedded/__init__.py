@@ -1,0 +1,1 @@
+"""`embedded:DIR`: a server of our own."""

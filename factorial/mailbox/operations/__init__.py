@@ -1,0 +1,1 @@
+"""The operations on tasks: each module runs the Lua files next to it."""

@@ -1,0 +1,51 @@
+"""Store and queue the children of a run (`spawn.lua`). Called by the execution, for what a step spawns."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from factorial.mailbox.operations.claim import Token
+from factorial.mailbox.operations.enqueue import flattened, head
+from factorial.mailbox.operations.record import Noted, Superseded
+from factorial.mailbox.script import Argument, Scripts, counted
+
+__all__ = ["NewRun", "spawn"]
+
+_AT_ONCE = 100
+"""Children that one script call stores: no call takes long."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewRun:
+    """A run to be stored."""
+
+    task_id: str
+    agent: str
+    conversation: Sequence[bytes]
+    fields: Mapping[str, bytes]
+
+
+async def spawn(
+    scripts: Scripts, *, parent: str, owner_id: str, token: Token, batch_id: str, children: Sequence[NewRun]
+) -> Noted | Superseded:
+    """Store `children` of the run `parent` that is held under `token`; those that are there are left as they are.
+
+    If the parent is to be cancelled, or is somebody else's, the rest of them is not stored.
+    """
+    for first in range(0, len(children), _AT_ONCE):
+        some = children[first : first + _AT_ONCE]
+        described = [part for child in some for part in _described(child, owner_id)]
+        answer = await scripts.run(
+            "spawn", parent, token.epoch, token.nonce, batch_id, len(children), len(some), *described
+        )
+        if answer[0] == b"SUPERSEDED":
+            return Superseded()
+        if answer[0] == b"CANCELLED":
+            return Noted(cancelled=True)
+    return Noted(cancelled=False)
+
+
+def _described(child: NewRun, owner_id: str) -> list[Argument]:
+    return [
+        child.task_id, child.agent, head(child.task_id, owner_id, child.agent),
+        *counted(child.conversation), *counted(flattened(child.fields)),
+    ]  # fmt: skip

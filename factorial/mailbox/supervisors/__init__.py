@@ -1,0 +1,1 @@
+"""The reports of supervisors, and the orders to them."""

@@ -1,0 +1,1 @@
+"""What is stored, read without changing it."""
