@@ -66,15 +66,17 @@ model: | python
 clean:
 	rm -rf $(DEMO) $(TEST) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist
 
-# The stamp is written last: an installation that was broken off is done again, a finished one is not.
-$(DEMO)/.installed: EXTRA := local
-$(TEST)/.installed: EXTRA := dev
+# The stamp is written last: an installation that was interrupted starts over, a finished one is kept.
+# Dependency groups (PEP 735) need pip 25.1: the pip that an older Python puts into the environment cannot read them.
+$(DEMO)/.installed: PACKAGES := --editable '.[local]'
+$(TEST)/.installed: PACKAGES := --editable . --group dev
 $(DEMO)/.installed $(TEST)/.installed: pyproject.toml | python
 	@echo "setting up $(@D) (once; about a minute)"
 	@rm -rf $(@D)
 	@if $(PYTHON) -c "import ensurepip" 2>/dev/null; then $(PYTHON) -m venv $(@D); \
 	else $(PYTHON) -m venv --without-pip $(@D) && $(PYTHON) -m pip --python $(@D)/bin/python install --quiet pip; fi
-	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --editable '.[$(EXTRA)]'
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade 'pip>=25.1'
+	@$(@D)/bin/python -m pip install --quiet --disable-pip-version-check $(PACKAGES)
 	@touch $@
 
 python:
