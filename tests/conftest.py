@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.chaos import figures
+from tests.guard import pytest_cmdline_main as pytest_cmdline_main
 from tests.harness import System
 from tests.redis.inspector import Inspector
 from tests.valkey import ValkeyServer, running

@@ -248,7 +248,8 @@ async def test_what_the_chunk_handler_raises_passes_through(llmock: LLMock, requ
 def test_clients_of_ended_event_loops_are_let_go(llmock: LLMock) -> None:
     """A program that calls `asyncio.run` again and again does not collect them, and hears no warning of open ones."""
     program = (
-        "import asyncio; from factorial.models import ModelRequest, complete, gpt_41; from factorial.models.transports import sdk\n"
+        "import asyncio; from factorial.models import ModelRequest, complete, gpt_41\n"
+        "from factorial.models.transports import sdk\n"
         "for _ in range(3): asyncio.run(complete(gpt_41, ModelRequest([{'role': 'user', 'content': 'hi'}])))\n"
         "print(len(sdk._clients))"
     )
