@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from factorial._core.json import dump_json
+from factorial._core.text import one_line
 from factorial.commandline import show
 from factorial.config import RedisConfig
 from factorial.errors import ConfigError, MailboxRefusedError
@@ -16,7 +18,6 @@ from factorial.mailbox.doctor import Checkup, Invariant, check
 from factorial.mailbox.doctor.reader import Reader
 from factorial.mailbox.transport.connect import check_layout, check_server, read_layout
 from factorial.mailbox.visit import Visit, visiting
-from factorial.utils import dump_json, one_line
 
 __all__ = ["examine"]
 

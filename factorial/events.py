@@ -14,7 +14,8 @@ from itertools import islice
 from types import MappingProxyType
 from typing import Any, Protocol
 
-from factorial.utils import dump_anything, iso, load_json, shorten
+from factorial._core.json import dump_anything, load_json
+from factorial._core.text import iso, shorten
 
 __all__ = [
     "CATALOGUE",

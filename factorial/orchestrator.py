@@ -13,8 +13,10 @@ from contextlib import aclosing
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar, get_args, overload
 
+from factorial._core.json import dump_json
 from factorial._core.loop import close_with_loop
 from factorial._core.redact import hide_secrets
+from factorial._core.text import iso, shorten, with_article
 from factorial.agent.agent import BaseAgent
 from factorial.agent.callbacks import call_back
 from factorial.agent.lifecycle.failure import describe
@@ -62,7 +64,6 @@ from factorial.mailbox.views.subscription import EventFilter, Position, activity
 from factorial.supervisor.embedding import Registered, run_registered
 from factorial.task import Task, TaskMetadata, TaskStatus, check_owner_id, check_task_id
 from factorial.telemetry.story import Story
-from factorial.utils import dump_json, iso, shorten, with_article
 
 __all__ = [
     "AgentWorkerConfig", "MaintenanceWorkerConfig", "MetricsTimelineConfig", "ObservabilityConfig", "Orchestrator",

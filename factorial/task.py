@@ -17,9 +17,10 @@ from datetime import UTC, datetime
 from enum import StrEnum, nonmember
 from typing import Any, Generic
 
+from factorial._core.json import dump_json, load_json
 from factorial.context import ContextType
 from factorial.errors import ConfigError, InvalidTaskIdError
-from factorial.utils import dump_json, is_valid_task_id, load_json
+from factorial.utils import is_valid_task_id
 
 __all__ = [
     "AwaitedCall", "NextStep", "Continue", "Complete", "Park", "Backoff", "Release", "Fail", "Cancel",

@@ -16,6 +16,7 @@ from typing import Any, assert_never
 
 from pydantic_core import to_json
 
+from factorial._core.json import dump_json, load_json
 from factorial.actors.outbox import Ledger, Reply
 from factorial.agent.agent import BaseAgent
 from factorial.agent.lifecycle.activation import Run
@@ -43,7 +44,6 @@ from factorial.mailbox.operations.upkeep import cascade
 from factorial.mailbox.script import Scripts
 from factorial.task import Backoff, Cancel, Complete, Continue, Fail, Park, Release
 from factorial.telemetry.story import Story
-from factorial.utils import dump_json, load_json
 
 __all__ = ["Execution"]
 

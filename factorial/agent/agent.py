@@ -11,6 +11,7 @@ no key (D06).
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Generic
 
+from factorial._core.text import with_article
 from factorial.agent.callbacks import Callback, checked_callback
 from factorial.agent.checks import check_options, checked_name, checked_tools, output_tool
 from factorial.agent.completion import RunCompletion, TurnCompletion
@@ -44,7 +45,7 @@ from factorial.tools import (
     call_tool,
     execution_parameters,
 )
-from factorial.utils import BaseModel, with_article
+from factorial.utils import BaseModel
 
 if TYPE_CHECKING:
     from openai.types.chat import ChatCompletion, ChatCompletionChunk, ChatCompletionMessageToolCall

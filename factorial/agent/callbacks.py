@@ -24,8 +24,8 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from factorial._core.signature import can_take
 from factorial.errors import ConfigError, FatalAgentError
-from factorial.utils import can_take
 
 __all__ = ["Callback", "call_back", "checked_callback"]
 

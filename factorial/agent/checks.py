@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from factorial._core.signature import can_take
 from factorial.context import AgentContext
 from factorial.errors import ConfigError
 from factorial.models import FallbackModels, Model, ModelSettings, MultiClient
@@ -17,7 +18,7 @@ from factorial.tools import (
     execution_parameters,
     final_output_tool,
 )
-from factorial.utils import can_take, to_snake_case
+from factorial.utils import to_snake_case
 
 if TYPE_CHECKING:
     from factorial.agent.agent import BaseAgent

@@ -12,13 +12,13 @@ import random
 import time
 from typing import TYPE_CHECKING, Any
 
+from factorial._core.json import load_json
 from factorial.errors import ConfigError, ModelError, ModelRefusedError
 from factorial.models.fallback import FallbackModels
 from factorial.models.faults import missing_key, worth_another_try
 from factorial.models.model import Model
 from factorial.models.request import ModelRequest, OnChunk
 from factorial.telemetry.story import fields_here
-from factorial.utils import load_json
 
 if TYPE_CHECKING:
     from openai.types.chat import ChatCompletion

@@ -19,8 +19,8 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING
 
 from factorial._core.redact import hide_secrets
+from factorial._core.text import shorten
 from factorial.errors import ModelError, ModelRefusedError, RateLimitError, TruncatedResponseError
-from factorial.utils import shorten
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

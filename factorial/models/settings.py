@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from typing import Any, Generic
 
+from factorial._core.signature import can_take
 from factorial.context import ContextType
 from factorial.errors import ConfigError
-from factorial.utils import can_take
 
 __all__ = ["ModelSettings", "ResolvedModelSettings", "ToolChoice"]
 

@@ -10,7 +10,7 @@ for the tokenizers of other providers: leave them some room.
 import re
 from typing import Any
 
-from factorial.utils import dump_anything
+from factorial._core.json import dump_anything
 
 __all__ = ["IMAGE_TOKENS", "count_tokens", "estimate_tokens"]
 

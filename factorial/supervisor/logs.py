@@ -19,10 +19,11 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, cast
 
+from factorial._core.json import dump_anything, load_json
 from factorial._core.redact import hide_secrets, is_secret_name, remember_environment
+from factorial._core.text import iso, one_line
 from factorial.config import LoggingConfig
 from factorial.supervisor.streams import NamedLines
-from factorial.utils import dump_anything, iso, load_json, one_line
 
 __all__ = ["JsonFormatter", "TextFormatter", "log_to_stderr", "logging_to_stderr", "name_standard_streams"]
 

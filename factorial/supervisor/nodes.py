@@ -18,7 +18,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from factorial.utils import one_line
+from factorial._core.text import one_line
 
 __all__ = ["Node", "checked_report"]
 

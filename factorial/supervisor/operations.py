@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from factorial._core.text import listed
 from factorial._core.version import __version__
 from factorial.config import SystemConfig
 from factorial.errors import ConfigError, SupervisionError
@@ -27,7 +28,6 @@ from factorial.supervisor.signals import StopRequests
 from factorial.supervisor.spec import ChildSpec, SupervisorSpec
 from factorial.supervisor.strategy import ChildState
 from factorial.supervisor.tree import Place, Tree
-from factorial.utils import listed
 
 __all__ = ["Operator"]
 

@@ -13,12 +13,12 @@ from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import Any, Protocol
 
+from factorial._core.text import one_line, shorten
 from factorial.errors import ConfigError, FactorialError, MailboxError, SupervisionError
 from factorial.mailbox import Namespace
 from factorial.mailbox.supervisors import reports as supervisors
 from factorial.mailbox.supervisors.reports import REPORT_INTERVAL, Inbox, MalformedOrder, Order
 from factorial.mailbox.transport.connect import BlockingConnection
-from factorial.utils import one_line, shorten
 
 __all__ = ["USAGE", "Operations", "obey", "shown"]
 

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass, replace
 from typing import Any
 
+from factorial._core.json import dump_json
+from factorial._core.text import one_line
 from factorial.commandline import show
 from factorial.config import RedisConfig
 from factorial.errors import ConfigError, FactorialError, SupervisionError
@@ -22,7 +24,6 @@ from factorial.mailbox.visit import Visit, visiting
 from factorial.supervisor.nodes import checked_report
 from factorial.supervisor.orders import USAGE, shown
 from factorial.supervisor.status import Subject, draw, span
-from factorial.utils import dump_json, one_line
 
 __all__ = ["Selection", "give_order", "show_status"]
 

@@ -29,8 +29,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from factorial._core.redact import hide_secrets
+from factorial._core.text import one_line
 from factorial.context import ExecutionContext
-from factorial.utils import one_line
 
 __all__ = ["Story", "TaskFields", "fields_here"]
 

@@ -13,11 +13,11 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from factorial._core.json import dump_json
 from factorial.errors import ConfigError, ModelRefusedError
 from factorial.models.model import Model, Provider
 from factorial.models.request import ModelRequest, OnChunk, Transport
 from factorial.models.transports.streaming import read_stream
-from factorial.utils import dump_json
 
 if TYPE_CHECKING:
     from openai.types.chat import ChatCompletion, ChatCompletionChunk

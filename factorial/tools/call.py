@@ -18,12 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from factorial._core.json import dump_json
+from factorial._core.text import shorten
 from factorial.context import AgentContext, ExecutionContext
 from factorial.errors import FatalAgentError, RetryableError
 from factorial.telemetry.story import fields_here
 from factorial.tools.function_tool import FunctionTool
 from factorial.tools.output import FunctionToolActionResult, failure, shape
-from factorial.utils import dump_json, shorten
 
 if TYPE_CHECKING:
     from openai.types.chat import ChatCompletionMessageToolCall

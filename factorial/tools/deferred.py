@@ -18,13 +18,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, cast
 
+from factorial._core.text import printable_text, shorten
 from factorial.context import Batch
 from factorial.errors import ConfigError, InvalidTaskIdError
 from factorial.task import check_task_id
 from factorial.telemetry.story import fields_here
 from factorial.tools.output import FunctionToolActionResult, failure
 from factorial.tools.schema import where
-from factorial.utils import printable_text, shorten
 
 __all__ = ["Deferral", "deferral_of", "deferred_result", "forking_tool"]
 

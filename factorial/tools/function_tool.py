@@ -18,12 +18,12 @@ from typing import Any, Generic, overload
 
 from typing_extensions import TypeVar  # with a default, which typing has from Python 3.13
 
+from factorial._core.signature import can_take
 from factorial.context import AgentContext
 from factorial.errors import ConfigError
 from factorial.tools.deferred import Deferral, deferral_of
 from factorial.tools.docstring import read_docstring
 from factorial.tools.schema import Parameters, described_parameters, inner, read_parameters, where
-from factorial.utils import can_take
 
 __all__ = ["FunctionTool", "build_tools", "function_tool"]
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic_core import to_json
 
-from factorial.utils import shorten
+from factorial._core.text import shorten
 
 __all__ = ["FunctionToolAction", "FunctionToolActionResult", "failure", "shape"]
 

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, field_serializer
 
 from factorial import AgentEvent, BaseEvent, QueueEvent
+from factorial._core.json import dump_anything
 from factorial.events import (
     CATALOGUE,
     MAX_EVENT_DATA,
@@ -20,7 +21,6 @@ from factorial.events import (
     bounded,
     encode_event,
 )
-from factorial.utils import dump_anything
 
 BASE = {"task_id": "t", "owner_id": "o", "agent_name": "a"}
 

@@ -16,12 +16,12 @@ import pytest
 from factorial import Agent, AgentContext, AgentWorkerConfig, LoggingConfig
 from factorial._core import redact
 from factorial._core.redact import hide_secrets, remember_environment, remember_password, remember_secret, shown_url
+from factorial._core.text import one_line
 from factorial.config import SystemConfig
 from factorial.errors import ConfigError, FactorialError
 from factorial.supervisor.logs import JsonFormatter, TextFormatter, logging_to_stderr
 from factorial.telemetry.story import Story, TaskFields
 from factorial.testing import ScriptedModel, call, say
-from factorial.utils import one_line
 
 KEY = "sk-proj-0123456789abcdef"
 

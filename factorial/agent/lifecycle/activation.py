@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Generic, assert_never
 
+from factorial._core.json import dump_json, load_json
+from factorial._core.text import listed
 from factorial.agent.callbacks import Callback, call_back
 from factorial.agent.completion import RunCompletion, TurnCompletion
 from factorial.agent.lifecycle.failure import after_failure, describe, explain_failure, is_final
@@ -44,7 +46,6 @@ from factorial.errors import (
 from factorial.events import AgentEvent, BaseEvent, EventType, QueueEvent
 from factorial.task import Backoff, Cancel, Complete, Continue, Fail
 from factorial.telemetry.story import fields_here
-from factorial.utils import dump_json, listed, load_json
 
 if TYPE_CHECKING:
     from factorial.agent.agent import BaseAgent

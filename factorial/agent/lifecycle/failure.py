@@ -3,10 +3,10 @@
 import random
 
 from factorial._core.redact import hide_secrets
+from factorial._core.text import printable_text
 from factorial.config import AgentWorkerConfig
 from factorial.errors import ConfigError, ContextError, FatalAgentError, ModelRefusedError
 from factorial.task import Backoff, Fail
-from factorial.utils import printable_text
 
 __all__ = ["after_failure", "describe", "explain_failure", "is_final"]
 

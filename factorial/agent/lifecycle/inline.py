@@ -7,6 +7,8 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from factorial._core.json import dump_json
+from factorial._core.text import with_article
 from factorial.agent.completion import RunCompletion
 from factorial.agent.lifecycle.activation import Run
 from factorial.agent.lifecycle.failure import describe
@@ -29,7 +31,6 @@ from factorial.errors import ConfigError, FatalAgentError
 from factorial.events import AgentEvent, BaseEvent, EventType
 from factorial.task import Backoff, Cancel, Complete, Continue, Fail, Park, Release, new_task_id
 from factorial.telemetry.story import Story
-from factorial.utils import dump_json, with_article
 
 if TYPE_CHECKING:
     from factorial.agent.agent import BaseAgent

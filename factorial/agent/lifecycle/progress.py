@@ -8,10 +8,10 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from factorial._core.text import shorten
 from factorial.agent.lifecycle.failure import describe
 from factorial.context import AgentContext, ExecutionContext
 from factorial.events import AgentEvent, bounded
-from factorial.utils import shorten
 
 __all__ = ["Ending", "Progress", "metadata", "showing", "summary"]
 

@@ -12,9 +12,9 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import PydanticSerializationError, to_json
 
+from factorial._core.json import dump_json, load_json
 from factorial.context import AgentContext, ContextType
 from factorial.errors import ContextError
-from factorial.utils import dump_json, load_json
 
 __all__ = ["Changes", "ContextSnapshot", "decode_context", "encode_fields", "encode_messages", "readable"]
 

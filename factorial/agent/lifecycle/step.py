@@ -11,6 +11,8 @@ from dataclasses import fields, replace
 from functools import wraps
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from factorial._core.json import dump_anything, dump_json, load_json
+from factorial._core.text import with_article
 from factorial.agent.callbacks import call_back
 from factorial.agent.lifecycle.host import RUN_START, Child, Host, Recorded
 from factorial.agent.lifecycle.progress import Ending, Progress, showing
@@ -19,7 +21,6 @@ from factorial.context import AgentContext, Batch, ExecutionContext
 from factorial.errors import ConfigError, FatalAgentError
 from factorial.models.answer import function_calls
 from factorial.tools import FINAL_OUTPUT, FunctionToolActionResult
-from factorial.utils import dump_anything, dump_json, load_json, with_article
 
 if TYPE_CHECKING:
     from openai.types.chat import ChatCompletion, ChatCompletionMessageToolCall

@@ -11,13 +11,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from factorial._core.json import dump_json, load_json
 from factorial.agent.lifecycle.snapshot import MAX_VALUE_BYTES, readable
 from factorial.agent.lifecycle.step import tool_message
 from factorial.errors import ContextError
 from factorial.task import AwaitedCall, Park
 from factorial.tools import FunctionToolActionResult
 from factorial.tools.output import failure, shape
-from factorial.utils import dump_json, load_json
 
 __all__ = ["PLAN", "answer_calls", "awaited_keys", "encode_plan", "encode_result", "park", "read_results"]
 

@@ -3,8 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from factorial._core.json import dump_json
 from factorial.mailbox.script import Argument, Scripts, counted
-from factorial.utils import dump_json
 
 __all__ = ["Enqueued", "enqueue", "flattened", "head"]
 

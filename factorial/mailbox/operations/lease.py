@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from factorial._core.json import dump_json
 from factorial.mailbox.script import Scripts, counted
-from factorial.utils import dump_json
 
 __all__ = ["Cause", "TakenBack", "beat", "bury", "disown", "held", "reclaim", "register"]
 

@@ -16,10 +16,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from factorial._core.json import dump_json, load_json
+from factorial._core.text import shorten
 from factorial.errors import ConfigError, MailboxFullError, SupervisionError
 from factorial.mailbox.script import Scripts
 from factorial.mailbox.transport.connect import BlockingConnection
-from factorial.utils import dump_json, load_json, shorten
 
 __all__ = [
     "LOST_AFTER", "REPORT_INTERVAL", "Heard", "Inbox", "MalformedOrder", "Order", "answer", "publish", "read_all",

@@ -8,10 +8,10 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypedDict
 
+from factorial._core.text import iso
 from factorial.config import MetricsTimelineConfig
 from factorial.mailbox.script import Scripts
 from factorial.mailbox.views.queues import Queue, read_queues
-from factorial.utils import iso
 
 __all__ = ["AgentMetrics", "Bucket", "Counts", "InFlight", "Metrics", "read_metrics"]
 

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+from factorial._core.json import load_json
 from factorial.errors import CorruptedTaskDataError
 from factorial.mailbox.operations.claim import paired
 from factorial.mailbox.script import Scripts
 from factorial.task import TaskStatus
-from factorial.utils import load_json
 
 __all__ = ["StoredBatch", "StoredRun", "born_at", "read_batch", "read_owner", "read_run", "read_status"]
 

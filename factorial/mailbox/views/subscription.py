@@ -15,11 +15,11 @@ from typing import Any
 
 from redis.exceptions import ResponseError
 
+from factorial._core.json import load_json
 from factorial.errors import ConfigError
 from factorial.events import EventType, QueueEvent
 from factorial.mailbox.script import Scripts
 from factorial.mailbox.transport.connect import Listener
-from factorial.utils import load_json
 
 __all__ = ["EventFilter", "Position", "activity_since", "end_of_events", "subscribe"]
 

@@ -14,12 +14,12 @@ from weakref import WeakKeyDictionary
 
 from pydantic_core import PydanticSerializationError
 
+from factorial._core.json import dump_json
 from factorial._core.loop import close_with_loop
 from factorial._core.redact import remember_secret
 from factorial.errors import ContextError, ModelRefusedError
 from factorial.models.faults import explain, missing_key, unreadable
 from factorial.models.transports.streaming import read_stream
-from factorial.utils import dump_json
 
 if TYPE_CHECKING:
     from openai import AsyncOpenAI, AsyncStream
