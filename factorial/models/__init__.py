@@ -1,8 +1,10 @@
-"""Models and the way to them: which there are, how they are asked, and what becomes of a failed call.
+"""Models: the catalogue, the settings of a call, the call itself, and the transports that carry it.
 
-`complete` is the door; `faults` has the table of what is retried, what falls back and what ends the call.
+`complete` is the entry point. `faults` has the table of errors: which are retried, which try the next model, and which
+end the call.
 """
 
+from factorial.models.answer import assistant_message, function_calls
 from factorial.models.catalogue import (
     DEFAULT_MODEL,
     MODELS,
@@ -29,20 +31,21 @@ from factorial.models.catalogue import (
     openai,
     xai,
 )
-from factorial.models.complete import assistant_message, check_model, complete
-from factorial.models.fallback import FallbackModels, fallback_models
-from factorial.models.model import Model, Provider
+from factorial.models.complete import check_model, complete
+from factorial.models.fallback import AnyModel, FallbackModels, fallback_models
+from factorial.models.model import Model, Transport
 from factorial.models.multi_client import MultiClient, refuse_http_client
-from factorial.models.request import ModelRequest, OnChunk, Transport
+from factorial.models.provider import Provider
+from factorial.models.request import ModelRequest, OnChunk
 from factorial.models.settings import ModelSettings, ResolvedModelSettings
 from factorial.models.tokens import count_tokens
-from factorial.models.transports.sdk import close_clients
+from factorial.models.transports import close_clients
 
 __all__ = [
-    "DEFAULT_MODEL", "MODELS", "FallbackModels", "Model", "ModelRequest", "ModelSettings", "MultiClient", "OnChunk",
-    "Provider", "ResolvedModelSettings", "Transport", "anthropic", "assistant_message", "check_model",
+    "DEFAULT_MODEL", "MODELS", "AnyModel", "FallbackModels", "Model", "ModelRequest", "ModelSettings", "MultiClient",
+    "OnChunk", "Provider", "ResolvedModelSettings", "Transport", "anthropic", "assistant_message", "check_model",
     "claude_35_haiku", "claude_35_sonnet", "claude_37_sonnet", "claude_4_opus", "claude_4_sonnet", "close_clients",
-    "complete", "count_tokens", "fallback_models", "find_model", "google", "gpt_41", "gpt_41_mini", "gpt_41_nano",
-    "gpt_5", "gpt_54", "gpt_54_mini", "gpt_5_mini", "gpt_5_nano", "grok_3", "grok_3_mini", "o3", "o4_mini",
-    "openai", "refuse_http_client", "xai",
+    "complete", "count_tokens", "fallback_models", "find_model", "function_calls", "google", "gpt_41", "gpt_41_mini",
+    "gpt_41_nano", "gpt_5", "gpt_54", "gpt_54_mini", "gpt_5_mini", "gpt_5_nano", "grok_3", "grok_3_mini", "o3",
+    "o4_mini", "openai", "refuse_http_client", "xai",
 ]  # fmt: skip

@@ -6,7 +6,8 @@ A model that is missing needs no release of ours: `Model(name, provider, provide
 import difflib
 
 from factorial.errors import UnknownModelError
-from factorial.models.model import Model, Provider
+from factorial.models.model import Model
+from factorial.models.provider import Provider
 
 __all__ = [
     "DEFAULT_MODEL", "MODELS", "anthropic", "claude_35_haiku", "claude_35_sonnet", "claude_37_sonnet",

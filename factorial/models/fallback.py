@@ -1,16 +1,16 @@
-"""Several models, tried in order (checklist A04). How, is said in `complete`."""
+"""Several models that are tried in order. `complete` says how."""
 
 from dataclasses import dataclass
 
 from factorial.errors import ConfigError
 from factorial.models.model import Model
 
-__all__ = ["FallbackModels", "fallback_models"]
+__all__ = ["AnyModel", "FallbackModels", "fallback_models"]
 
 
 @dataclass(frozen=True)
 class FallbackModels:
-    """Accepted wherever a `Model` is. Made by `fallback_models`."""
+    """Models in the order in which they are tried, accepted wherever a `Model` is. Made by `fallback_models`."""
 
     models: tuple[Model, ...]
 
@@ -21,12 +21,16 @@ class FallbackModels:
 
     @property
     def context_window(self) -> int:
-        """The smallest: a request that fits it fits every one of the models."""
+        """The smallest context window, in tokens: a request that fits it fits every model."""
         return min(model.context_window for model in self.models)
 
 
-def fallback_models(*models: Model | FallbackModels) -> FallbackModels:
-    """When one of `models` fails, the next is tried, in this order."""
+AnyModel = Model | FallbackModels
+"""What a request can be sent to."""
+
+
+def fallback_models(*models: AnyModel) -> FallbackModels:
+    """Models of which the next is tried if one fails, in this order. Raises `ConfigError` for anything else."""
     flat: list[Model] = []
     for model in models:
         if isinstance(model, FallbackModels):

@@ -1,76 +1,51 @@
-"""A model and its provider: plain data, and the way to the transport.
+"""A model as plain data, and the port through which it is asked.
 
-    local = Provider(name="local", base_url="http://localhost:8080/v1", api_key_env=None)
     mine = Model(name="mine", provider=local, provider_model_id="qwen3-8b", context_window=32_768)
 
-Any server that speaks the OpenAI chat-completions protocol is a provider. Keys are read from the environment
-when a call is made: to import an agent needs none.
+A `Transport` carries a request to a model. The package `transports` registers one for each protocol in `Api`;
+`Model.transport()` looks it up when a call is made. So a model knows no transport, and the transports know the models.
 """
 
-import os
-from dataclasses import dataclass, field
-from typing import ClassVar
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
 
 from factorial.errors import ConfigError
-from factorial.models.request import Transport
-from factorial.models.transports.sdk import OpenAITransport
+from factorial.models.provider import Api, Provider
+from factorial.models.request import ModelRequest, OnChunk
 
-__all__ = ["Model", "Provider"]
+if TYPE_CHECKING:
+    from openai.types.chat import ChatCompletion
 
-_OPENAI_TRANSPORT = OpenAITransport()
+__all__ = ["Model", "Transport", "register_transport"]
 
 
-@dataclass(frozen=True)
-class Provider:
-    """Who serves models, where, and which environment variable holds the key."""
+class Transport(Protocol):
+    """Carries one request to one model, once. It neither retries nor falls back to another model."""
 
-    name: str
-    base_url: str
-    api_key_env: str | None
-    """The variable with the key; None for a server that needs none."""
-    base_url_env: str | None = None
-    """A variable that, if it is set, replaces `base_url`."""
-    key: str | None = field(default=None, repr=False, kw_only=True)
-    """A key that was given in code (`MultiClient`), and beats the environment's."""
+    async def create(self, model: "Model", request: ModelRequest, on_chunk: OnChunk | None) -> "ChatCompletion":
+        """The model's whole answer. Raises a `ModelError`."""
+        ...
 
-    OPENAI: ClassVar["Provider"]
-    ANTHROPIC: ClassVar["Provider"]
-    XAI: ClassVar["Provider"]
 
-    @property
-    def api_key(self) -> str | None:
-        """The key: the given one, or the environment's, if it has one."""
-        key = self.key or (os.environ.get(self.api_key_env) if self.api_key_env else None)
-        # A line end after the key would make the HTTP library refuse the header, and show it.
-        return (key or "").strip() or None
+_transports: dict[Api, Transport] = {}
 
-    @property
-    def lacks_key(self) -> bool:
-        """Whether a key is needed and missing."""
-        return self.api_key_env is not None and self.api_key is None
 
-    @property
-    def url(self) -> str:
-        """Where requests go. Raises `ConfigError` if that is no HTTP address."""
-        override = os.environ.get(self.base_url_env) if self.base_url_env else None
-        url = override or self.base_url
-        if not url.startswith(("http://", "https://")):
-            source = self.base_url_env if override else "base_url"
-            raise ConfigError(f"provider {self.name!r}: {source}={url!r} must start with http:// or https://")
-        return url
+def register_transport(api: Api, transport: Transport) -> None:
+    """Use `transport` for all providers that speak `api`."""
+    _transports[api] = transport
 
 
 @dataclass(frozen=True)
 class Model:
-    """One model. Compares by value, and is cheap to make: define your own wherever you like."""
+    """One model. Models compare by value. Raises `ConfigError` if `provider` is not a `Provider`."""
 
     name: str
-    """Its name here, in events and in logs."""
+    """The model's name in Factorial: in events, in logs and for `find_model`."""
     provider: Provider
     provider_model_id: str = ""
-    """Its name at the provider; `name` if it is not given."""
+    """The model's name at the provider; by default `name`."""
     context_window: int = 128_000
-    """Tokens that a request and its answer may have together."""
+    """The most tokens that a request and its answer may have together."""
 
     def __post_init__(self) -> None:
         if not isinstance(self.provider, Provider):
@@ -82,5 +57,5 @@ class Model:
             object.__setattr__(self, "provider_model_id", self.name)
 
     def transport(self) -> Transport:
-        """What carries requests to this model. Override it to speak to something else."""
-        return _OPENAI_TRANSPORT
+        """The transport for requests to this model. Override it to carry them in another way."""
+        return _transports[self.provider.api]

@@ -14,8 +14,9 @@ from factorial._core.redact import remember_secret
 from factorial.errors import ConfigError
 from factorial.models.catalogue import anthropic, openai, xai
 from factorial.models.complete import complete
-from factorial.models.fallback import FallbackModels
-from factorial.models.model import Model, Provider
+from factorial.models.fallback import AnyModel, FallbackModels
+from factorial.models.model import Model
+from factorial.models.provider import Provider
 from factorial.models.request import ModelRequest
 from factorial.models.settings import ResolvedModelSettings, ToolChoice
 
@@ -23,8 +24,6 @@ if TYPE_CHECKING:
     from openai.types.chat import ChatCompletion
 
 __all__ = ["MultiClient", "refuse_http_client"]
-
-AnyModel = Model | FallbackModels
 
 
 class MultiClient:

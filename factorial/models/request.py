@@ -1,50 +1,36 @@
-"""What is asked of a model, and who can ask it: a request, and the port that carries it.
-
-`Transport` is the port: `client.OpenAITransport` speaks to real providers, `factorial.testing` has one that
-plays a script. Called by `complete`, through `Model.transport()`.
-"""
+"""One request to a model, independent of the model and of the protocol that carries it."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from factorial.models.settings import ResolvedModelSettings
 
 if TYPE_CHECKING:
-    from openai.types.chat import ChatCompletion, ChatCompletionChunk
+    from openai.types.chat import ChatCompletionChunk
 
-    from factorial.models.model import Model
-
-__all__ = ["ModelRequest", "OnChunk", "Transport"]
+__all__ = ["ModelRequest", "OnChunk"]
 
 OnChunk = Callable[["ChatCompletionChunk"], Awaitable[None]]
-"""Gets each piece of a streamed answer. All pieces of one try carry the same `id`."""
+"""Receives each chunk of a streamed answer. All chunks of one try have the same `id`."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelRequest:
-    """One request, the same for every model that it may be sent to."""
+    """One request. The same object is sent to each model that is tried."""
 
     messages: Sequence[Mapping[str, Any]]
     """The conversation in the chat-completions wire format, instructions first."""
     tools: Sequence[Mapping[str, Any]] = ()
-    """The tools on offer, as `factorial.tools.FunctionTool.param` describes them."""
+    """The tools that the model may call, each a `factorial.tools.FunctionTool.param`."""
     settings: ResolvedModelSettings = field(default_factory=ResolvedModelSettings)
     timeout: float = 120.0
-    """Seconds without an answer, or without the next piece of one, after which a try has failed. No further
-    try begins once so many seconds are over."""
+    """Seconds without an answer, or without the next chunk, after which a try has failed. No further try starts once
+    this many seconds have passed since the call began."""
     stream: bool = False
-    """Whether the answer comes in pieces."""
+    """Whether the answer is streamed."""
     extra: Mapping[str, Any] = field(default_factory=dict)
-    """What else goes into the request's body, by its name there."""
+    """Further members of the request's body. They replace members of the same name."""
     answers: int | None = None
-    """How many answers of the model the conversation holds, also those that `messages` goes without. It is not sent.
-    None: those in `messages` are all."""
-
-
-class Transport(Protocol):
-    """Carries one request to one model, once. It neither retries nor falls back."""
-
-    async def create(self, model: "Model", request: ModelRequest, on_chunk: OnChunk | None) -> "ChatCompletion":
-        """The model's whole answer. Raises a `ModelError`."""
-        ...
+    """How many answers of the model the conversation holds, including those that `messages` leaves out to fit a context
+    window. None: all of them are in `messages`. It is not sent; `factorial.testing.ScriptedModel` reads it."""

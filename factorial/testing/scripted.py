@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from factorial._core.json import dump_json
 from factorial.errors import ConfigError, ModelRefusedError
-from factorial.models.model import Model, Provider
-from factorial.models.request import ModelRequest, OnChunk, Transport
+from factorial.models.model import Model, Transport
+from factorial.models.provider import Provider
+from factorial.models.request import ModelRequest, OnChunk
 from factorial.models.transports.streaming import read_stream
 
 if TYPE_CHECKING:

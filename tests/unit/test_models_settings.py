@@ -89,6 +89,12 @@ def test_ones_own_model() -> None:
         Model("qwen3-8b", "local")  # type: ignore[arg-type]
 
 
+def test_the_transport_of_a_model_is_that_of_its_providers_protocol() -> None:
+    assert gpt_41.transport() is claude_4_sonnet.transport()
+    with pytest.raises(ConfigError, match=r"provider 'local': api='telnet': use one of chat"):
+        Provider("local", "http://localhost:8080/v1", api_key_env=None, api="telnet")  # type: ignore[arg-type]
+
+
 def test_an_address_that_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_BASE_URL", "localhost:8080")
     with pytest.raises(ConfigError, match="OPENAI_BASE_URL='localhost:8080' must start with http://"):

@@ -1,24 +1,22 @@
-"""The transport to real providers: the openai SDK, for any server that speaks its protocol.
+"""The transport over the openai SDK, for every server that speaks chat completions.
 
-The SDK walks every message in Python before it sends them (18 ms of CPU for a conversation of 92, measured
-with openai 3.52); its documented door for other endpoints, `client.post`, takes bytes as they are (1.4 ms),
-with the same authentication, errors and response types. So the request is serialised here.
+The SDK walks every message in Python before it sends them (18 ms of CPU for a conversation of 92 messages, measured
+with openai 3.52). `client.post`, which the SDK documents for other endpoints, takes bytes as they are (1.4 ms), with
+the same authentication, errors and response types. So the request is serialised in `body`.
 
-The SDK's own retries are off: there is one policy, in `complete`. `openai` is imported with the first call.
+The SDK's own retries are off: `complete` has the only retry policy. `openai` is imported with the first call.
 """
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
-from pydantic_core import PydanticSerializationError
-
-from factorial._core.json import dump_json
 from factorial._core.loop import close_with_loop
 from factorial._core.redact import remember_secret
-from factorial.errors import ContextError, ModelRefusedError
+from factorial.errors import ModelRefusedError
 from factorial.models.faults import explain, missing_key, unreadable
+from factorial.models.transports.body import request_body
 from factorial.models.transports.streaming import read_stream
 
 if TYPE_CHECKING:
@@ -26,15 +24,18 @@ if TYPE_CHECKING:
     from openai._types import RequestOptions
     from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-    from factorial.models.model import Model, Provider
+    from factorial.models.model import Model
+    from factorial.models.provider import Provider
     from factorial.models.request import ModelRequest, OnChunk
 
-__all__ = ["OpenAITransport", "close_clients", "request_body"]
+__all__ = ["OpenAITransport", "close_clients"]
 
 _CONNECT_TIMEOUT = 10.0
+"""Seconds."""
 _PATH = "/chat/completions"
 
-# A client's connections belong to one event loop; a key or an address may change between two calls.
+# One client for each event loop, address and key: connections cannot be shared between event loops, and the
+# environment's key or address may change between two calls.
 _clients: "WeakKeyDictionary[asyncio.AbstractEventLoop, dict[tuple[str, str], AsyncOpenAI]]" = WeakKeyDictionary()
 
 
@@ -42,7 +43,7 @@ class OpenAITransport:
     """Carries requests to OpenAI-compatible servers."""
 
     async def create(self, model: "Model", request: "ModelRequest", on_chunk: "OnChunk | None") -> "ChatCompletion":
-        """The model's whole answer. Raises a `ModelError`."""
+        """The model's whole answer. Raises a `ModelError`; `ContextError` if the conversation does not serialise."""
         if model.provider.lacks_key:
             raise ModelRefusedError(missing_key(model))
         if request.stream:
@@ -51,33 +52,9 @@ class OpenAITransport:
 
 
 async def close_clients() -> None:
-    """Close the connections that the running event loop holds to providers; they are closed with it in any case."""
+    """Close the running event loop's connections to providers. Without a call, they are closed with the loop."""
     for client in _clients.pop(asyncio.get_running_loop(), {}).values():
         await client.close()
-
-
-def request_body(model: "Model", request: "ModelRequest") -> bytes:
-    """The JSON that is sent. Nothing is in it that was not asked for (checklist I12)."""
-    settings = request.settings
-    body: dict[str, Any] = {
-        "model": model.provider_model_id,
-        "messages": request.messages,
-        "temperature": settings.temperature,
-        "max_completion_tokens": settings.max_completion_tokens,
-    }
-    if request.tools:  # providers refuse the other two settings where no tools are
-        body["tools"] = request.tools
-        body["tool_choice"] = settings.tool_choice
-        body["parallel_tool_calls"] = settings.parallel_tool_calls
-    if request.stream:
-        body["stream"] = True
-        body["stream_options"] = {"include_usage": True}
-    try:
-        return dump_json({key: value for key, value in body.items() if value is not None} | dict(request.extra))
-    except PydanticSerializationError as error:
-        raise ContextError(
-            f"the conversation cannot be sent to {model.name!r}, it does not serialise: {error}"
-        ) from None
 
 
 async def _ask(model: "Model", request: "ModelRequest") -> "ChatCompletion":
@@ -88,7 +65,7 @@ async def _ask(model: "Model", request: "ModelRequest") -> "ChatCompletion":
     body = request_body(model, request)
     try:
         completion = await client.post(_PATH, cast_to=ChatCompletion, content=body, options=_options(request))
-    except (openai.OpenAIError, ValueError) as error:  # ValueError: what should be JSON is not
+    except (openai.OpenAIError, ValueError) as error:  # ValueError: the answer is not JSON
         raise explain(error, model) from None
     choices = getattr(completion, "choices", None)
     if not (isinstance(choices, list) and choices and getattr(choices[0], "message", None)):
@@ -119,20 +96,20 @@ async def _stream(model: "Model", request: "ModelRequest", on_chunk: "OnChunk | 
 
 
 async def _chunks(model: "Model", stream: "AsyncStream[ChatCompletionChunk]") -> "AsyncIterator[ChatCompletionChunk]":
-    """The stream's chunks, its errors translated: whatever breaks a begun stream, the answer is not whole."""
+    """The stream's chunks. Any error after the first chunk becomes a `TruncatedResponseError`."""
     import openai
     from openai.types.chat import ChatCompletionChunk
 
-    begun = False
+    started = False
     try:
         async for chunk in stream:
             if not isinstance(chunk, ChatCompletionChunk):
-                raise unreadable(model, "a piece of it is no chunk")
-            begun = True
+                raise unreadable(model, "a part of the stream is not a chunk")
+            started = True
             yield chunk
     except (openai.OpenAIError, ValueError) as error:
         translated = explain(error, model)
-        raise (unreadable(model, translated) if begun else translated) from None
+        raise (unreadable(model, translated) if started else translated) from None
 
 
 async def _client(provider: "Provider") -> "AsyncOpenAI":
@@ -147,7 +124,7 @@ async def _client(provider: "Provider") -> "AsyncOpenAI":
         remember_secret(provider.api_key)
         clients[identity] = AsyncOpenAI(
             base_url=provider.url,
-            api_key=provider.api_key or "none",  # the SDK insists on one, also for a server that needs none
+            api_key=provider.api_key or "none",  # the SDK requires a key, also for a server that needs none
             max_retries=0,
         )
     return clients[identity]

@@ -1,7 +1,7 @@
-"""A streamed answer, put together again.
+"""Assembles a streamed chat-completions answer.
 
-Written for what servers really send: a usage chunk without choices, tool calls without an `index`, all tool
-calls under index 0 (each with its own id), an answer that just stops. Called by the transports.
+It accepts what servers really send: a usage chunk without choices, tool calls without an `index`, and several tool
+calls under index 0, each with its own id. A stream that stops early is detected. Called by the transports.
 """
 
 from collections.abc import AsyncIterator
@@ -23,17 +23,17 @@ __all__ = ["read_stream"]
 async def read_stream(
     model: "Model", chunks: "AsyncIterator[ChatCompletionChunk]", on_chunk: "OnChunk | None"
 ) -> "ChatCompletion":
-    """The whole answer; every chunk goes to `on_chunk` on the way.
+    """The whole answer. Every chunk is passed to `on_chunk` when it arrives.
 
-    Raises `TruncatedResponseError` if the stream ends before the model said why it finished: there is no half
-    answer. What `on_chunk` raises passes through.
+    Raises `TruncatedResponseError` if the stream ends before the model gave its reason to finish: a partial answer is
+    never returned. What `on_chunk` raises passes through.
     """
     answer = _Answer()
     async for chunk in chunks:
         try:
             answer.add(chunk)
         except (AttributeError, TypeError):
-            raise unreadable(model, "a piece of it has not the shape of a chunk") from None
+            raise unreadable(model, "a part of the stream does not have the shape of a chunk") from None
         if on_chunk is not None:
             await on_chunk(chunk)
     if answer.finish_reason is None:
@@ -52,7 +52,7 @@ class _ToolCall:
 
 @dataclass(slots=True)
 class _Answer:
-    """What has arrived so far of the first (and only requested) choice."""
+    """What has arrived so far of the first choice. Only one choice is requested."""
 
     head: dict[str, Any] = field(default_factory=dict)
     content: list[str] = field(default_factory=list)
@@ -85,7 +85,7 @@ class _Answer:
                 call.arguments.append(piece.function.arguments or "")
 
     def _call_of(self, piece: "ChoiceDeltaToolCall", position: int) -> _ToolCall:
-        """The call that `piece` belongs to. An id that is new begins another call, whatever its index."""
+        """The call that `piece` belongs to. A new id starts another call, even under an index that is taken."""
         index = position if getattr(piece, "index", None) is None else piece.index
         call = next((call for call in reversed(self.tool_calls) if call.index == index), None)
         if call is None or (piece.id and piece.id != call.id):
@@ -111,7 +111,7 @@ class _Answer:
             "refusal": "".join(self.refusal) or None,
             "tool_calls": tool_calls or None,
         }
-        # `construct` is how the SDK reads answers: nested, and lenient where a provider adds or leaves out a field.
+        # The SDK itself reads answers with `construct`: it is lenient if a provider adds or leaves out a member.
         return ChatCompletion.construct(
             **self.head,
             object="chat.completion",
