@@ -11,7 +11,8 @@ from collections.abc import Callable
 from typing import NoReturn
 
 from factorial._core.redact import hide_secrets
-from factorial.config import RedisConfig, SystemConfig, check_url
+from factorial.config import RedisConfig, SystemConfig
+from factorial.config.server import check_url
 from factorial.errors import ConfigError, FactorialError
 
 __all__ = ["WHERE_HELP", "Parser", "add_where", "exit_code", "redis_of", "show"]

@@ -31,13 +31,13 @@ from factorial.config import (
     MetricsTimelineConfig,
     ObservabilityConfig,
     RedisConfig,
-    Restart,
     RunnerSupervisorConfig,
     SupervisorConfig,
     SystemConfig,
     TaskTTLConfig,
 )
-from factorial.config import redis_url as url_of
+from factorial.config.bounds import Restart
+from factorial.config.server import redis_url as url_of
 from factorial.context import ContextType, ExecutionContext, opening_messages
 from factorial.errors import (
     ConfigError,

@@ -1,1 +1,1 @@
-"""What every room uses and no user imports."""
+"""Private helpers that every part of the package uses."""

@@ -1,7 +1,7 @@
-"""What belongs to an event loop and should end with it.
+"""Closes resources together with the event loop that they belong to.
 
-Connections live in one event loop; programs call `asyncio.run` as often as they like. `asyncio.run` ends the loop's
-async generators before it closes the loop, so a generator is where a connection's end can be tied to its loop's.
+A connection belongs to one event loop, and a program may call `asyncio.run` several times. `asyncio.run` closes the
+loop's async generators before it closes the loop, so a generator can close a connection in time.
 """
 
 from collections.abc import AsyncGenerator, Awaitable, Callable
@@ -12,7 +12,7 @@ _waiting: set[AsyncGenerator[None, None]] = set()
 
 
 async def close_with_loop(close: Callable[[], Awaitable[object]]) -> AsyncGenerator[None, None]:
-    """Call `close` when the running event loop is about to end; or before, by `aclose` of what this returns."""
+    """Call `close` before the running event loop ends, or earlier: when the returned generator is closed."""
 
     async def wait_for_the_end() -> AsyncGenerator[None, None]:
         try:
@@ -23,5 +23,5 @@ async def close_with_loop(close: Callable[[], Awaitable[object]]) -> AsyncGenera
 
     waiting = wait_for_the_end()
     await anext(waiting)
-    _waiting.add(waiting)  # a generator that nobody holds is ended at once
+    _waiting.add(waiting)  # a generator without a reference is closed at once
     return waiting

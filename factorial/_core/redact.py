@@ -1,7 +1,7 @@
-"""Keys and passwords, kept out of what people read: log lines, messages of errors, events.
+"""Keeps keys and passwords out of text that people read: log lines, messages of errors, events.
 
-Two ways to know a secret: by what it is (`remember_secret` was told of it, or of the environment), and by how it
-looks (`sk-...`, a password within a URL, what follows `Authorization:`). Used by whoever writes text that others read.
+A secret is recognised by its value, if it was registered (`remember_secret`, `remember_environment`), or by its form
+(`sk-...`, a password within a URL, what follows `Authorization:`).
 """
 
 import os
@@ -18,9 +18,9 @@ __all__ = [
 HIDDEN = "***"
 
 _SHORTEST = 6
-"""Characters of a secret that is known by what it is. A shorter one is a word that other text has, too."""
+"""The least number of characters of a registered secret. A shorter one may be an ordinary word."""
 _NAMES = re.compile(r"(?:API_?KEY|SECRET(?:_?KEY)?|ACCESS_?KEY|TOKEN|PASSWORD|PASSWD)$", re.IGNORECASE)
-# Each takes time in proportion to the text, whatever the text: no two parts of a pattern may share a run of characters.
+# Each pattern takes linear time for any text: no two of its parts may match the same run of characters.
 _URL = re.compile(r"(://[^\s:@/\"'<>]*):(?:(?!://)[^\s\"'<>])*@")
 _KEY = re.compile(
     r"\b(?:(?:sk|pk|rk|xai|gsk|hf|gh[opsu]|github_pat|xox[abps])[-_][\w*.-]{8,}"  # providers, GitHub, Slack
@@ -34,12 +34,12 @@ _NAMED = re.compile(
     r"""(?!(?:bearer|basic|token|digest|api-?key)\s)[^\s"',;&\\]{4,}""",
     re.IGNORECASE,
 )
-# Most text has none of these, and this is found out quickly.
+# A fast check first: most text contains none of these.
 _PREFIXES = ("k-", "k_", "xai", "hf", "gh", "xox", "AIza", "AKIA", "eyJ")
 _WORDS = ("authorization", "bearer", "key", "secret", "passw", "token", "pwd", "passphrase")
 
 _remembered: list[str] = []
-"""The longest first: one may be part of another. Replaced as a whole, since threads read it."""
+"""Longest first, because one may be part of another. Never changed in place, because several threads read it."""
 
 
 def hide_secrets(text: str) -> str:
@@ -57,7 +57,7 @@ def hide_secrets(text: str) -> str:
 
 
 def _has_any(parts: tuple[str, ...], text: str) -> bool:
-    for part in parts:  # noqa: SIM110  # `any` takes twice as long, and this is done for each field of a log line
+    for part in parts:  # noqa: SIM110  # `any` takes twice as long, and this runs for each field of a log line
         if part in text:
             return True
     return False
@@ -65,7 +65,7 @@ def _has_any(parts: tuple[str, ...], text: str) -> bool:
 
 @lru_cache(maxsize=1000)
 def is_secret_name(name: str) -> bool:
-    """Whether what is called `name` is a secret: `..._API_KEY`, `password`, `access_token`."""
+    """Whether a value of this name is a secret: `..._API_KEY`, `password`, `access_token`."""
     return _NAMES.search(name) is not None
 
 
@@ -78,14 +78,14 @@ def shown_url(url: str) -> str:
 
 
 def remember_secret(secret: str | None) -> None:
-    """Have `secret` hidden wherever it turns up in this process, if it is long enough to be told from other text."""
+    """From now on, `hide_secrets` hides `secret`. Ignored if it is shorter than 6 characters."""
     global _remembered
     if secret and len(secret) >= _SHORTEST and secret not in _remembered:
         _remembered = sorted([*_remembered, secret], key=len, reverse=True)
 
 
 def remember_password(url: str) -> None:
-    """Have the passwords within `url` hidden, as they are written there and as they are meant."""
+    """From now on, `hide_secrets` hides the passwords in `url`, both percent-encoded and decoded."""
     try:
         secrets = ServerURL.parse(url).secrets
     except ValueError:
@@ -95,7 +95,7 @@ def remember_password(url: str) -> None:
 
 
 def remember_environment(environment: Mapping[str, str] = os.environ) -> None:
-    """Have hidden what the environment holds under names that say so: `..._API_KEY`, `..._TOKEN`, `..._PASSWORD`."""
+    """From now on, `hide_secrets` hides the environment's secrets: `..._API_KEY`, `..._TOKEN`, `..._PASSWORD`."""
     for name, value in environment.items():
         if is_secret_name(name):
             remember_secret(value.strip())

@@ -1,13 +1,12 @@
-"""The URL of a server in its parts. The standard library's own function knows one host only.
+"""The URL of a server in its parts. `urllib.parse` supports one host only.
 
     redis://[USER:PASSWORD@]HOST[:PORT][/DATABASE]                          one server, or any node of a cluster
     redis://[USER:PASSWORD@]HOST[:PORT],HOST[:PORT],...                     several nodes of one cluster
-    redis+cluster://...                                                     the same, in so many words
-    redis+sentinel://[USER:PASSWORD@]HOST[:PORT],.../SERVICE[/DATABASE]     sentinels, and what they call the primary
+    redis+cluster://...                                                     the same, stated explicitly
+    redis+sentinel://[USER:PASSWORD@]HOST[:PORT],.../SERVICE[/DATABASE]     sentinels, and the service that they watch
     unix://[USER:PASSWORD@]/PATH
 
-With `rediss` for `redis`: over TLS. All may end in `?option=value&...`. Used by `config.py`, which checks the URL,
-by `redact.py`, which shows it, and by the mailbox.
+`rediss` in the place of `redis` means TLS. Each may end in `?option=value&...`.
 """
 
 import re
@@ -25,26 +24,26 @@ _SECRET_OPTIONS = ("password", "sentinel_password", "ssl_password")
 
 @dataclass(frozen=True, slots=True)
 class ServerURL:
-    """What a URL says, as it is written there (percent signs and all)."""
+    """The parts of a URL as written, with percent-encoding."""
 
     scheme: str
     user: str
     password: str
     hosts: tuple[tuple[str, int | None], ...]
-    """Each with its port, if that is said. One empty host if none is named."""
+    """Each with its port, if given. One empty host if the URL names none."""
     path: str
-    """With the slash at its beginning, if there is any."""
+    """With its leading slash; empty if there is none."""
     query: str
 
     @classmethod
     def parse(cls, url: str) -> "ServerURL":
-        """Raises `ValueError`, whose text does not repeat anything of the URL."""
+        """Raises `ValueError`. Its message repeats no part of the URL, which may hold a password."""
         parts = _PARTS.fullmatch(url)
         if parts is None:
-            raise ValueError("this is no URL of a server")
+            raise ValueError("this is not the URL of a server")
         credentials = parts["credentials"] or ""
         if "@" in credentials and "," in credentials:
-            raise ValueError("user and password stand once, before the first host")
+            raise ValueError("user and password are written once, before the first host")
         hosts = []
         named = (parts["hosts"] or "").split(",")
         for written in named:
@@ -57,18 +56,18 @@ class ServerURL:
 
     @property
     def topology(self) -> str:
-        """`cluster` or `sentinel`, if the scheme says so, else nothing."""
+        """`cluster` or `sentinel` if the scheme says so, else empty."""
         return self.scheme.partition("+")[2]
 
     @property
     def shown(self) -> str:
-        """The URL as people may see it: without password and options."""
+        """The URL without password and options, for people."""
         hosts = ",".join(host + (f":{port}" if port else "") for host, port in self.hosts)
         return f"{self.scheme}://{self.user}{'@' if self.user else ''}{hosts}{self.path}"
 
     @property
     def secrets(self) -> list[str]:
-        """The passwords, each as it is written and as it is meant."""
+        """The passwords, both percent-encoded and decoded."""
         options = parse_qs(self.query)
         given = [value for name in _SECRET_OPTIONS for value in options.get(name, ())]
         return [self.password, unquote(self.password), *given]

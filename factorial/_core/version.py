@@ -1,4 +1,4 @@
-"""The release that this is: told by `factorial.__version__`, the wheel, and `status`."""
+"""The version of this release, for `factorial.__version__`, the wheel, and `status`."""
 
 __all__ = ["__version__"]
 

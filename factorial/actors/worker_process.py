@@ -33,8 +33,8 @@ from factorial.config import (
     MetricsTimelineConfig,
     RedisConfig,
     RunnerConfig,
-    from_mapping,
 )
+from factorial.config.validated import from_mapping
 from factorial.errors import MailboxError
 from factorial.mailbox import Namespace
 from factorial.mailbox.operations.lease import Cause

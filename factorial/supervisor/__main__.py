@@ -19,7 +19,9 @@ from typing import Any, get_args
 
 from factorial._core.json import dump_json
 from factorial.commandline import WHERE_HELP, Parser, add_where, exit_code, redis_of
-from factorial.config import LogFormat, LoggingConfig, LogLevel, SystemConfig, naming
+from factorial.config import LoggingConfig, SystemConfig
+from factorial.config.bounds import LogFormat, LogLevel
+from factorial.config.toml import naming
 from factorial.errors import ConfigError
 from factorial.supervisor.init import as_init
 from factorial.supervisor.logs import logging_to_stderr

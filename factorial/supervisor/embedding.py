@@ -20,14 +20,13 @@ from factorial.config import (
     AgentWorkerConfig,
     HealthConfig,
     LoggingConfig,
-    LogLevel,
     MaintenanceWorkerConfig,
     ObservabilityConfig,
-    Restart,
     RunnerConfig,
     RunnerSupervisorConfig,
     SystemConfig,
 )
+from factorial.config.bounds import LogLevel, Restart
 from factorial.errors import ConfigError
 from factorial.supervisor.lifeline import inside_child
 from factorial.supervisor.logs import logging_to_stderr

@@ -11,7 +11,8 @@ system                      [supervisor]
 
 from dataclasses import replace
 
-from factorial.config import RunnerConfig, SystemConfig, as_mapping
+from factorial.config import RunnerConfig, SystemConfig
+from factorial.config.validated import as_mapping
 from factorial.errors import ConfigError
 from factorial.supervisor.spec import (
     AutoShutdown,

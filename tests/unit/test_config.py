@@ -14,10 +14,9 @@ from factorial.config import (
     RunnerConfig,
     RunnerSupervisorConfig,
     SystemConfig,
-    as_mapping,
-    from_mapping,
-    naming,
 )
+from factorial.config.toml import naming
+from factorial.config.validated import as_mapping, from_mapping
 from factorial.errors import ConfigError, FactorialError
 
 
@@ -70,7 +69,7 @@ def test_spec_O05_the_documented_names() -> None:
         (lambda: RunnerConfig(agent="module"), "write it as 'module:attribute'"),
         (lambda: EventsConfig(zzz=1), "unknown key 'zzz'; known here: max_per_owner, ttl"),
         (lambda: RunnerConfig(agent="a/b.py:c"), "agent='a/b.py:c': write it as 'module:attribute'"),
-        (lambda: RunnerConfig(agent="a:b", significant=True), "what is permanent never ends for good"),
+        (lambda: RunnerConfig(agent="a:b", significant=True), "a permanent child never ends by itself"),
         (lambda: GroupConfig(name="a.b"), "name='a.b': use 1 to 64"),
         (lambda: GroupConfig(name=""), "name='': use 1 to 64"),
         (lambda: HealthConfig(soft_memory_mb=9, hard_memory_mb=9), "soft_memory_mb=9 must be less than hard_memory_mb"),
@@ -93,8 +92,8 @@ def test_spec_O05_the_documented_names() -> None:
         (lambda: ObservabilityConfig(port="8080"), "'port': input should be a valid integer"),
         (lambda: ObservabilityConfig(host="http://here"), "host='http://here': give a name or an address alone"),
         (lambda: ObservabilityConfig(host=""), "host='': give a name or an address alone"),
-        (lambda: ObservabilityConfig(cors_origins=["a.example"]), "cors_origins: 'a.example' is no origin"),
-        (lambda: ObservabilityConfig(cors_origins=["https://a/b"]), "cors_origins: 'https://a/b' is no origin"),
+        (lambda: ObservabilityConfig(cors_origins=["a.example"]), "cors_origins: 'a.example' is not an origin"),
+        (lambda: ObservabilityConfig(cors_origins=["https://a/b"]), "cors_origins: 'https://a/b' is not an origin"),
     ],
 )
 def test_a_mistake_is_named(make: object, complaint: str) -> None:

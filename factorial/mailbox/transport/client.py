@@ -8,7 +8,7 @@ from urllib.parse import quote
 
 from redis.asyncio import Redis, RedisCluster
 
-from factorial.config import redis_url
+from factorial.config.server import redis_url
 from factorial.errors import ConfigError
 from factorial.mailbox.transport.route import Route
 
