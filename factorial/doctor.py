@@ -16,7 +16,8 @@ from factorial.config import RedisConfig
 from factorial.errors import ConfigError, MailboxRefusedError
 from factorial.mailbox.doctor import Checkup, Invariant, check
 from factorial.mailbox.doctor.reader import Reader
-from factorial.mailbox.transport.connect import check_layout, check_server, read_layout
+from factorial.mailbox.layout import check_layout, read_layout
+from factorial.mailbox.transport.server import check_server
 from factorial.mailbox.visit import Visit, visiting
 
 __all__ = ["examine"]

@@ -16,7 +16,7 @@ from factorial.actors.worker import Ready, Worker
 from factorial.errors import MailboxError
 from factorial.mailbox.operations.claim import claim
 from factorial.mailbox.script import Scripts
-from factorial.mailbox.transport.connect import BlockingConnection
+from factorial.mailbox.transport.blocking import BlockingConnection
 
 __all__ = ["Control"]
 

@@ -38,7 +38,7 @@ from factorial.config.validated import from_mapping
 from factorial.errors import MailboxError
 from factorial.mailbox import Namespace
 from factorial.mailbox.operations.lease import Cause
-from factorial.mailbox.transport.connect import BlockingConnection
+from factorial.mailbox.transport.blocking import BlockingConnection
 from factorial.telemetry.story import Story, TaskFields
 
 __all__ = ["Lifeline", "Runner", "prepare", "run_process"]

@@ -13,14 +13,18 @@ from typing import Any, Self
 
 from redis.exceptions import ResponseError
 
+from factorial._core.redact import shown_url
 from factorial.config import EventsConfig, MetricsTimelineConfig, RedisConfig
 from factorial.errors import MailboxRefusedError
 from factorial.mailbox.embedded.share import EmbeddedServer, resolve
 from factorial.mailbox.keys import LAYOUT_VERSION, Keys
+from factorial.mailbox.layout import check_layout
 from factorial.mailbox.operations import lease
 from factorial.mailbox.operations.lease import Cause
 from factorial.mailbox.script import Scripts
-from factorial.mailbox.transport.connect import Connection, Listener, check_layout, check_server, shown_url
+from factorial.mailbox.transport.connection import Connection
+from factorial.mailbox.transport.listener import Listener
+from factorial.mailbox.transport.server import check_server
 from factorial.mailbox.views.subscription import EventFilter, Position, subscribe
 
 __all__ = ["Namespace"]

@@ -18,7 +18,7 @@ from typing import Any
 from redis.exceptions import NoScriptError
 
 from factorial.mailbox.keys import Keys, lua_prelude
-from factorial.mailbox.transport.connect import Commands
+from factorial.mailbox.transport.commands import Commands
 
 __all__ = ["Argument", "Scripts", "counted"]
 

@@ -9,12 +9,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 
+from factorial._core.redact import shown_url
 from factorial.config import RedisConfig
 from factorial.errors import MailboxUnavailableError
 from factorial.mailbox.embedded.share import is_running, resolve
 from factorial.mailbox.keys import Keys
 from factorial.mailbox.script import Scripts
-from factorial.mailbox.transport.connect import Connection, shown_url
+from factorial.mailbox.transport.connection import Connection
 
 __all__ = ["Visit", "visiting"]
 

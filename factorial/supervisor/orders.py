@@ -18,7 +18,7 @@ from factorial.errors import ConfigError, FactorialError, MailboxError, Supervis
 from factorial.mailbox import Namespace
 from factorial.mailbox.supervisors import reports as supervisors
 from factorial.mailbox.supervisors.reports import REPORT_INTERVAL, Inbox, MalformedOrder, Order
-from factorial.mailbox.transport.connect import BlockingConnection
+from factorial.mailbox.transport.blocking import BlockingConnection
 
 __all__ = ["USAGE", "Operations", "obey", "shown"]
 

@@ -18,7 +18,7 @@ from factorial.config import RedisConfig
 from factorial.errors import ConfigError, FactorialError, SupervisionError
 from factorial.mailbox.supervisors import reports as supervisors
 from factorial.mailbox.supervisors.reports import LOST_AFTER, Heard
-from factorial.mailbox.transport.connect import BlockingConnection
+from factorial.mailbox.transport.blocking import BlockingConnection
 from factorial.mailbox.views.queues import Queue, read_queues
 from factorial.mailbox.visit import Visit, visiting
 from factorial.supervisor.nodes import checked_report

@@ -8,7 +8,7 @@ import time
 
 from factorial.config import RedisConfig
 from factorial.errors import MailboxFullError
-from factorial.mailbox.transport.connect import Connection
+from factorial.mailbox.transport.connection import Connection
 from tests.chaos.figures import fault, long_or_short
 from tests.chaos.load import Load
 from tests.chaos.system import System

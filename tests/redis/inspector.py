@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 from factorial.config import RedisConfig
 from factorial.errors import MailboxError
-from factorial.mailbox.transport.connect import Connection
+from factorial.mailbox.transport.connection import Connection
 from tests.redis.invariants import assert_invariants
 
 __all__ = ["Inspector"]

@@ -7,7 +7,7 @@ from typing import Any
 
 from factorial.mailbox.doctor import check
 from factorial.mailbox.keys import Keys
-from factorial.mailbox.transport.connect import Commands
+from factorial.mailbox.transport.commands import Commands
 
 __all__ = ["assert_invariants", "contents", "is_suspect"]
 

@@ -1,7 +1,7 @@
 """A server in the place of one of those that a URL names."""
 
 from factorial.config import RedisConfig
-from factorial.mailbox.transport.connect import Connection
+from factorial.mailbox.transport.connection import Connection
 from tests.valkey import ValkeyServer
 
 __all__ = ["is_passed_over"]

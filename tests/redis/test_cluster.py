@@ -14,7 +14,8 @@ from redis.exceptions import ResponseError
 from factorial import Agent
 from factorial.config import RedisConfig
 from factorial.errors import MailboxRefusedError, MailboxUnavailableError
-from factorial.mailbox.transport.connect import BlockingConnection, Connection
+from factorial.mailbox.transport.blocking import BlockingConnection
+from factorial.mailbox.transport.connection import Connection
 from factorial.testing import Reply, ScriptedModel, call, say
 from tests.chaos.figures import fault, long_or_short
 from tests.harness import System

@@ -8,7 +8,8 @@ from redis.exceptions import ResponseError
 
 from factorial.config import RedisConfig
 from factorial.errors import MailboxUnavailableError
-from factorial.mailbox.transport.connect import BlockingConnection, Connection
+from factorial.mailbox.transport.blocking import BlockingConnection
+from factorial.mailbox.transport.connection import Connection
 from tests.support import wait_until
 from tests.valkey import ValkeyServer, free_port
 

@@ -8,7 +8,7 @@ from redis.exceptions import NoScriptError, ResponseError
 
 from factorial.config import RedisConfig
 from factorial.errors import ConfigError, MailboxUnavailableError
-from factorial.mailbox.transport.connect import Connection
+from factorial.mailbox.transport.connection import Connection
 
 
 @pytest.fixture

@@ -8,7 +8,8 @@ import pytest
 
 from factorial.config import RedisConfig
 from factorial.errors import MailboxRefusedError, MailboxUnavailableError
-from factorial.mailbox.transport.connect import Connection, Listener
+from factorial.mailbox.transport.connection import Connection
+from factorial.mailbox.transport.listener import Listener
 from tests.proxy import Proxy
 from tests.support import wait_until
 from tests.valkey import ValkeyServer

@@ -10,7 +10,7 @@ from redis.exceptions import ResponseError
 
 from factorial.config import RedisConfig
 from factorial.errors import MailboxFullError, MailboxRefusedError, MailboxUnavailableError
-from factorial.mailbox.transport.connect import Connection
+from factorial.mailbox.transport.connection import Connection
 from tests.proxy import Proxy
 from tests.support import wait_until
 from tests.valkey import ValkeyServer, free_port

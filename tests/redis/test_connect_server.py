@@ -3,10 +3,12 @@
 import pytest
 from redis.exceptions import NoPermissionError
 
+from factorial._core.redact import shown_url
 from factorial.config import RedisConfig
 from factorial.errors import ConfigError, MailboxRefusedError
 from factorial.mailbox import Namespace
-from factorial.mailbox.transport.connect import Connection, check_server, shown_url
+from factorial.mailbox.transport.connection import Connection
+from factorial.mailbox.transport.server import check_server
 from tests.valkey import ValkeyServer
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from factorial.config import RedisConfig
 from factorial.errors import MailboxUnavailableError
-from factorial.mailbox.transport.connect import Connection
+from factorial.mailbox.transport.connection import Connection
 from tests.proxy import Proxy
 from tests.support import wait_until
 from tests.valkey import ValkeyServer

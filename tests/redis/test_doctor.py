@@ -267,7 +267,7 @@ async def test_a_layout_that_is_gone_is_no_empty_namespace(
     await patient.do("DEL", patient.keys.layout)
     assert await asyncio.to_thread(main, ["doctor", *where(patient)]) == 1
     [line] = capsys.readouterr().err.splitlines()
-    assert "has keys, and no layout version" in line and put_back in line
+    assert "has keys, but no layout version" in line and put_back in line
     await patient.do("SET", patient.keys.layout, "x")
     assert await asyncio.to_thread(main, ["doctor", *where(patient)]) == 1
     [line] = capsys.readouterr().err.splitlines()

@@ -19,7 +19,8 @@ from factorial.errors import MailboxRefusedError, MailboxUnavailableError
 from factorial.mailbox.embedded import share as embedded
 from factorial.mailbox.embedded import valkey
 from factorial.mailbox.embedded.share import EmbeddedServer, attach, resolve
-from factorial.mailbox.transport.connect import Connection, check_server
+from factorial.mailbox.transport.connection import Connection
+from factorial.mailbox.transport.server import check_server
 from tests.support import wait_until
 
 

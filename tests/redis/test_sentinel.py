@@ -11,7 +11,7 @@ import pytest
 from factorial import Agent
 from factorial.config import RedisConfig
 from factorial.errors import ConfigError, MailboxRefusedError, MailboxUnavailableError
-from factorial.mailbox.transport.connect import Connection
+from factorial.mailbox.transport.connection import Connection
 from factorial.testing import ScriptedModel, say
 from tests.harness import System
 from tests.redis.strangers import is_passed_over

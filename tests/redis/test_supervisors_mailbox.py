@@ -17,7 +17,7 @@ from factorial.mailbox.operations.claim import claim
 from factorial.mailbox.operations.enqueue import enqueue
 from factorial.mailbox.supervisors import reports as supervisors
 from factorial.mailbox.supervisors.reports import Inbox, MalformedOrder, Order
-from factorial.mailbox.transport.connect import BlockingConnection
+from factorial.mailbox.transport.blocking import BlockingConnection
 from factorial.mailbox.views.queues import Queue, read_queues
 from tests.redis.invariants import contents
 from tests.support import wait_until

@@ -23,7 +23,7 @@ from factorial import (
     TurnCompletion,
 )
 from factorial.mailbox.operations.lease import Cause
-from factorial.mailbox.transport.connect import Commands
+from factorial.mailbox.transport.commands import Commands
 from factorial.testing import ScriptedModel, call, calls, say
 from tests.harness import System, quick, texts
 from tests.support import PATIENCE, wait_until

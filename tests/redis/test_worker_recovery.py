@@ -13,7 +13,7 @@ from factorial import Agent, AgentContext, ModelSettings, TaskTTLConfig
 from factorial.errors import MailboxUnavailableError
 from factorial.mailbox.operations import upkeep
 from factorial.mailbox.operations.lease import Cause
-from factorial.mailbox.transport.connect import Commands
+from factorial.mailbox.transport.commands import Commands
 from factorial.testing import ScriptedModel, call, say
 from tests.harness import Process, System, quick, texts, tidy
 from tests.support import PATIENCE, wait_until

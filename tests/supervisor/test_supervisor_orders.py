@@ -14,7 +14,7 @@ import pytest
 from factorial.config import RedisConfig
 from factorial.mailbox import Namespace
 from factorial.mailbox.supervisors import reports as supervisors
-from factorial.mailbox.transport.connect import BlockingConnection
+from factorial.mailbox.transport.blocking import BlockingConnection
 from tests.supervisor.served import FakeOperations, serve
 from tests.support import wait_until
 from tests.valkey import ValkeyServer

@@ -40,7 +40,7 @@ from factorial.mailbox.doctor.shared import Shared, read_ends, read_shared
 from factorial.mailbox.doctor.stored import BELONGINGS, ENDED, PARKED, Batch, Place, Run
 from factorial.mailbox.doctor.tally import Tally
 from factorial.mailbox.keys import Keys
-from factorial.mailbox.transport.connect import Commands
+from factorial.mailbox.transport.commands import Commands
 
 __all__ = ["Checkup", "check"]
 

@@ -10,7 +10,7 @@ from typing import Any
 from redis.exceptions import ResponseError
 
 from factorial.mailbox.keys import Keys
-from factorial.mailbox.transport.connect import Commands
+from factorial.mailbox.transport.commands import Commands
 
 __all__ = ["Questions", "Reader", "number", "pairs", "text"]
 

@@ -20,7 +20,7 @@ from factorial._core.json import dump_json, load_json
 from factorial._core.text import shorten
 from factorial.errors import ConfigError, MailboxFullError, SupervisionError
 from factorial.mailbox.script import Scripts
-from factorial.mailbox.transport.connect import BlockingConnection
+from factorial.mailbox.transport.blocking import BlockingConnection
 
 __all__ = [
     "LOST_AFTER", "REPORT_INTERVAL", "Heard", "Inbox", "MalformedOrder", "Order", "answer", "publish", "read_all",

@@ -19,7 +19,7 @@ from factorial._core.json import load_json
 from factorial.errors import ConfigError
 from factorial.events import EventType, QueueEvent
 from factorial.mailbox.script import Scripts
-from factorial.mailbox.transport.connect import Listener
+from factorial.mailbox.transport.listener import Listener
 
 __all__ = ["EventFilter", "Position", "activity_since", "end_of_events", "subscribe"]
 
