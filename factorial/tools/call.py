@@ -1,8 +1,8 @@
-"""One tool call, from the model's text to the result that it sees.
+"""A tool call, from the model's text to the result that the model sees.
 
-A mistake of the model (an unknown tool, text that is no JSON, an argument that does not fit) and an ordinary
-exception of the tool become results that say what went wrong: the run goes on. `FatalAgentError`,
-`RetryableError` and cancellation pass through: they are for the run's host.
+A mistake of the model (an unknown tool, invalid JSON, an invalid argument) and an ordinary exception of the tool become
+results that say what went wrong, and the run continues. `FatalAgentError`, `RetryableError` and cancellation pass
+through to the run's host.
 
 Called by the agent's `tool_action`.
 """
@@ -33,8 +33,8 @@ __all__ = ["call_tool"]
 
 logger = logging.getLogger(__name__)
 
-MOST_THREADS = 64
-"""Plain `def` tools that one process executes at once; further ones wait."""
+_MOST_THREADS = 64
+"""How many plain `def` tools one process executes at once. Further calls wait for a thread."""
 
 
 async def call_tool(
@@ -46,10 +46,12 @@ async def call_tool(
     parse_args: bool = True,
     known: Iterable[str] = (),
 ) -> FunctionToolActionResult:
-    """Call `tool` as `tool_call` asks.
+    """Call `tool` with the arguments in `tool_call`.
 
-    `tool` is None if there is no tool of that name; `known` are the names that there are. With
-    `parse_args=False` the tool gets the arguments as raw text, in its one parameter.
+    `tool` is None if no tool has the name that the model called; `known` are the names that exist. With
+    `parse_args=False` the tool gets the arguments as raw text, in its only parameter.
+
+    Raises `FatalAgentError` and `RetryableError` if the tool does. Every other failure is in the result.
     """
     called = tool_call.function
     if tool is None:
@@ -72,8 +74,8 @@ async def call_tool(
         value = await _run(tool, arguments)
     except (FatalAgentError, RetryableError):
         raise
-    # A tool is the user's code: whatever it raises is for the model to see (checklist A14). SystemExit too: a
-    # tool that calls sys.exit() must not end the worker process.
+    # The model sees whatever the user's code raises. Including SystemExit: a tool that calls sys.exit() must not end
+    # the worker process.
     except (Exception, SystemExit) as error:
         logger.info("tool %s failed", tool.name, exc_info=error, extra=fields_here())
         return failure(tool_call.id, f"{type(error).__name__}: {error}")
@@ -81,7 +83,7 @@ async def call_tool(
 
 
 async def _run(tool: FunctionTool, arguments: dict[str, Any]) -> Any:
-    """What the function returns. Plain functions run in a thread, with the caller's context variables."""
+    """The function's value. Plain functions run in a thread, with the caller's context variables."""
     if tool.is_async:
         return await tool.function(**arguments)
     context = copy_context()
@@ -92,19 +94,19 @@ async def _run(tool: FunctionTool, arguments: dict[str, Any]) -> Any:
 
 @cache
 def _threads() -> ThreadPoolExecutor:
-    """Threads for tools alone: a tool that hangs must not keep the event loop from looking up a host name."""
-    return ThreadPoolExecutor(MOST_THREADS, thread_name_prefix="tool")
+    """Threads for tools only. In the event loop's default pool, tools that hang would block lookups of host names."""
+    return ThreadPoolExecutor(_MOST_THREADS, thread_name_prefix="tool")
 
 
 def _guarded(function: Callable[..., Any], arguments: dict[str, Any]) -> Any:
     try:
         return function(**arguments)
-    except StopIteration as stop:  # a future cannot carry it: the caller would wait for ever
+    except StopIteration as stop:  # a future cannot hold it: the caller would wait forever
         raise RuntimeError("the tool raised StopIteration") from stop
 
 
 def _explain(tool: FunctionTool, invalid: ValidationError) -> str:
-    """One line that names each wrong argument, what it should be, and what was sent."""
+    """One line that names each invalid argument, what it should be, and what was sent."""
     errors = invalid.errors(include_url=False, include_context=False)
     if errors[0]["type"] == "json_invalid":
         reason = errors[0]["msg"].removeprefix("Invalid JSON: ")

@@ -1,13 +1,13 @@
-"""Tools whose result is not what the function returns (checklist T01, T03).
+"""Tools whose result is not the value that the function returns.
 
-    @deferred_result(timeout=3600)              the result comes from outside: orchestrator.complete_deferred_tool
+    @deferred_result(timeout=3600)              the result is delivered by orchestrator.complete_deferred_tool
     def ask_the_manager(question: str, execution_ctx: ExecutionContext) -> None: ...
 
-    @forking_tool(timeout=600)                  the result is what the spawned tasks come to
+    @forking_tool(timeout=600)                  the result is the output of the spawned tasks
     async def research(topics: list[str], execution_ctx: ExecutionContext) -> Batch: ...
 
-The function begins the work and returns at once. The task is parked then, without a worker, until all that its turn
-waits for is there. Called by `function_tool` (what a function is marked as) and by `call` (what it returned).
+The function starts the work and returns at once. The task is then parked, without a worker, until all results of the
+turn are there. `function_tool` reads the mark of a function; `call` makes the result of what it returned.
 """
 
 import inspect
@@ -23,38 +23,39 @@ from factorial.context import Batch
 from factorial.errors import ConfigError, InvalidTaskIdError
 from factorial.task import check_task_id
 from factorial.telemetry.story import fields_here
+from factorial.tools.inspection import where
 from factorial.tools.output import FunctionToolActionResult, failure
-from factorial.tools.schema import where
 
 __all__ = ["Deferral", "deferral_of", "deferred_result", "forking_tool"]
 
 logger = logging.getLogger(__name__)
 
-F = TypeVar("F", bound=Callable[..., Any])
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 _MARK = "factorial_deferral"
 _CHILD = re.compile(r"[0-9a-f]{32}")
 
 
 @dataclass(frozen=True, slots=True)
 class Deferral:
-    """What a tool's result waits for, and for how many seconds."""
+    """What the result of a tool awaits."""
 
-    waits_for: Literal["result", "children"]
+    awaits: Literal["result", "children"]
     timeout: float
+    """Seconds."""
 
     def shape(self, tool: str, tool_call_id: str, value: Any) -> FunctionToolActionResult:
-        """The result so far, for what the function of the tool of this name returned."""
-        if self.waits_for == "result":
+        """The pending result of a call of the tool named `tool`, whose function returned `value`."""
+        if self.awaits == "result":
             return FunctionToolActionResult(
                 tool_call_id=tool_call_id, output_str="", output_data=value, pending_result=True, timeout=self.timeout
             )
-        shown, children = value if isinstance(value, tuple) and _is_told(value) else ("", value)
+        shown, children = value if isinstance(value, tuple) and _begins_with_text(value) else ("", value)
         try:
             task_ids = _task_ids(children)
         except InvalidTaskIdError:
             mistake = (
                 f"the forking tool {tool!r} returned {shorten(repr(children), 200)}: return the id or the batch that "
-                "spawn_child_task(s) gave, a list of them, or a pair of a text for the model and one of these"
+                "spawn_child_task(s) returned, a list of them, or a pair of a text for the model and one of these"
             )
             logger.warning("%s", mistake, extra=fields_here())
             return failure(tool_call_id, mistake)
@@ -67,28 +68,28 @@ class Deferral:
         )
 
 
-def deferred_result(timeout: float) -> Callable[[F], F]:
-    """Mark a tool whose result comes from outside, by `orchestrator.complete_deferred_tool` (checklist T01).
+def deferred_result(timeout: float) -> Callable[[_Function], _Function]:
+    """Mark a tool whose result is delivered from outside, by `orchestrator.complete_deferred_tool`.
 
-    The function may hand `execution_ctx.task_id` and `execution_ctx.tool_call_id` to whoever will give the result. A
-    result that comes before the task has parked is kept. After `timeout` seconds without one, the model is told so.
-    What the function raises is an ordinary error of the tool. Raises `ConfigError`.
+    The function passes `execution_ctx.task_id` and `execution_ctx.tool_call_id` to the one who will deliver the result.
+    A result that is delivered before the task is parked is kept. If none is delivered within `timeout` seconds, the
+    model sees an error. What the function raises is an ordinary error of the tool. Raises `ConfigError`.
     """
     return _marking("deferred_result", Deferral("result", timeout))
 
 
-def forking_tool(timeout: float) -> Callable[[F], F]:
-    """Mark a tool that spawns tasks and waits for all of them (checklist T03).
+def forking_tool(timeout: float) -> Callable[[_Function], _Function]:
+    """Mark a tool that spawns child tasks and awaits all of them.
 
-    The function returns what `execution_ctx.spawn_child_task(s)` gave, alone or in a list, or a pair of a text for the
-    model and these. The model sees the text and, as a JSON list, each task's id, status, and output or error. Tasks
-    that have not ended after `timeout` seconds are cancelled, and shown as expired. Raises `ConfigError`.
+    The function returns what `execution_ctx.spawn_child_task(s)` returned, alone or in a list, or a pair of a text for
+    the model and these. The model sees the text and, as a JSON list, each task's id, status, and output or error. Tasks
+    that have not ended within `timeout` seconds are cancelled, and shown as expired. Raises `ConfigError`.
     """
     return _marking("forking_tool", Deferral("children", timeout))
 
 
 def deferral_of(function: Any) -> Deferral | None:
-    """What a function's result waits for, through wrappers and partials; None: the result is what it returns."""
+    """What the result of a function awaits, through wrappers and partials. None: the result is what it returns."""
     while function is not None:
         if deferral := getattr(function, _MARK, None):
             return cast(Deferral, deferral)
@@ -96,24 +97,24 @@ def deferral_of(function: Any) -> Deferral | None:
     return None
 
 
-def _marking(decorator: str, deferral: Deferral) -> Callable[[F], F]:
+def _marking(decorator: str, deferral: Deferral) -> Callable[[_Function], _Function]:
     timeout: object = deferral.timeout
     if callable(timeout):
         raise ConfigError(f"{decorator}: write @{decorator}(timeout=60), with parentheses")
     if isinstance(timeout, bool) or not isinstance(timeout, int | float) or not 0 < timeout < math.inf:
         raise ConfigError(f"{decorator}(timeout={timeout!r}): use seconds above 0, as in {decorator}(timeout=60)")
 
-    def mark(function: F) -> F:
+    def mark(function: _Function) -> _Function:
         given: object = function
         if inspect.isclass(function) or not callable(given) or not hasattr(given, "__dict__"):
-            raise ConfigError(f"{decorator} marks functions, and {function!r} is none")
+            raise ConfigError(f"{decorator} marks functions, and {function!r} is not a function")
         if hasattr(function, "parameters"):
             raise ConfigError(f"put {decorator} below function_tool, so that it marks the function itself")
         earlier = deferral_of(function)
-        if earlier is not None and earlier.waits_for != deferral.waits_for:
+        if earlier is not None and earlier.awaits != deferral.awaits:
             raise ConfigError(
-                f"{where(function)} has both deferred_result and forking_tool: a tool waits for children, or for a "
-                "result from outside; keep one"
+                f"{where(function)} has both deferred_result and forking_tool: a tool awaits children or a result "
+                "from outside; keep one"
             )
         setattr(function, _MARK, deferral)
         return function
@@ -121,7 +122,8 @@ def _marking(decorator: str, deferral: Deferral) -> Callable[[F], F]:
     return mark
 
 
-def _is_told(value: tuple[Any, ...]) -> bool:
+def _begins_with_text(value: tuple[Any, ...]) -> bool:
+    """Whether `value` is a text for the model and the children, rather than a pair of children."""
     return len(value) == 2 and isinstance(value[0], str) and not _CHILD.fullmatch(value[0])
 
 

@@ -1,6 +1,6 @@
-"""What a docstring says about a function and its parameters: Google, NumPy and Sphinx style.
+"""Reads docstrings in Google, NumPy and Sphinx style: the description of a function and of its parameters.
 
-A tool's description is the text outside of sections; sections such as "Returns" are for programmers.
+The description is the text outside of sections. Sections such as "Returns" are for programmers, not for the model.
 """
 
 import inspect
@@ -25,7 +25,7 @@ class _Section(NamedTuple):
     style: str
     has_parameters: bool
     start: int
-    """The first line of its body."""
+    """The index of the first line of its body."""
 
 
 def read_docstring(function: Callable[..., Any]) -> tuple[str, dict[str, str]]:
@@ -47,7 +47,7 @@ def read_docstring(function: Callable[..., Any]) -> tuple[str, dict[str, str]]:
 
 
 def _section_at(lines: list[str], position: int) -> _Section | None:
-    """The section whose head is the line at `position`."""
+    """The section that the line at `position` begins, or None."""
     line = lines[position].rstrip()
     if head := _SPHINX_FIELD.match(line):
         return _Section("sphinx", head[1] in ("param", "parameter", "arg", "argument"), position)
@@ -60,7 +60,7 @@ def _section_at(lines: list[str], position: int) -> _Section | None:
 
 
 def _end_of(section: _Section, lines: list[str]) -> int:
-    """The line after the section. Only NumPy's bodies stand at the margin."""
+    """The index of the line after the section. Only in NumPy style may the body be unindented."""
     first = section.start + 1 if section.style == "sphinx" else section.start
     for position in range(first, len(lines)):
         at_margin = bool(lines[position].strip()) and not _indent(lines[position])
@@ -70,7 +70,7 @@ def _end_of(section: _Section, lines: list[str]) -> int:
 
 
 def _read_google(block: list[str]) -> dict[str, str]:
-    """`name (type): text`, one per entry; deeper lines go on with the text."""
+    """Entries of the form `name (type): text`. Lines with more indentation continue the text."""
     indent = min((_indent(line) for line in block if line.strip()), default=0)
     found: dict[str, list[str]] = {}
     name = ""
@@ -85,7 +85,7 @@ def _read_google(block: list[str]) -> dict[str, str]:
 
 
 def _read_numpy(block: list[str]) -> dict[str, str]:
-    """`name : type` at the margin, the text indented below it."""
+    """Entries of the form `name : type`, unindented, with the indented text below."""
     found: dict[str, list[str]] = {}
     names: list[str] = []
     for line in block:
@@ -100,7 +100,7 @@ def _read_numpy(block: list[str]) -> dict[str, str]:
 
 
 def _read_sphinx(block: list[str]) -> dict[str, str]:
-    """`:param type name: text`; the lines that follow go on with the text."""
+    """One entry of the form `:param type name: text`. The following lines continue the text."""
     head = _SPHINX_FIELD.match(block[0])
     if head is None or not head[2].strip():
         return {}

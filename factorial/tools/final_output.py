@@ -1,7 +1,7 @@
-"""The tool that ends a run with a structured output (checklist A07).
+"""The tool that ends a run with a structured output.
 
-The model calls it; its arguments are the output. They are checked against the output type, and what does not
-fit goes back to the model like any tool's invalid arguments.
+The arguments of the model's call are the output. They are validated against the output type. Invalid ones become an
+error result that the model sees, as for any tool.
 """
 
 from collections.abc import Mapping, Sequence, Set
@@ -17,26 +17,28 @@ from factorial.tools.schema import Parameters, json_schema, read_parameters
 __all__ = ["FINAL_OUTPUT", "final_output_tool"]
 
 FINAL_OUTPUT = "final_output"
+"""The tool's name."""
 
 
 def final_output_tool(output_type: Any) -> FunctionTool:
-    """The tool whose result's `output_data` is the validated output. Raises `ConfigError` for an unusable type.
+    """The tool for an output type. The `output_data` of its result is the validated output.
 
-    An output type that is no JSON object (`list[str]`, `int`) travels as the argument `output`.
+    An output type that is not an object in JSON (`list[str]`, `int`) becomes the tool's only argument, `output`. Raises
+    `ConfigError` for a type that cannot be read from JSON.
     """
     if isinstance(output_type, str | bytes | int | float | Mapping | Sequence | Set):
         raise ConfigError(
-            f"output_type={output_type!r} is no type: give a pydantic model, as in class Answer(BaseModel): ..."
+            f"output_type={output_type!r} is not a type: give a pydantic model, as in class Answer(BaseModel): ..."
         )
     place = f"output_type={getattr(output_type, '__name__', output_type)}"
     try:
         adapter: TypeAdapter[Any] = TypeAdapter(output_type)
     except PydanticSchemaGenerationError as error:
         reason = error.message.splitlines()[0]
-        raise ConfigError(f"{place} cannot come from JSON ({reason}): use a pydantic model") from None
+        raise ConfigError(f"{place} cannot be read from JSON ({reason}): use a pydantic model") from None
     schema = json_schema(adapter, place)
     described = schema.pop("description", "Give the final output.")
-    if schema.get("type") == "object" or "$ref" in schema:  # a model that refers to itself is only a reference
+    if schema.get("type") == "object" or "$ref" in schema:  # the schema of a recursive model is a reference
         parameters = Parameters({"type": "object"} | schema, lambda text: {"output": adapter.validate_json(text)}, ())
     else:
         parameters = _as_argument(output_type)

@@ -1,11 +1,11 @@
-"""A function as a tool that a model can call (checklist A15, C05).
+"""Functions as tools that a model can call.
 
     def get_weather(location: str) -> str: ...          # a plain function is a tool as it is
 
     @function_tool(name="forecast", is_enabled=lambda ctx: ctx.turn > 0)
     async def get_forecast(location: str, agent_ctx: AgentContext) -> str: ...
 
-Everything about a tool is worked out when it is defined, and a mistake is found there. Called by the agent's
+The schema and the checks are built when the tool is defined, so mistakes are reported there. Called by the agent's
 constructor (`build_tools`) and in each turn (`FunctionTool.param`, `call.call_tool`).
 """
 
@@ -23,42 +23,47 @@ from factorial.context import AgentContext
 from factorial.errors import ConfigError
 from factorial.tools.deferred import Deferral, deferral_of
 from factorial.tools.docstring import read_docstring
-from factorial.tools.schema import Parameters, described_parameters, inner, read_parameters, where
+from factorial.tools.inspection import unwrapped, where
+from factorial.tools.schema import Parameters, described_parameters, read_parameters
 
 __all__ = ["FunctionTool", "build_tools", "function_tool"]
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
-IsEnabled = bool | Callable[[Any], bool]
+_IsEnabled = bool | Callable[[Any], bool]
 
-AnyContext = TypeVar("AnyContext", bound=AgentContext, default=Any)
+_AnyContext = TypeVar("_AnyContext", bound=AgentContext, default=Any)
 
 
 @dataclass(frozen=True, eq=False)
-class FunctionTool(Generic[AnyContext]):
-    """A tool: what the model is told about it, and what is called. Made by `function_tool`.
+class FunctionTool(Generic[_AnyContext]):
+    """A tool: its description for the model, and the function. Usually made by `function_tool`.
 
-    Made by hand, it is told with a JSON schema of its own, as for a tool of another server. The arguments are checked
-    against the function's types then, as far as it has any, and passed by name.
+    A tool that is made directly has a JSON schema of its own, as for a tool of a remote server. If all parameters of
+    the function have types, the arguments are checked against them. They are passed by name.
 
     `FunctionTool[MyContext]` is for annotations: a tool of agents over this context.
+
+    Raises `ConfigError` that names the function and the option.
     """
 
     name: str
     description: str
     params_json_schema: dict[str, Any] = field(repr=False)
-    """What the model is told of the arguments."""
+    """The JSON schema of the arguments, as the model gets it."""
     on_invoke_tool: Callable[..., Any]
+    """The function. Plain functions are called in a thread."""
     strict_json_schema: bool = False
-    """Ask the provider to hold the model to the schema, if all parameters are required. They are checked anyway."""
-    is_enabled: IsEnabled = True
-    """Whether the model may call it: a fact, or a function of the agent's context."""
+    """Whether the provider should enforce the schema. It applies only if all parameters are required.
+    Factorial checks the arguments in any case."""
+    is_enabled: _IsEnabled = True
+    """Whether the model may call the tool: a constant, or a function of the agent's context."""
     is_final_output: bool = False
-    """Whether it ends the run: its arguments are the output, and are always parsed."""
+    """Whether the tool ends the run. Its arguments are then the output, and are always parsed."""
     deferral: Deferral | None = None
-    """What its result waits for, if it is not simply what the function returns."""
-    parameters: Parameters = field(default=None, repr=False)  # type: ignore[assignment]  # made here, if not given
-    """The check of the arguments, and the contexts to fill in."""
+    """What the result awaits; None if the result is what the function returns."""
+    parameters: Parameters = field(default=None, repr=False)  # type: ignore[assignment]  # set in __post_init__ if it is not passed
+    """The check of the arguments, and the context parameters."""
 
     def __post_init__(self) -> None:
         if self.parameters is None:
@@ -71,7 +76,7 @@ class FunctionTool(Generic[AnyContext]):
         if not isinstance(name, str) or not _NAME.fullmatch(name):
             raise ConfigError(
                 f"{where(self.function)}: {self.name!r} cannot be the name of a tool: use 1 to 64 letters, digits, "
-                "'_' or '-'; function_tool(name=...) gives it one"
+                "'_' or '-'; function_tool(name=...) sets it"
             )
         description: object = self.description
         if not isinstance(description, str):
@@ -83,37 +88,37 @@ class FunctionTool(Generic[AnyContext]):
             )
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Call the function itself: a decorated function can still be used in code."""
+        """Call the function itself. A decorated function can still be used in code."""
         return self.function(*args, **kwargs)
 
     @property
     def function(self) -> Callable[..., Any]:
-        """What is called."""
+        """The function that is called."""
         return self.on_invoke_tool
 
     def enabled_for(self, agent_ctx: AgentContext) -> bool:
-        """Whether the model may call the tool in this state."""
+        """Whether the model may call the tool in the state `agent_ctx`."""
         return self.is_enabled(agent_ctx) if callable(self.is_enabled) else self.is_enabled
 
     @cached_property
     def is_async(self) -> bool:
-        """Whether the function is a coroutine function; others run in a thread."""
+        """Whether the function is a coroutine function. Others run in a thread."""
         function: Any = self.function
         return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(type(function).__call__)
 
     @cached_property
     def param(self) -> dict[str, Any]:
-        """The entry of the request's `tools`, which offers the tool to a model. Made once: do not change it."""
-        told: dict[str, Any] = {"name": self.name}
+        """The tool's entry in the `tools` of a request. It is made once; do not change it."""
+        described: dict[str, Any] = {"name": self.name}
         if self.description:
-            told["description"] = self.description
-        told["parameters"] = schema = self.params_json_schema
+            described["description"] = self.description
+        described["parameters"] = schema = self.params_json_schema
         if self.strict_json_schema and set(schema.get("properties", ())) == set(schema.get("required", ())):
-            told["strict"] = True
-        return {"type": "function", "function": told}
+            described["strict"] = True
+        return {"type": "function", "function": described}
 
     def to_openai_tool_schema(self) -> dict[str, Any]:
-        """`param`, as 0.1.x called it."""
+        """The same as `param`, under the name that 0.1.x had."""
         return self.param
 
 
@@ -125,7 +130,7 @@ def function_tool(
     name: str | None = None,
     description: str | None = None,
     strict_json_schema: bool = False,
-    is_enabled: IsEnabled = True,
+    is_enabled: _IsEnabled = True,
 ) -> Callable[[Callable[..., Any]], FunctionTool]: ...
 def function_tool(
     function: Callable[..., Any] | None = None,
@@ -134,11 +139,17 @@ def function_tool(
     name: str | None = None,
     description: str | None = None,
     strict_json_schema: bool = False,
-    is_enabled: IsEnabled = True,
+    is_enabled: _IsEnabled = True,
 ) -> FunctionTool | Callable[[Callable[..., Any]], FunctionTool]:
-    """Make a tool of a function; as `@function_tool` or `@function_tool(...)`. Raises `ConfigError`.
+    """Make a tool of a function, as `@function_tool` or `@function_tool(...)`.
 
-    The name is the function's, the description its docstring's, unless they are given.
+    Parameters:
+        name: by default the function's name.
+        description: by default the description in the docstring.
+        strict_json_schema: see `FunctionTool`.
+        is_enabled: whether the model may call the tool: a constant, or a function of the agent's context.
+
+    Raises `ConfigError` that names the function, with file and line, and the parameter.
     """
 
     def make(function: Callable[..., Any]) -> FunctionTool:
@@ -148,9 +159,10 @@ def function_tool(
 
 
 def build_tools(functions: Iterable[Callable[..., Any]], *, parse_args: bool = True) -> dict[str, FunctionTool]:
-    """The tools of an agent by name, from functions and tools. Raises `ConfigError` for a name that comes twice.
+    """The tools of an agent by name, from functions and tools. Raises `ConfigError` if two have the same name.
 
-    `parse_args=False` is for agents whose tools get their arguments as raw text: each may take one at most.
+    `parse_args=False` is for agents whose tools get their arguments as raw text. Each tool may then have at most one
+    parameter that the model fills in.
     """
     tools: dict[str, FunctionTool] = {}
     for function in functions:
@@ -174,16 +186,18 @@ def _make(
     name: str | None = None,
     description: str | None = None,
     strict: bool = False,
-    is_enabled: IsEnabled = True,
+    is_enabled: _IsEnabled = True,
 ) -> FunctionTool:
     if not callable(function) or inspect.isclass(function):
-        raise ConfigError(f"{function!r} is no function, so it cannot be a tool: pass a function with typed parameters")
-    written = inner(function)
-    described, described_ones = read_docstring(written)
-    parameters = read_parameters(function, described_ones)
+        raise ConfigError(
+            f"{function!r} is not a function, so it cannot be a tool: pass a function with typed parameters"
+        )
+    written = unwrapped(function)
+    summary, descriptions = read_docstring(written)
+    parameters = read_parameters(function, descriptions)
     return FunctionTool(
         name=name or str(getattr(written, "__name__", type(written).__name__)),
-        description=described if description is None else description,
+        description=summary if description is None else description,
         params_json_schema=parameters.json_schema,
         on_invoke_tool=function,
         strict_json_schema=strict,

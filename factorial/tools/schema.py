@@ -1,54 +1,43 @@
-"""A function's parameters as the model sees them, and the check of what the model sends. Built once per tool.
+"""A function's parameters as a JSON schema for the model, and the check of the arguments that the model sends.
 
-The parameters become a TypedDict, so that a parameter may have any name, and an argument that the model leaves
-out is left to the function's own default. Context parameters (checklist C05) never show.
+Both are built once per tool, from a TypedDict with the function's parameters. So a parameter may have any name, and an
+argument that the model omits gets the function's own default. Context parameters are not part of the schema.
 """
 
-import functools
 import inspect
-import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, NotRequired, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, NotRequired
 
 from pydantic import ConfigDict, Field, TypeAdapter
 from pydantic.errors import PydanticInvalidForJsonSchema, PydanticSchemaGenerationError, PydanticUndefinedAnnotation
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticSerializationError, to_jsonable_python
-from typing_extensions import TypedDict  # pydantic takes typing's own from Python 3.12 on only
+from typing_extensions import TypedDict  # pydantic supports typing's own only from Python 3.12 on
 
 from factorial.context import AgentContext, ExecutionContext
 from factorial.errors import ConfigError
+from factorial.tools.inspection import annotation_of, context_kind, where
 
-__all__ = [
-    "Parameters",
-    "described_parameters",
-    "execution_parameters",
-    "inner",
-    "json_schema",
-    "read_parameters",
-    "where",
-]
-
-_BY_NAME: dict[str, type] = {"agent_ctx": AgentContext, "execution_ctx": ExecutionContext}
+__all__ = ["Parameters", "described_parameters", "json_schema", "read_parameters"]
 
 
 @dataclass(frozen=True, slots=True)
 class Parameters:
-    """What a tool takes."""
+    """The parameters of a tool."""
 
     json_schema: dict[str, Any]
-    """What the model is told."""
+    """The schema that the model gets."""
     validate: Callable[[str], dict[str, Any]]
-    """The arguments in the model's JSON text, by name. Raises `pydantic.ValidationError`."""
+    """Parses and checks the model's JSON text. Returns the arguments by name. Raises `pydantic.ValidationError`."""
     names: tuple[str, ...]
     """The parameters that the model fills in."""
     contexts: tuple[tuple[str, type], ...] = ()
-    """The parameters that we fill in, each with the kind of context it takes."""
+    """The parameters that Factorial fills in, each with the kind of context it takes."""
 
     def inject(self, agent_ctx: AgentContext, execution_ctx: ExecutionContext | None) -> dict[str, Any]:
-        """The context arguments of one call."""
+        """The context arguments of one call, by name."""
         return {name: agent_ctx if kind is AgentContext else execution_ctx for name, kind in self.contexts}
 
 
@@ -61,8 +50,8 @@ def read_parameters(function: Callable[..., Any], described: dict[str, str]) -> 
     fields: dict[str, Any] = {}
     contexts: list[tuple[str, type]] = []
     for parameter in parameters.values():
-        annotation = _annotation(function, parameter)
-        if kind := _context_kind(parameter.name, annotation):
+        annotation = annotation_of(function, parameter)
+        if kind := context_kind(parameter.name, annotation):
             contexts.append((parameter.name, kind))
         else:
             _check(function, parameter)
@@ -72,15 +61,16 @@ def read_parameters(function: Callable[..., Any], described: dict[str, str]) -> 
 
 
 def described_parameters(function: Callable[..., Any], schema: dict[str, Any]) -> Parameters:
-    """The parameters of `function` as somebody else describes them to the model. Raises `ConfigError`.
+    """The parameters of `function` under a schema that was written by hand. Raises `ConfigError`.
 
-    A function with types of its own has its arguments checked; one with `**arguments` gets whatever the model sends.
+    If all parameters have types, the arguments are checked against them. Otherwise the function gets whatever the model
+    sends.
     """
     signature = inspect.signature(function).parameters.values()
     if all(one.kind is not one.VAR_KEYWORD and one.annotation is not one.empty for one in signature):
         return replace(read_parameters(function, {}), json_schema=schema)
     contexts = {
-        one.name: _context_kind(one.name, _annotation(function, one))
+        one.name: context_kind(one.name, annotation_of(function, one))
         for one in signature
         if one.kind is not one.VAR_KEYWORD
     }
@@ -88,97 +78,17 @@ def described_parameters(function: Callable[..., Any], schema: dict[str, Any]) -
     return Parameters(schema, TypeAdapter(dict[str, Any]).validate_json, tuple(schema.get("properties", ())), filled_in)
 
 
-def execution_parameters(function: Callable[..., Any]) -> list[str]:
-    """The parameters of `function` that take the execution context; the first one takes something else."""
-    try:
-        parameters = list(inspect.signature(function).parameters.values())
-    except ValueError:  # a builtin, such as the method `format` of a text
-        return []
-    return [
-        parameter.name
-        for parameter in parameters[1:]
-        if _context_kind(parameter.name, _annotation(function, parameter)) is ExecutionContext
-    ]
-
-
 def json_schema(adapter: TypeAdapter[Any], place: str) -> dict[str, Any]:
-    """The JSON schema of `adapter` without the titles that pydantic makes up. `place` is named in errors."""
+    """The JSON schema of `adapter`, without the titles that pydantic generates.
+
+    Raises `ConfigError`, which begins with `place`, for a type without a JSON schema.
+    """
     try:
         schema = adapter.json_schema()
     except PydanticInvalidForJsonSchema as error:
         raise ConfigError(f"{place}: a type in it has no JSON schema: {error.message}") from None
     bare: dict[str, Any] = _without_titles(schema)
     return bare
-
-
-def inner(function: Callable[..., Any]) -> Any:
-    """The function that was written, without `functools.partial` and wrappers around it."""
-    while isinstance(function, functools.partial):
-        function = function.func
-    return inspect.unwrap(function)
-
-
-def where(function: Callable[..., Any]) -> str:
-    """`tool 'name' (file:line)`, for messages."""
-    written = inner(function)
-    name = getattr(written, "__name__", type(written).__name__)
-    code = getattr(_routine(written), "__code__", None)
-    return f"tool {name!r} ({code.co_filename}:{code.co_firstlineno})" if code else f"tool {name!r}"
-
-
-def _routine(written: Any) -> Any:
-    return written if inspect.isroutine(written) else type(written).__call__
-
-
-def _annotation(function: Callable[..., Any], parameter: inspect.Parameter) -> Any:
-    """The parameter's type. One at a time: a context type that cannot be resolved must not hide the others."""
-    routine = _routine(inner(function))
-    holder = types.SimpleNamespace(__annotations__={parameter.name: parameter.annotation})
-    try:
-        hints = get_type_hints(holder, getattr(routine, "__globals__", {}), _enclosing(routine), include_extras=True)
-        return hints[parameter.name]
-    except TypeError:
-        return parameter.annotation  # no type at all; pydantic says so better
-    except (NameError, SyntaxError) as error:
-        if parameter.name in _BY_NAME:
-            return parameter.annotation
-        raise ConfigError(
-            f"{where(function)}: the type of parameter {parameter.name!r} is not known at run time ({error}): define "
-            "or import it at the top of the module, not within a function or under TYPE_CHECKING"
-        ) from None
-
-
-def _enclosing(routine: Any) -> dict[str, Any]:
-    """The variables of enclosing functions that `routine` uses."""
-    names = getattr(getattr(routine, "__code__", None), "co_freevars", ())
-    found: dict[str, Any] = {}
-    for name, cell in zip(names, getattr(routine, "__closure__", None) or (), strict=False):
-        with suppress(ValueError):  # a variable that has no value yet
-            found[name] = cell.cell_contents
-    return found
-
-
-def _context_kind(name: str, annotation: Any) -> type | None:
-    """`AgentContext` or `ExecutionContext` if the parameter takes one: by its type, else by its name."""
-    for candidate in _alternatives(annotation):
-        for kind in _BY_NAME.values():
-            if isinstance(candidate, type) and issubclass(candidate, kind):
-                return kind
-    return _BY_NAME.get(name)
-
-
-def _alternatives(annotation: Any) -> Iterator[Any]:
-    """The types that `annotation` allows, without `Annotated`, `Optional`, `Union` and type variables around them."""
-    origin = get_origin(annotation)
-    if origin is Annotated:
-        yield from _alternatives(get_args(annotation)[0])
-    elif origin in (Union, types.UnionType):
-        for choice in get_args(annotation):
-            yield from _alternatives(choice)
-    elif isinstance(annotation, TypeVar):
-        yield from _alternatives(annotation.__bound__)
-    elif origin is None:
-        yield annotation
 
 
 def _check(function: Callable[..., Any], parameter: inspect.Parameter) -> None:
@@ -196,21 +106,21 @@ def _check(function: Callable[..., Any], parameter: inspect.Parameter) -> None:
 
 
 def _field(annotation: Any, parameter: inspect.Parameter, description: str | None) -> Any:
-    """The parameter as a key of the TypedDict. A description of its own beats the docstring's."""
+    """The parameter as a key of the TypedDict. A description in the annotation has precedence over the docstring's."""
     extra: dict[str, Any] = {}
     has_own = any(isinstance(mark, FieldInfo) and mark.description for mark in getattr(annotation, "__metadata__", ()))
     if description and not has_own:
         extra["description"] = description
     required = parameter.default is parameter.empty
     if not required:
-        with suppress(PydanticSerializationError):  # a default that is no JSON is not shown to the model
+        with suppress(PydanticSerializationError):  # a default that JSON cannot hold is not shown to the model
             extra["json_schema_extra"] = {"default": to_jsonable_python(parameter.default)}
     typed = Annotated[annotation, Field(**extra)] if extra else annotation
     return typed if required else NotRequired[typed]
 
 
 def _adapter(function: Callable[..., Any], fields: dict[str, Any]) -> TypeAdapter[Any]:
-    make: Any = TypedDict  # type checkers know it with keys that stand in the source only
+    make: Any = TypedDict  # type checkers accept only a TypedDict whose keys are literals
     arguments = make("arguments", fields)
     arguments.__pydantic_config__ = ConfigDict(extra="forbid")
     try:
@@ -218,7 +128,7 @@ def _adapter(function: Callable[..., Any], fields: dict[str, Any]) -> TypeAdapte
     except (PydanticSchemaGenerationError, PydanticUndefinedAnnotation) as error:
         reason = error.message.splitlines()[0]
         raise ConfigError(
-            f"{where(function)}: a parameter has a type that cannot come from JSON ({reason}): use plain types, "
+            f"{where(function)}: a parameter has a type that cannot be read from JSON ({reason}): use plain types, "
             "dataclasses or pydantic models, or take it from the context"
         ) from None
 

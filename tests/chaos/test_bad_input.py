@@ -78,9 +78,9 @@ MISTAKES = [
         'from factorial import Agent\nagent = Agent(name="weather", model="gpt-5-nono")\n',
     ),
     Mistake(
-        "a tool that is no function",
+        "a tool that is not a function",
         runner(),
-        ("my_agents.py:2", "'search' is no function", "pass a function with typed parameters"),
+        ("my_agents.py:2", "'search' is not a function", "pass a function with typed parameters"),
         'from factorial import Agent\nagent = Agent(name="weather", tools=["search"])\n',
     ),
     Mistake(

@@ -72,10 +72,10 @@ def told(mistake: Callable[[], Any], kind: type[Exception] = ConfigError) -> str
         ({"request_timeout": None}, "agent 'a': request_timeout=None: use seconds above 0"),
         ({"request_timeout": float("nan")}, "agent 'a': request_timeout=nan: use seconds above 0"),
         ({"name": 5}, "name=5 cannot name an agent: use 1 to 64 letters, digits, '_' or '-'"),
-        ({"output_type": {"a": 1}}, "agent 'a': output_type={'a': 1} is no type: give a pydantic model, as in class"),
-        ({"output_type": "Answer"}, "agent 'a': output_type='Answer' is no type: give a pydantic model"),
-        ({"output_type": [int]}, "agent 'a': output_type=[<class 'int'>] is no type: give a pydantic model"),
-        ({"output_type": 5}, "agent 'a': output_type=5 is no type: give a pydantic model"),
+        ({"output_type": {"a": 1}}, "agent 'a': output_type={'a': 1} is not a type: give a pydantic model, as in"),
+        ({"output_type": "Answer"}, "agent 'a': output_type='Answer' is not a type: give a pydantic model"),
+        ({"output_type": [int]}, "agent 'a': output_type=[<class 'int'>] is not a type: give a pydantic model"),
+        ({"output_type": 5}, "agent 'a': output_type=5 is not a type: give a pydantic model"),
         ({"stream": "no"}, "agent 'a': stream='no': use True or False"),
         ({"parse_tool_args": 1}, "agent 'a': parse_tool_args=1: use True or False"),
         ({"max_turns": True}, "agent 'a': max_turns=True: use None, or a whole number of at least 1"),
@@ -193,7 +193,7 @@ def test_a_tool_waits_for_one_thing(above: Any) -> None:
     complaint = told(lambda: above(timeout=60)(below(timeout=60)(research)))
     assert complaint.startswith("tool 'research' (")
     assert complaint.endswith(
-        "has both deferred_result and forking_tool: a tool waits for children, or for a result from outside; keep one"
+        "has both deferred_result and forking_tool: a tool awaits children or a result from outside; keep one"
     )
 
 
@@ -307,7 +307,7 @@ def test_questions_that_cannot_be_answered(ask: Callable[[Any], Any], message: s
     [
         (
             object(),
-            "the result of tool call 'c1' cannot be stored: a value of type object, which is no text and no JSON",
+            "the result of tool call 'c1' cannot be stored: a value of type object, which is neither text nor JSON",
         ),
         (("shown", object()), "the result of tool call 'c1' cannot be stored as JSON"),
     ],

@@ -73,7 +73,7 @@ async def test_spec_A14_results(returned: Any, shown: str, data: Any) -> None:
 
 async def test_a_result_that_is_no_json_is_an_error() -> None:
     result = await run(lambda: object())
-    assert result.error and "a value of type object, which is no text and no JSON" in result.output_str
+    assert result.error and "a value of type object, which is neither text nor JSON" in result.output_str
 
 
 async def test_a_tool_may_shape_its_own_result() -> None:

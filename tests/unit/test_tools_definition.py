@@ -169,7 +169,7 @@ def test_a_mistake_is_named_with_file_and_line(function: Callable[..., Any], say
 
 @pytest.mark.parametrize("value", ["get_weather", None, 3, Place])
 def test_what_is_no_function_is_no_tool(value: Any) -> None:
-    with pytest.raises(ConfigError, match="is no function"):
+    with pytest.raises(ConfigError, match="is not a function"):
         build_tools([value])
 
 

@@ -79,5 +79,5 @@ async def test_other_types(output_type: Any, raw: str, output: Any) -> None:
 def test_a_type_that_cannot_come_from_json() -> None:
     class Plain: ...
 
-    with pytest.raises(ConfigError, match="output_type=Plain cannot come from JSON"):
+    with pytest.raises(ConfigError, match="output_type=Plain cannot be read from JSON"):
         final_output_tool(Plain)

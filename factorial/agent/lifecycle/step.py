@@ -90,7 +90,7 @@ class Steps:
             )
             agent = self._execution.run.agent
             tool = agent.tools.get(tool_call.function.name)
-            if tool is not None and tool.deferral is not None and tool.deferral.waits_for == "result":
+            if tool is not None and tool.deferral is not None and tool.deferral.awaits == "result":
                 await self._host.expect(f"tool:{tool_call.id}", tool.name)
             with execution.active():
                 told = Progress("tool_action", execution, agent_ctx, args=[tool_call.model_dump()])

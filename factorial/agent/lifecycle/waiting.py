@@ -55,7 +55,7 @@ def encode_plan(waiting: Park) -> bytes:
 def encode_result(tool_call_id: str, value: Any) -> bytes:
     """A result from outside as it is stored. `value` is what a tool may return, or an exception.
 
-    Raises `ContextError` if it is no text and no JSON, or too large.
+    Raises `ContextError` if it is neither text nor JSON, or too large.
     """
     result = (
         failure(tool_call_id, f"{type(value).__name__}: {value}")
