@@ -123,7 +123,7 @@ def _command(node: ValkeyServer, *command: str) -> str:
 
 def _serves(node: ValkeyServer, namespace: str) -> bool:
     try:
-        ask(node, "EXISTS", f"{{{namespace}:0}}:V")
+        ask(node, "EXISTS", f"{{{namespace}:0}}:layout")
     except RedisError:
         return False
     return True

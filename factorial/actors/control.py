@@ -101,7 +101,10 @@ class Control:
         held = [execution for worker in self._workers for execution in worker.executions.values()]
         with contextlib.suppress(MailboxError):
             flags = await asyncio.gather(
-                *(self._scripts.commands.execute("HGET", self._scripts.keys.run(run.task_id), "cancel") for run in held)
+                *(
+                    self._scripts.commands.execute("HGET", self._scripts.keys.run(run.task_id), "cancel_requested")
+                    for run in held
+                )
             )
             for execution, flag in zip(held, flags, strict=True):
                 if flag == b"1":

@@ -329,7 +329,6 @@ class Execution:
             answer = await spawn(
                 self._scripts,
                 parent=self.task_id,
-                owner_id=self._claimed.owner_id,
                 token=self._token,
                 batch_id=batch_id,
                 children=runs,

@@ -19,9 +19,9 @@ async def read_layout(commands: Commands, keys: Keys) -> bytes | ResponseError |
     """
     try:
         version: bytes | None = await commands.execute("HGET", keys.layout, "version")
+        return version or await commands.execute("HGET", keys.layout_1, "version")
     except ResponseError as refusal:
         return refusal
-    return version
 
 
 def check_layout(version: bytes | ResponseError | None, keys: Keys, place: str) -> None:

@@ -142,6 +142,7 @@ async def _check_namespace(connection: Connection, keys: Keys, namespace: str, s
         )
     if isinstance(published, BaseException):
         raise published
+    version = version or await connection.execute("HGET", keys.layout_1, "version")
     if version is None:
         await connection.execute("HSETNX", keys.layout, "version", LAYOUT_VERSION)
         version = await connection.execute("HGET", keys.layout, "version")

@@ -406,7 +406,7 @@ class Storm:
         """The worker processes that are alive, as far as the mailbox knows, and how much each has at hand."""
         mailbox = await self._client._mailbox()
         keys, execute = mailbox.keys, mailbox.connection.execute
-        names = [name.decode() for name in await execute("ZRANGE", keys.prefix + "P", 0, -1)]
+        names = [name.decode() for name in await execute("ZRANGE", keys.prefix + "processes", 0, -1)]
         found = []
         for name in names:
             about = await execute("GET", keys.lease(name))

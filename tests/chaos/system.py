@@ -167,7 +167,10 @@ maintenance = {{ interval = 0.25 }}
     async def held(self) -> dict[str, int]:
         """How many tasks each ready process holds at the moment."""
         mailbox = await self.orchestrator._mailbox()
-        names = [name.decode() for name in await mailbox.connection.execute("ZRANGE", mailbox.keys.prefix + "P", 0, -1)]
+        names = [
+            name.decode()
+            for name in await mailbox.connection.execute("ZRANGE", mailbox.keys.prefix + "processes", 0, -1)
+        ]
         counts = [await mailbox.connection.execute("SCARD", mailbox.keys.held(name)) for name in names]
         return dict(zip(names, counts, strict=True))
 

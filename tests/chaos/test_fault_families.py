@@ -42,14 +42,14 @@ async def test_a_parent_hears_of_every_child_though_half_of_the_workers_are_kill
     outside.cancel()
     mailbox = await system.orchestrator._mailbox()
     found = await contents(mailbox.connection, system.namespace)
-    runs: dict[str, Any] = found["r"]
+    runs: dict[str, Any] = found["run"]
     listing = json.loads(data["payload"]["messages"][2]["content"])
     assert data["payload"]["output"] == f"{CHILDREN} corners seen, and I was told: yes"
     told = Counter(one["task_id"] for one in listing)
     assert told.keys() == runs.keys() - {task.id}
     assert len(told) == told.total() == CHILDREN  # each once, and none beside them
     assert {run["status"] for run in runs.values()} == {"completed"}
-    [batch] = found["b"].values()
+    [batch] = found["batch"].values()
     assert (batch["total"], batch["ended"], batch["completed"]) == (str(CHILDREN),) * 3
     executed = Counter(line["task"] for line in system.witness() if line["what"] == "look" and line["edge"] == "begin")
     again = {run_id: int(run["pickups"]) - 1 for run_id, run in runs.items() if run_id != task.id}

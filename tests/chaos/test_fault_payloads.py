@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from factorial import Agent, AgentContext, deferred_result
+from factorial.mailbox.doctor.stored import BELONGINGS
 from factorial.testing import ScriptedModel, call, calls, say
 from tests.chaos.figures import fault, long_or_short
 from tests.harness import System
@@ -58,29 +59,37 @@ def other_type(kind: str) -> tuple[tuple[str, ...], ...]:
 
 
 DAMAGES = [
-    Damage("a context field is no JSON", "queued", (("HSET", "x", "query", "{broken"),), "does not fit AgentContext"),
-    Damage("the context is gone", "queued", (("DEL", "x"),), "does not fit AgentContext: query"),
-    Damage("the context is of another type", "queued", other_type("x"), "WRONGTYPE"),
-    Damage("a message is no JSON", "queued", (("RPUSH", "l", "{broken"),), "does not fit AgentContext"),
-    Damage("a message is no object", "queued", (("RPUSH", "l", "7"),), "does not fit AgentContext: messages.1"),
-    Damage("the conversation is of another type", "queued", other_type("l"), "WRONGTYPE"),
-    Damage("the mail is no JSON", "queued", (("RPUSH", "m", "{broken"),), "does not fit AgentContext"),
-    Damage("the mail is of another type", "queued", other_type("m"), "WRONGTYPE"),
-    Damage("the run is of another type", "queued", other_type("r")),
-    Damage("the run is gone", "queued", (("DEL", "r"),)),
-    Damage("the run has no agent", "queued", (("HDEL", "r", "agent"),)),
-    Damage("the run has no owner", "queued", (("HDEL", "r", "owner"),)),
-    Damage("the run has no head", "queued", (("HDEL", "r", "head"),)),
-    Damage("the run has an unknown status", "queued", (("HSET", "r", "status", "flying"),)),
-    Damage("a journaled answer is no JSON", "left", (("HSET", "j", "completion", "{broken"),), "'completion'"),
-    Damage("a journaled answer is none", "left", (("HSET", "j", "completion", "7"),), "'completion'"),
-    Damage("a journaled result is no JSON", "left", (("HSET", "j", "tool:call_0_0", "{broken"),), "'tool:call_0_0'"),
-    Damage("a journaled result is none", "left", (("HSET", "j", "tool:call_0_0", "7"),), "'tool:call_0_0'"),
-    Damage("the journal is of another type", "left", other_type("j"), "WRONGTYPE"),
-    Damage("an awaited result is no JSON", "answered", (("HSET", "w", "tool:call_0_1", "!{broken"),), "has waited for"),
-    Damage("the plan is no JSON", "answered", (("HSET", "w", "plan", "{broken"),), "has waited for"),
-    Damage("what was awaited is of another type", "answered", other_type("w"), "WRONGTYPE"),
-    Damage("what is awaited is of another type", "waiting", other_type("w")),
+    Damage(
+        "a context field is no JSON", "queued", (("HSET", "fields", "query", "{broken"),), "does not fit AgentContext"
+    ),
+    Damage("the context is gone", "queued", (("DEL", "fields"),), "does not fit AgentContext: query"),
+    Damage("the context is of another type", "queued", other_type("fields"), "WRONGTYPE"),
+    Damage("a message is no JSON", "queued", (("RPUSH", "conversation", "{broken"),), "does not fit AgentContext"),
+    Damage(
+        "a message is no object", "queued", (("RPUSH", "conversation", "7"),), "does not fit AgentContext: messages.1"
+    ),
+    Damage("the conversation is of another type", "queued", other_type("conversation"), "WRONGTYPE"),
+    Damage("the mail is no JSON", "queued", (("RPUSH", "mail", "{broken"),), "does not fit AgentContext"),
+    Damage("the mail is of another type", "queued", other_type("mail"), "WRONGTYPE"),
+    Damage("the run is of another type", "queued", other_type("run")),
+    Damage("the run is gone", "queued", (("DEL", "run"),)),
+    Damage("the run has no agent", "queued", (("HDEL", "run", "agent"),)),
+    Damage("the run has no owner", "queued", (("HDEL", "run", "owner"),)),
+    Damage("the run has no status", "queued", (("HDEL", "run", "status"),)),
+    Damage("the run has an unknown status", "queued", (("HSET", "run", "status", "flying"),)),
+    Damage("a journaled answer is no JSON", "left", (("HSET", "journal", "completion", "{broken"),), "'completion'"),
+    Damage("a journaled answer is none", "left", (("HSET", "journal", "completion", "7"),), "'completion'"),
+    Damage(
+        "a journaled result is no JSON", "left", (("HSET", "journal", "tool:call_0_0", "{broken"),), "'tool:call_0_0'"
+    ),
+    Damage("a journaled result is none", "left", (("HSET", "journal", "tool:call_0_0", "7"),), "'tool:call_0_0'"),
+    Damage("the journal is of another type", "left", other_type("journal"), "WRONGTYPE"),
+    Damage(
+        "an awaited result is no JSON", "answered", (("HSET", "awaits", "tool:call_0_1", "!{broken"),), "has waited for"
+    ),
+    Damage("the plan is no JSON", "answered", (("HSET", "awaits", "plan", "{broken"),), "has waited for"),
+    Damage("what was awaited is of another type", "answered", other_type("awaits"), "WRONGTYPE"),
+    Damage("what is awaited is of another type", "waiting", other_type("awaits")),
 ]
 
 
@@ -88,7 +97,7 @@ async def prepare(system: System, agent: Agent, state: str) -> str:
     """A run in this state, that no process holds. Its owner has no other."""
     task_id = await system.submit(agent, "look" if state in ("queued", "left") else "ask", owner_id=DAMAGED)
     if state == "left":
-        await system.execute("HSET", (await system.mailbox()).keys.run(task_id), "pickups", 1, "started", 1)
+        await system.execute("HSET", (await system.mailbox()).keys.run(task_id), "pickups", 1, "started_at", 1)
     elif state != "queued":
         process = await system.start(agent)
         await system.reaches(task_id, "pending_tool_results")
@@ -110,9 +119,11 @@ async def scripts_called(system: System) -> int:
 async def sweep(system: System, task_id: str) -> None:
     """Take away by hand what nobody can work with."""
     prefix = (await system.mailbox()).keys.prefix
-    await system.execute("DEL", *(f"{prefix}{kind}:{task_id}" for kind in "rlxjmdwf"), f"{prefix}o:{DAMAGED}")
-    await system.execute("SREM", f"{prefix}W:a", task_id)
-    await system.execute("ZREM", f"{prefix}z:a", task_id)
+    await system.execute(
+        "DEL", *(f"{prefix}{kind}:{task_id}" for kind in ("run", *BELONGINGS)), f"{prefix}owner:{DAMAGED}"
+    )
+    await system.execute("SREM", f"{prefix}parked:a", task_id)
+    await system.execute("ZREM", f"{prefix}due:a", task_id)
 
 
 async def complete(system: System, tasks: list[str]) -> None:
@@ -148,15 +159,15 @@ async def test_a_damaged_run_harms_nobody_else(local: System, damage: Damage) ->
 
 
 STRAYS = [
-    ("RPUSH", "q:a", "nobody"),
-    ("RPUSH", "u:a", "nobody"),
-    ("ZADD", "z:a", "1", "nobody"),
-    ("SADD", "W:a", "nobody"),
-    ("RPUSH", "F", "nobody"),
-    ("RPUSH", "s:p1", "what?", "cancel nobody", "cancel"),
-    ("ZADD", "P", "0", "nobody"),
-    ("SADD", "h:nobody", "nothing"),
-    ("ZADD", "t:a:completed", "1", "nobody"),
+    ("RPUSH", "ready:a", "nobody"),
+    ("RPUSH", "suspects:a", "nobody"),
+    ("ZADD", "due:a", "1", "nobody"),
+    ("SADD", "parked:a", "nobody"),
+    ("RPUSH", "doomed", "nobody"),
+    ("RPUSH", "signals:p1", "what?", "cancel nobody", "cancel"),
+    ("ZADD", "processes", "0", "nobody"),
+    ("SADD", "held:nobody", "nothing"),
+    ("ZADD", "ended:a:completed", "1", "nobody"),
 ]
 """Entries that name a run or a process which does not exist."""
 
@@ -168,8 +179,8 @@ async def test_entries_that_name_nothing_are_passed_over(local: System) -> None:
     process = await local.start(agent)
     await complete(local, [await local.submit(agent, "look") for _ in range(NEIGHBOURS)])
     assert process.life is not None and not process.life.done()
-    await wait_until(lambda: is_gone(local, prefix + "h:nobody"), message="the process that never was to be buried")
-    await local.execute("DEL", prefix + "W:a")
+    await wait_until(lambda: is_gone(local, prefix + "held:nobody"), message="the process that never was to be buried")
+    await local.execute("DEL", prefix + "parked:a")
     fault("stray entries in queues and registries", entries=len(STRAYS), tasks_completed=NEIGHBOURS)
 
 

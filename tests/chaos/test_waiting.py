@@ -43,7 +43,7 @@ async def test_families_survive_a_storm(system: System) -> None:
     data = await system.all_end(tasks, 120)
     outside.cancel()
     mailbox = await system.orchestrator._mailbox()
-    runs: dict[str, Any] = (await contents(mailbox.connection, system.namespace))["r"]
+    runs: dict[str, Any] = (await contents(mailbox.connection, system.namespace))["run"]
     # Without any trouble a parent is taken up three times, before and after each wait, and a child once.
     taken_up_again = sum(int(run["pickups"]) for run in runs.values()) - PARENTS * (3 + CHILDREN)
     executed = Counter(line["what"] for line in system.witness() if line["edge"] == "begin")

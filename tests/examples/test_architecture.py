@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from factorial.mailbox import keys
+from factorial.mailbox.keys import KINDS
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGE = ROOT / "factorial"
@@ -22,8 +22,8 @@ def test_every_script_has_its_line() -> None:
 
 
 def test_the_keys_are_those_of_the_code() -> None:
-    rows = set(re.findall(r"^\| `(\w)(?::[^`]*)?` \| `(\w+)` \|", TEXT, re.MULTILINE))
-    assert rows == {(short, kind) for kind, short in {**keys._BY_ID, **keys._SINGLE}.items()}
+    rows = set(re.findall(r"^\| `(\w+)(?::([^`]*))?` \| ([A-Z]+|pub/sub) \|", TEXT, re.MULTILINE))
+    assert rows == {(kind, about.name, about.type) for kind, about in KINDS.items()}
 
 
 def test_every_function_that_is_named_is_there() -> None:

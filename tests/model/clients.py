@@ -73,9 +73,7 @@ class Execution:
         children = [new_run(child) for child in ids]
         facts = {"run": self.run, "token": self.token, "children": children}
         batch = f"{self.run}.{self.turn}b" if kind == "b" else ""
-        work = spawn(
-            self.wire, parent=self.run, owner_id=self.owner, token=self.token, batch_id=batch, children=children
-        )
+        work = spawn(self.wire, parent=self.run, token=self.token, batch_id=batch, children=children)
         return self._begin(work, lambda answer: self._spawned(answer, dict.fromkeys(ids, patience)), facts)
 
     def commit(self, work: Commit) -> Call:

@@ -16,6 +16,7 @@ At the end of each history the living go on in good health: everything has to en
 """
 
 import asyncio
+import json
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, TypeVar
@@ -28,7 +29,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_sta
 from factorial.mailbox.operations import lease, upkeep
 from factorial.mailbox.operations.commit import Action, Commit
 from factorial.mailbox.operations.deliver import deliver
-from factorial.mailbox.operations.enqueue import enqueue, head
+from factorial.mailbox.operations.enqueue import enqueue
 from factorial.mailbox.operations.lease import Cause
 from factorial.mailbox.operations.steer import cancel, steer
 from factorial.mailbox.views.read import read_run
@@ -132,7 +133,7 @@ class History(World, RuleBasedStateMachine):
         run = chosen(sorted(self.truth.runs) or ["t0"], pick)
         calls = [
             (run, key.split("tool:")[1])
-            for kind in "wj"
+            for kind in ("awaits", "journal")
             for run, names in sorted(self.found[kind].items())
             for key in sorted(names)
             if key.startswith(("expected:tool:", "tool:c"))
@@ -235,7 +236,8 @@ class History(World, RuleBasedStateMachine):
         mark = self.mark().encode()
         results = [b'm"%s is %s"' % (key.encode(), mark) for key in execution.awaited if key.startswith("tool:")]
         recorded = sorted(b"j" + name.encode() for name in execution.journal if name.startswith("message:"))
-        told = head(execution.run, execution.owner, AGENT)
+        ids = {"task_id": execution.run, "owner_id": execution.owner, "agent_name": AGENT}
+        told = json.dumps(ids, separators=(",", ":"))[1:-1].encode()
         work = Commit(
             action=action,
             turn_done=done,
@@ -389,7 +391,7 @@ class History(World, RuleBasedStateMachine):
 
     def is_over(self) -> bool:
         """Whether every run has ended."""
-        return all(run["status"] in FINAL for run in self.found["r"].values()) and not self.found["F"]
+        return all(run["status"] in FINAL for run in self.found["run"].values()) and not self.found["doomed"]
 
 
 def _event(mark: str, event_type: str = "work", head: bytes = b'"by":"the model"') -> bytes:

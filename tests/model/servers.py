@@ -157,15 +157,15 @@ repeat
   local found = redis.call('SCAN', cursor, 'MATCH', prefix .. '*', 'COUNT', 1000)
   cursor = found[1]
   for _, key in ipairs(found[2]) do
-    local kind = string.sub(key, #prefix + 1, #prefix + 1)
-    if kind == 'z' or kind == 't' or kind == 'L' or kind == 'P' then
+    local kind = string.match(string.sub(key, #prefix + 1), '^[^:]+')
+    if kind == 'due' or kind == 'ended' or kind == 'throttled' or kind == 'processes' then
       local members = redis.call('ZRANGE', key, 0, -1, 'WITHSCORES')
       for i = 1, #members, 2 do
-        if kind ~= 'P' or members[i + 1] ~= '0' then
+        if kind ~= 'processes' or members[i + 1] ~= '0' then
           redis.call('ZINCRBY', key, -ms, members[i])
         end
       end
-    elseif kind == 'w' then
+    elseif kind == 'awaits' then
       local awaited = redis.call('HGETALL', key)
       for i = 1, #awaited, 2 do
         local deadline = string.match(awaited[i + 1], '^%?(%d+)$')
@@ -173,7 +173,7 @@ repeat
           redis.call('HSET', key, awaited[i], '?' .. string.format('%.0f', deadline - ms))
         end
       end
-    elseif kind == 'p' or kind == 'n' then
+    elseif kind == 'lease' or kind == 'published' then
       redis.call('PEXPIRE', key, redis.call('PTTL', key) - ms)
     end
   end

@@ -27,7 +27,10 @@ from tests.model.wire import Request
 __all__ = ["FINAL", "Truth"]
 
 FINAL = {"completed", "failed", "cancelled"}
-OF_RUNS = "rlxjmdwfbquzWthFeoLO"
+OF_RUNS = (
+    "run", "conversation", "fields", "journal", "mail", "seen", "awaits", "children", "batch", "ready", "suspects",
+    "due", "parked", "ended", "held", "doomed", "events", "owner", "throttled", "running",
+)  # fmt: skip
 """The kinds of keys that a refused or repeated request leaves as they are. Beside them are tokens, leases, signals."""
 ONCE = {"enqueue", "record", "commit", "spawn", "deliver", "steer"}
 """What changes nothing when it is executed again. Others may: a claim passes the wake token on."""
@@ -86,7 +89,7 @@ class Truth:
             self.counted["duplicates refused"] += 1
         elif isinstance(reply, list) and reply[:1] == [b"OK"]:
             request.accepted = reply
-        self._buried |= before["y"].keys() - after["y"].keys()
+        self._buried |= before["claims"].keys() - after["claims"].keys()
         self._follow(request, before, after)
         self._marked(marks, before, after)
 
@@ -94,29 +97,29 @@ class Truth:
 
     def _enqueued(self, request: Request, again: bool, before: Contents) -> None:
         run = request.args[0]
-        assert not again and run not in before["r"], f"{run} was enqueued twice"
-        self.runs[run] = Known([message.decode() for message in _listed(request.args, 4)])
+        assert not again and run not in before["run"], f"{run} was enqueued twice"
+        self.runs[run] = Known([message.decode() for message in _listed(request.args, 3)])
 
     def _claimed(self, request: Request, again: bool, found: list[Any], before: Contents, after: Contents) -> None:
         process, nonce = request.args[0], request.args[4]
         for run, _, epoch, _, _, _, _, conversation, _, _, awaited, _ in found:
             run = run.decode()
-            was, is_now = before["r"][run], after["r"][run]
+            was, is_now = before["run"][run], after["run"][run]
             if was.get("nonce") != nonce:
                 # A process that was buried may seem to be back, if its registration arrives once more: for one lease.
                 assert not again or process in self._buried, (
                     f"a claim that was answered before takes {run}, and nobody will execute it"
                 )
                 assert was["status"] not in FINAL | {"processing"}, f"{run} was claimed, and was {was['status']}"
-                assert epoch == int(was["epoch"]) + 1
+                assert epoch == int(was.get("epoch", 0)) + 1
                 if self._owner_limit:
                     running = [
-                        other for other in after["r"].values()
+                        other for other in after["run"].values()
                         if other["status"] == "processing" and other["owner"] == is_now["owner"]
                     ]  # fmt: skip
                     assert len(running) <= self._owner_limit, f"{len(running)} runs of {is_now['owner']} are held"
             assert (is_now["holder"], int(is_now["epoch"])) == (process, epoch), f"{run} is not held as it was claimed"
-            assert [message.decode() for message in conversation] == after["l"].get(run, [])
+            assert [message.decode() for message in conversation] == after["conversation"].get(run, [])
             self._all_is_there(run, awaited)
 
     def _all_is_there(self, run: str, awaited: list[bytes]) -> None:
@@ -134,8 +137,8 @@ class Truth:
     def _written(self, request: Request, reply: Any, again: bool, before: Contents, after: Contents) -> Sequence[bytes]:
         """A write under a token. Gives the events that must be new."""
         run, token, work = request.facts["run"], request.facts["token"], request.facts.get("work")
-        held = _is_held(before["r"].get(run, {}), token)
-        behind = held and token.seq < int(before["r"][run]["seq"])
+        held = _is_held(before["run"].get(run, {}), token)
+        behind = held and token.seq < int(before["run"][run].get("seq", 0))
         if request.name == "commit":
             held = held and not behind
         if again:
@@ -147,7 +150,7 @@ class Truth:
             assert _same(before, after), f"{request.name} under an old token changed something"
             self.counted["zombies' writes refused"] += 1
             return ()
-        if request.name == "spawn" and before["r"][run].get("cancel") == "1":
+        if request.name == "spawn" and before["run"][run].get("cancel_requested") == "1":
             assert reply == [b"CANCELLED"] and _same(before, after)
             return ()
         assert reply[0] == b"OK", f"{request.name} under the present token was answered {reply}"
@@ -167,15 +170,15 @@ class Truth:
             assert _same(before, after)
             return ()
         for name, value in entries.items():
-            first = before["j"].get(run, {}).get(name, value.decode())
-            assert after["j"][run][name] == first, f"the journal entry {name} of {run} is not the first one"
-        return request.facts["events"] if told > int(before["r"][run].get("told", 0)) else ()
+            first = before["journal"].get(run, {}).get(name, value.decode())
+            assert after["journal"][run][name] == first, f"the journal entry {name} of {run} is not the first one"
+        return request.facts["events"] if told > int(before["run"][run].get("message_number", 0)) else ()
 
     def _committed(self, run: str, work: Commit, reply: Any, before: Contents, after: Contents) -> Sequence[bytes]:
-        known, was = self.runs[run], before["r"][run]
+        known, was = self.runs[run], before["run"][run]
         action = Action(reply[1].decode())
         expected = {work.action}
-        if was.get("cancel") == "1":
+        if was.get("cancel_requested") == "1":
             expected = {Action.CANCEL}
         elif work.action is Action.CONCLUDE:
             expected = {Action.COMPLETE}
@@ -184,8 +187,8 @@ class Truth:
         elif work.action is Action.PARK:
             expected = {Action.PARK, Action.RESUME}
         assert action in expected, f"{run} was to {work.action}, and the answer is {action}"
-        assert int(after["r"][run]["seq"]) == int(was["seq"]) + 1
-        journal = before["j"].get(run, {})
+        assert int(after["run"][run]["seq"]) == int(was.get("seq", 0)) + 1
+        journal = before["journal"].get(run, {})
         messages = [
             message[1:].decode() if message[:1] == b"m" else journal[message[1:].decode()] for message in work.messages
         ]
@@ -197,46 +200,46 @@ class Truth:
             self._all_is_there(run, reply[3])
         self.counted["commits"] += 1
         goes_on = action in (Action.CONTINUE, Action.RESUME, Action.CANCEL)
-        heard_before = work.doubtful and int(was.get("told", 0)) >= work.doubtful
+        heard_before = work.doubtful and int(was.get("message_number", 0)) >= work.doubtful
         return [*work.events[work.doubtful_events if heard_before else 0 :], *(() if goes_on else work.final_events)]
 
     # -- what became of the runs
 
     def _follow(self, request: Request, before: Contents, after: Contents) -> None:
-        for run, was in before["r"].items():
-            if run not in after["r"]:
+        for run, was in before["run"].items():
+            if run not in after["run"]:
                 self._removed(request, run, was, before)
-        for run, now in after["r"].items():
+        for run, now in after["run"].items():
             assert run in self.runs, f"nobody has enqueued {run}"
-            was = before["r"].get(run, {"status": "new", "epoch": "0"})
+            was = before["run"].get(run, {"status": "new"})
             if was["status"] in FINAL:
-                for kind in "rlx":
+                for kind in ("run", "conversation", "fields"):
                     assert before[kind].get(run) == after[kind].get(run), (
                         f"{run} has ended, and {request.name} changed it"
                     )
-            assert int(now["epoch"]) >= int(was["epoch"]), f"the epoch of {run} has fallen"
+            assert int(now.get("epoch", 0)) >= int(was.get("epoch", 0)), f"the epoch of {run} has fallen"
             self._read(request, run, after)
             if now["status"] in FINAL and was["status"] not in FINAL:
                 self._ended(request, run, was, now, before, after)
-        for run, awaited in before["w"].items():
+        for run, awaited in before["awaits"].items():
             for key, value in awaited.items():
-                now_there = after["w"].get(run, {}).get(key, value)
+                now_there = after["awaits"].get(run, {}).get(key, value)
                 assert value[:1] != "!" or now_there == value, f"what {run} was told of {key} was changed"
 
     def _removed(self, request: Request, run: str, was: dict[str, str], before: Contents) -> None:
-        parent = before["r"].get(was.get("parent", ""), {"status": "cancelled"})
+        parent = before["run"].get(was.get("parent", ""), {"status": "cancelled"})
         assert request.name == "expire" and was["status"] in FINAL, f"{request.name} removed {run}: {was['status']}"
         assert parent["status"] in FINAL, f"{run} was removed before its parent has ended"
 
     def _read(self, request: Request, run: str, after: Contents) -> None:
         """The conversation is what it was, or the mail has moved into it."""
-        known, conversation, mail = self.runs[run], after["l"].get(run, []), after["m"].get(run, [])
+        known, conversation, mail = self.runs[run], after["conversation"].get(run, []), after["mail"].get(run, [])
         if request.name == "claim" and known.mail and conversation == known.conversation + known.mail:
             known.conversation, known.mail = conversation, []
         assert conversation == known.conversation, (
             f"the conversation of {run} is {conversation}, and should be {known.conversation}"
         )
-        if after["r"][run]["status"] not in FINAL:
+        if after["run"][run]["status"] not in FINAL:
             assert mail == known.mail, f"the mail of {run} is {mail}, and should be {known.mail}"
 
     def _ended(
@@ -250,7 +253,7 @@ class Truth:
             "cancelled": {"commit", "reclaim", "cancel", "cascade", "disown"},
         }[status]  # fmt: skip
         assert request.name in allowed, f"{run} has {status} by {request.name}"
-        assert status == "cancelled" or not (known.to_be_cancelled or was.get("cancel") == "1"), (
+        assert status == "cancelled" or not (known.to_be_cancelled or was.get("cancel_requested") == "1"), (
             f"{run} was to be cancelled, and has {status}"
         )
         assert types["run_cancelled"] == (status == "cancelled")
@@ -260,10 +263,10 @@ class Truth:
             assert types["run_steering_failed"] == 1, f"mail of {run} vanished: {known.mail}"
             known.mail = []
         parent = now.get("parent", "")
-        if parent and after["r"].get(parent, {"status": "failed"})["status"] not in FINAL:
+        if parent and after["run"].get(parent, {"status": "failed"})["status"] not in FINAL:
             key = f"child:{run}"
-            if before["w"].get(parent, {}).get(key, "")[:1] == "?":
-                heard = after["w"][parent][key]
+            if before["awaits"].get(parent, {}).get(key, "")[:1] == "?":
+                heard = after["awaits"][parent][key]
                 assert heard[:1] == "!" and json.loads(heard[1:])["status"] == status, (
                     f"{parent} heard {heard} of {run}"
                 )
@@ -272,7 +275,7 @@ class Truth:
         """Of the events that clients sent, those of this request are new, once, and no other."""
         expected = Counter(json.loads(mark)["mark"] for mark in marks)
         new = Counter(
-            event["mark"] for owner in after["e"] for event in _new_events(owner, before, after) if "mark" in event
+            event["mark"] for owner in after["events"] for event in _new_events(owner, before, after) if "mark" in event
         )
         assert new == expected, f"events {dict(new)} were published, and should be {dict(expected)}"
 
@@ -281,23 +284,23 @@ class Truth:
     def all_is_over(self, found: Contents) -> None:
         """Everything has ended: nothing is held, waits or is counted any more, and everyone was told."""
         for run, known in self.runs.items():
-            status = found["r"].get(run, {"status": "gone"})["status"]
+            status = found["run"].get(run, {"status": "gone"})["status"]
             assert status in FINAL | {"gone"}, f"{run} is {status} for ever"
             assert status in ("cancelled", "gone") or not known.to_be_cancelled
-        for kind, what in {
-            "z": "due", "W": "parked", "h": "held", "u": "suspects", "L": "throttled", "O": "running", "F": "doomed",
-            "w": "awaited", "f": "children", "m": "mail", "j": "journal",
-        }.items():  # fmt: skip
-            assert not found[kind], f"{what}: {dict(found[kind])} is left over"
-        for owner, about in found["o"].items():
+        for kind in (
+            "due", "parked", "held", "suspects", "throttled", "running", "doomed", "awaits", "children", "mail",
+            "journal",
+        ):  # fmt: skip
+            assert not found[kind], f"{kind}: {dict(found[kind])} is left over"
+        for owner, about in found["owner"].items():
             assert about["active"] == "0", f"{owner} has {about['active']} active runs"
         ends = Counter(
             event["batch_id"]
-            for stored in found["e"].values()
+            for stored in found["events"].values()
             for event in _events(stored)
             if event["event_type"] in ("batch_completed", "batch_cancelled")
         )
-        for batch, counts in found["b"].items():
+        for batch, counts in found["batch"].items():
             assert counts["ended"] == counts["total"] and counts["active"] == "0", f"batch {batch}: {counts}"
             assert ends[batch] == 1, f"the end of batch {batch} was told {ends[batch]} times"
 
@@ -328,4 +331,4 @@ def _events(stored: Sequence[Any]) -> list[dict[str, Any]]:
 
 
 def _new_events(owner: str, before: Contents, after: Contents) -> list[dict[str, Any]]:
-    return _events(after["e"].get(owner, [])[len(before["e"].get(owner, [])) :])
+    return _events(after["events"].get(owner, [])[len(before["events"].get(owner, [])) :])

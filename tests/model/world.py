@@ -109,10 +109,11 @@ class World:
     def see_to_the_token(self, request: Request, reply: Any, before: Contents) -> None:
         """Whoever has taken the wake token owes it to the others, until a claim is through, or others find it gone."""
         if self.token_with is not None and (
-            self.found["k"].get(AGENT)
+            self.found["wake"].get(AGENT)
             or request.name == "promote"
             or (request.name == "claim" and reply[0] == b"OK")
-            or self.token_with.name in before["P"].get("", {}).keys() - self.found["P"].get("", {}).keys()
+            or self.token_with.name
+            in before["processes"].get("", {}).keys() - self.found["processes"].get("", {}).keys()
         ):
             self.token_with = None
 
@@ -149,7 +150,7 @@ class World:
     @property
     def unfinished(self) -> int:
         """How many runs have not ended."""
-        return sum(run["status"] not in FINAL for run in self.found["r"].values())
+        return sum(run["status"] not in FINAL for run in self.found["run"].values())
 
     @property
     def under_way(self) -> list[Call]:

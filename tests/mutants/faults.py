@@ -71,7 +71,7 @@ FAULTS = [
     Fault(
         "commit not deduplicated",
         "mailbox/operations/commit.lua",
-        "if run and string.sub(run.closed, 1, #token + 1) == token .. ':' then",
+        "if run and string.sub(run.last_commit, 1, #token + 1) == token .. ':' then",
         "if false then",
         (f"{SCRIPTS}::test_commit_twice_is_once",),
     ),
@@ -199,7 +199,7 @@ FAULTS = [
     Fault(
         "the end of a batch is not told when its parent is gone",
         "mailbox/lib/ending.lua",
-        "parent or about[1] and about[2] and {owner = about[1], head = about[2]}",
+        "parent or owner and agent and {id = run.parent, owner = owner, agent = agent}",
         "parent",
         ("tests/redis/test_waiting_edges.py::test_the_end_of_a_batch_is_told_when_its_parent_is_over_and_gone",),
     ),
@@ -221,7 +221,7 @@ FAULTS = [
     Fault(
         "commit ignores a cancel",
         "mailbox/operations/commit.lua",
-        "if run.cancel == '1' then",
+        "if run.cancel_requested == '1' then",
         "if false then",
         (f"{SCRIPTS}::test_cancel_of_a_held_run_twice_tells_its_holder",),
     ),
@@ -235,7 +235,7 @@ FAULTS = [
     Fault(
         "a cancelled run goes on when its holder dies",
         "mailbox/lib/recover.lua",
-        "if run.cancel == '1' then",
+        "if run.cancel_requested == '1' then",
         "if false then",
         (f"{SCRIPTS}::test_a_cancelled_run_whose_holder_dies_ends_as_cancelled",),
     ),
@@ -292,8 +292,8 @@ FAULTS = [
     Fault(
         "a release counts as a retry",
         "mailbox/operations/commit.lua",
-        "redis.call('HSET', run_key(id), 'status', 'queued', 'holder', '')",
-        "redis.call('HSET', run_key(id), 'status', 'queued', 'holder', '', 'retries', run.retries + 1)",
+        "write_run(id, 'status', 'queued', 'holder', '')",
+        "write_run(id, 'status', 'queued', 'holder', '', 'retries', run.retries + 1)",
         (f"{SCRIPTS}::test_a_released_run_is_first_in_the_queue",),
     ),
     Fault(
@@ -335,14 +335,14 @@ FAULTS = [
     Fault(
         "events published again with a step that is sent again",
         "mailbox/operations/record.lua",
-        "if told > run.told then",
+        "if message_number > run.message_number then",
         "if true then",
         (f"{SCRIPTS}::test_step_twice_is_once",),
     ),
     Fault(
         "events of a step published again with the commit",
         "mailbox/operations/commit.lua",
-        "local published = doubtful > 0 and run.told >= doubtful and doubtful_events or 0",
+        "local published = doubtful > 0 and run.message_number >= doubtful and doubtful_events or 0",
         "local published = 0",
         (f"{SCRIPTS}::test_what_a_step_without_an_answer_told_is_told_once_with_the_commit",),
     ),

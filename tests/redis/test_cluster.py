@@ -175,7 +175,7 @@ async def test_waiting_for_work_follows_the_slot(cluster: ValkeyCluster, namespa
     """Whoever waits is sent away when the slot moves, looks for work, and waits at the new place."""
     config = RedisConfig(url=cluster.url, namespace=namespace)
     commands, blocking = await Connection.open(config), await BlockingConnection.open(config)
-    key = f"{{{namespace}:0}}:k:a"
+    key = f"{{{namespace}:0}}:wake:a"
     waiting = asyncio.create_task(blocking.execute("BLPOP", key, 0))
     serving = cluster.serving(namespace)
     await wait_until(lambda: "blocked_clients:1" in reply(serving, "INFO", "clients"))

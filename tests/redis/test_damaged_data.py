@@ -116,7 +116,7 @@ async def test_a_parent_hears_of_its_child_though_what_is_counted_is_damaged(mai
     [parent] = await take(mailbox)
     child = NewRun("child", "a", [], {})
     await spawn(
-        mailbox.scripts, parent="parent", owner_id="o", token=parent.token, batch_id="b", children=[child]
+        mailbox.scripts, parent="parent", token=parent.token, batch_id="b", children=[child]
     )  # fmt: skip
     park = Commit(Action.PARK, turn_done=False, plan=b"[]", awaited={"child:child": 0.0})
     await commit(mailbox.scripts, task_id="parent", process="p", token=parent.token, work=park)

@@ -20,6 +20,7 @@ from factorial.doctor import examine
 from factorial.errors import MailboxRefusedError
 from factorial.mailbox import Namespace
 from factorial.mailbox.doctor import doctor as checkup
+from factorial.mailbox.keys import LAYOUT_VERSION
 from factorial.mailbox.operations import lease
 from factorial.mailbox.operations.claim import Claim, ClaimedRun, claim
 from factorial.mailbox.operations.commit import Action, Commit, commit
@@ -81,9 +82,7 @@ class Patient:
         await self.end_turn(due, Action.BACKOFF, delay=3600, error="oh")
         await self.end_turn(parked, Action.PARK, plan=b"{}", awaited={"tool:c": 3600})
         child = NewRun("child", "b", [b"{}"], {})
-        await spawn(
-            self.mailbox.scripts, parent="parent", owner_id="o", token=parent.token, batch_id="f", children=[child]
-        )
+        await spawn(self.mailbox.scripts, parent="parent", token=parent.token, batch_id="f", children=[child])
         await self.end_turn(parent, Action.PARK, plan=b"{}", awaited={"child:child": 3600})
         await self.enqueue("held", "held too", "cancelled")
         await cancel(self.mailbox.scripts, task_id="cancelled")
@@ -157,14 +156,16 @@ BROKEN: dict[str, tuple[str, list[str]]] = {
     "owner's count gone": ("DEL {owner:many}", ["3: owner many has 3 runs that have not ended"]),
     "owner's held runs": ("HINCRBY {running:a} o 5", ["3: owner o has 2 runs of a held, and the count says 7"]),
     "no wake token": ("DEL {wake:a}", ["4: agent a has 1 runs ready, and there is no wake token"]),
-    "a cancel forgotten": ("HSET {run:ready} cancel 1", ["5: run ready is to be cancelled, and is queued"]),
-    "cancelled, and completed": ("HSET {run:completed} cancel 1", ["5: run completed is to be cancelled, and is"]),
+    "a cancel forgotten": ("HSET {run:ready} cancel_requested 1", ["5: run ready is to be cancelled, and is queued"]),
+    "cancelled, and completed": (
+        "HSET {run:completed} cancel_requested 1", ["5: run completed is to be cancelled, and is"],
+    ),
     "mail unread": ("RPUSH {mail:completed} x", ["5: run completed is completed, and steering that it accepted was"]),
     "an early result lost": ("HSET {journal:parked} given:tool:c 1", ["6: run parked waits for tool:c, whose result"]),
-    "waits for nothing": ("HSET {awaited:parked} open 2", ["6: run parked is parked for 2 of open things, and waits"]),
+    "waits for nothing": ("HSET {awaits:parked} open 2", ["6: run parked is parked for 2 of open things, and waits"]),
     "a deadline forgotten": ("ZREM {due:a} parked", ["6: run parked waits for things with a deadline, and is not due"]),
     "a child not told of": (
-        "HSET {run:child} status cancelled ended 1", ["7: run parent waits for its child child, which has ended"],
+        "HSET {run:child} status cancelled ended_at 1", ["7: run parent waits for its child child, which has ended"],
     ),
     "a child unlisted": ("DEL {children:parent}", ["7: run child is queued and is not listed among the living"]),
     "a batch miscounted": ("HINCRBY {batch:f} ended 1", ["7: batch f says that of its 1 runs 1 have ended"]),
@@ -263,7 +264,7 @@ async def test_a_layout_that_is_gone_is_no_empty_namespace(
     patient: Patient, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Nor is one that was overwritten; either is told in a line, with what puts it back. A mailbox tells the second."""
-    put_back = f"HSET {patient.keys.layout} version 1"
+    put_back = f"HSET {patient.keys.layout} version {LAYOUT_VERSION}"
     await patient.do("DEL", patient.keys.layout)
     assert await asyncio.to_thread(main, ["doctor", *where(patient)]) == 1
     [line] = capsys.readouterr().err.splitlines()
@@ -367,7 +368,7 @@ async def test_another_layout_is_not_judged(patient: Patient, capsys: pytest.Cap
 async def test_what_is_allowed_and_worth_knowing_is_a_note(patient: Patient) -> None:
     await patient.do("DEL", patient.keys.lease("p"))
     await patient.do("RPUSH", patient.keys.key("doomed"), "child")
-    await patient.do("HSET", patient.keys.awaited("parked"), "tool:c", "?0")
+    await patient.do("HSET", patient.keys.awaits("parked"), "tool:c", "?0")
     told = await patient.diagnosis()
     assert told["well"] and told["processes"] == {"alive": 0, "without_lease": 1}
     for wanted in (

@@ -89,7 +89,7 @@ class Scene:
 
     async def pass_time(self) -> None:
         """All that is in backoff is due."""
-        due = self.mailbox.keys.prefix + "z:a"
+        due = self.mailbox.keys.prefix + "due:a"
         for name in await self.mailbox.connection.execute("ZRANGE", due, 0, -1):
             await self.mailbox.connection.execute("ZADD", due, 1, name)
         await upkeep.promote(self.scripts, agent="a")
@@ -157,7 +157,7 @@ async def test_nobody_is_blamed_when_a_process_leaves(scene: Scene) -> None:
     for _ in range(12):
         assert len(await scene.take("p")) == 2
         assert await scene.die("p", Cause.LEFT) == 2
-        assert set((await scene.stored())["q"]["a"]) == {"t1", "t2"}  # at once
+        assert set((await scene.stored())["ready"]["a"]) == {"t1", "t2"}  # at once
     assert await scene.counts("t1") == (0, 0, 0)
     assert (await scene.events("task_reclaimed"))[-1]["data"] == {"process": "p", "cause": "left", "recoveries": 0}
 
@@ -175,7 +175,7 @@ async def test_a_death_among_several_is_counted_once_for_each_and_is_nobodys_str
     await scene.die("p", cause)  # said twice
     assert (await scene.stored()) == before
     assert await scene.counts("t1") == await scene.counts("t2") == (1, crashes, 0)
-    assert before["q"]["a"][2] == "t3", "what was taken back goes first"
+    assert before["ready"]["a"][2] == "t3", "what was taken back goes first"
     told = (await scene.events("task_reclaimed"))[-1]
     assert told["data"] == {"process": "p", "cause": str(cause), "recoveries": 1}
 
@@ -236,7 +236,7 @@ async def test_those_who_died_together_come_back_one_by_one(scene: Scene) -> Non
         assert len(await scene.take("p")) == 50
         now = int((await scene.mailbox.connection.execute("TIME"))[0]) * 1000
         await scene.die("p", Cause.KILLED)
-        due = (await scene.stored())["z"].get("a", {})
+        due = (await scene.stored())["due"].get("a", {})
         if recoveries <= 3:
             assert not due, "a kill from outside mostly is no run's doing"
             continue
@@ -256,12 +256,12 @@ async def test_suspects_are_executed_apart_from_each_other_beside_others(scene: 
     await scene.put("t1", "t2", "t3")
     assert len(await scene.take("p1", count=3, nonce="n")) == 3
     stored = await scene.stored()
-    assert await scene.take("p1", count=3, nonce="n") == stored["h"]["p1"], "the answer was lost"
+    assert await scene.take("p1", count=3, nonce="n") == stored["held"]["p1"], "the answer was lost"
     assert await scene.stored() == stored
-    assert len(stored["u"]["a"]) == 2
+    assert len(stored["suspects"]["a"]) == 2
     assert await scene.take("p1") == {"t3"}, "as many others as it has room for"
     assert len(await scene.take("p2")) == 1
-    assert len((await scene.stored())["u"]["a"]) == 1
+    assert len((await scene.stored())["suspects"]["a"]) == 1
 
 
 @pytest.mark.parametrize("how", ["step", "turn", "backoff with a step", "completed"])
@@ -322,7 +322,7 @@ async def test_who_leaves_its_process_without_a_finished_step_stays_a_suspect(sc
     assert await scene.take_token()
     assert await scene.take("p") == {"s1", "s2"} - {suspect}
     await scene.die("p", Cause.LEFT)
-    assert set((await scene.stored())["u"]["a"]) == {"s1", "s2"}
+    assert set((await scene.stored())["suspects"]["a"]) == {"s1", "s2"}
 
 
 async def test_a_crash_is_the_only_suspects_strike_and_not_its_neighbours(scene: Scene) -> None:
@@ -346,7 +346,7 @@ async def test_a_waiting_suspect_is_cancelled_at_once(scene: Scene) -> None:
     for _ in range(2):
         assert (await cancel(scene.scripts, task_id="s1")).status == "cancelled"
         stored = await scene.stored()
-        assert stored["u"]["a"] == ["s2"]
+        assert stored["suspects"]["a"] == ["s2"]
     await scene.start("p")
     assert await scene.take("p") == {"s2"}
 
@@ -399,7 +399,7 @@ async def test_each_suspect_finds_the_process_that_may_take_it_and_no_token_goes
         await scene.finish_step(waiters.taken[free].pop())
         waiters.claims = 0
         await waiters.serve()
-        assert len((await scene.stored())["u"].get("a", [])) == left
+        assert len((await scene.stored())["suspects"].get("a", [])) == left
         assert waiters.claims <= 4
         assert len(waiters.taken[free]) == (1 if left or sum(map(len, waiters.taken.values())) == 3 else 0)
 
@@ -427,7 +427,7 @@ async def test_a_process_that_passed_a_token_on_passes_on_the_one_of_the_next_su
     await scene.start("p1", "p2")
     while await scene.take_token():
         await scene.take("p1")
-    [waiting] = (await scene.stored())["u"]["a"]
+    [waiting] = (await scene.stored())["suspects"]["a"]
     await cancel(scene.scripts, task_id=waiting)
     await scene.make_suspects("s3", "s4")
     waiters = Waiters(scene, "p1", "p2")
@@ -496,5 +496,5 @@ async def test_a_storm_of_kills_ends_nobody(scene: Scene, seed: int) -> None:
     while await scene.active():
         await scene.pass_time()
         await scene.get_on(await scene.take("p1") | set().union(*scene.held.values()), chance, 0.5)
-    assert {run["status"] for run in (await scene.stored())["r"].values()} == {"completed"}
+    assert {run["status"] for run in (await scene.stored())["run"].values()} == {"completed"}
     assert not await scene.events("run_failed")

@@ -142,7 +142,7 @@ class History:
             names = [f"{run}.{batch}{number}" for number in range(2)] if run.count(".") < 2 else []
             children = [NewRun(name, "a", [b"{}"], {"query": b'""', "output": b'"out"'}) for name in names]
             answer = await spawn(
-                self.scripts, parent=run, owner_id="o", token=token, batch_id=batch and f"{run}.b", children=children
+                self.scripts, parent=run, token=token, batch_id=batch and f"{run}.b", children=children
             )
             if isinstance(answer, Noted) and not answer.cancelled:
                 self.enqueued.update(names)
@@ -191,7 +191,7 @@ class History:
     async def tend(self) -> None:
         await lease.reclaim(self.scripts, most=self.random.randint(1, 5))
         for run in self.enqueued:  # time passes: what is due, is due
-            await self.mailbox.connection.execute("ZADD", self.mailbox.keys.prefix + "z:a", "XX", 1, run)
+            await self.mailbox.connection.execute("ZADD", self.mailbox.keys.prefix + "due:a", "XX", 1, run)
         await upkeep.promote(self.scripts, agent="a")
         await upkeep.cascade(self.scripts)
 

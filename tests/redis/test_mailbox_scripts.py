@@ -99,7 +99,7 @@ async def test_enqueue_twice_is_once(mailbox: Namespace) -> None:
     other = await enqueue(mailbox.scripts, task_id="t1", agent="a", owner_id="o", conversation=[], fields={})
     assert other.event_id == ""
     assert await state(mailbox) == stored
-    assert stored["q"] == {"a": ["t1"]} and stored["o"]["o"]["active"] == "1"
+    assert stored["ready"] == {"a": ["t1"]} and stored["owner"]["o"]["active"] == "1"
     assert await event_types(mailbox) == ["run_enqueued"]
 
 
@@ -143,7 +143,7 @@ async def test_step_twice_is_once(mailbox: Namespace) -> None:
     assert await same_twice(mailbox, lambda: note(mailbox, run.token)) == Noted(cancelled=False)
     assert (await event_types(mailbox)).count("e") == 1
     await note(mailbox, run.token, told=2, entries={"completion": b"later", "tool:1": b"{}"})
-    assert (await state(mailbox))["j"]["t1"] == {"completion": "{}", "tool:1": "{}"}  # the first one counts
+    assert (await state(mailbox))["journal"]["t1"] == {"completion": "{}", "tool:1": "{}"}  # the first one counts
 
 
 @pytest.mark.parametrize("arrived", [True, False])
@@ -198,7 +198,7 @@ async def test_commit_twice_is_once(mailbox: Namespace, action: Action, status: 
 async def test_post_twice_is_once(mailbox: Namespace) -> None:
     await put(mailbox)
     await same_twice(mailbox, lambda: steer(mailbox.scripts, task_id="t1", message_id="m", messages=[b"1", b"2"]))
-    assert (await state(mailbox))["m"]["t1"] == ["1", "2"]
+    assert (await state(mailbox))["mail"]["t1"] == ["1", "2"]
 
 
 async def test_cancel_twice_is_once(mailbox: Namespace) -> None:
@@ -214,7 +214,7 @@ async def test_cancel_of_a_held_run_twice_tells_its_holder(mailbox: Namespace) -
     run = await taken(mailbox)
     for _ in range(2):
         assert await cancel(mailbox.scripts, task_id="t1") == Cancelled(TaskStatus.PROCESSING, ended_here=False)
-    assert set((await state(mailbox))["s"]["p"]) == {"cancel t1"}
+    assert set((await state(mailbox))["signals"]["p"]) == {"cancel t1"}
     assert await note(mailbox, run.token) == Noted(cancelled=True)
     assert await do(mailbox, run.token, Action.COMPLETE) == Committed(Action.CANCEL, [])
     assert await cancel(mailbox.scripts, task_id="t1") == Cancelled(TaskStatus.CANCELLED, ended_here=False)
@@ -228,8 +228,8 @@ async def test_what_is_reclaimed_is_reclaimed_once(mailbox: Namespace) -> None:
     assert len((await lease.bury(mailbox.scripts, process="p", cause=Cause.KILLED)).go_on) == 0
     assert len((await lease.reclaim(mailbox.scripts, most=10)).go_on) == 0
     assert await state(mailbox) == stored
-    assert stored["q"] == {"a": ["t1"]} and not stored["P"] and not stored["h"]
-    assert stored["r"]["t1"]["epoch"] == "2"  # whatever comes from the dead is out of date
+    assert stored["ready"] == {"a": ["t1"]} and not stored["processes"] and not stored["held"]
+    assert stored["run"]["t1"]["epoch"] == "2"  # whatever comes from the dead is out of date
 
 
 async def test_expire_removes_the_run_and_all_that_belongs_to_it(mailbox: Namespace) -> None:
@@ -314,7 +314,7 @@ async def test_spawn_with_an_old_token_changes_nothing(mailbox: Namespace, how: 
     token = await stale(mailbox, how)
     before = await state(mailbox)
     children = [NewRun("c1", "a", [USER], FIELDS)]
-    answer = await spawn(mailbox.scripts, parent="t1", owner_id="o", token=token, batch_id="b", children=children)
+    answer = await spawn(mailbox.scripts, parent="t1", token=token, batch_id="b", children=children)
     assert isinstance(answer, Superseded)
     assert await state(mailbox) == before
 
@@ -376,7 +376,7 @@ async def test_a_run_in_backoff_is_claimed_when_it_is_due_and_not_before(mailbox
     assert isinstance(answer, Claim)
     assert answer.runs == [] and answer.next_due is not None and 29 < answer.next_due <= 30
     assert await upkeep.promote(mailbox.scripts, agent="a") == 0
-    await mailbox.connection.execute("ZADD", mailbox.keys.prefix + "z:a", 1, "t1")
+    await mailbox.connection.execute("ZADD", mailbox.keys.prefix + "due:a", 1, "t1")
     assert await upkeep.promote(mailbox.scripts, agent="a") == 1
     assert await upkeep.promote(mailbox.scripts, agent="a") == 0
     [again] = await take(mailbox)
@@ -399,11 +399,11 @@ async def test_the_journal_outlives_the_holder_and_ends_with_the_turn(mailbox: N
     run = await taken(mailbox)
     await note(mailbox, run.token, entries={"completion": b"1"})
     await do(mailbox, run.token, Action.BACKOFF, turn_done=False, entries={"tool:1": b"2"})
-    await mailbox.connection.execute("ZADD", mailbox.keys.prefix + "z:a", 1, "t1")
+    await mailbox.connection.execute("ZADD", mailbox.keys.prefix + "due:a", 1, "t1")
     [again] = await take(mailbox)
     assert again.journal == {"completion": b"1", "tool:1": b"2"}
     await do(mailbox, again.token, Action.CONTINUE)
-    assert not (await state(mailbox))["j"]
+    assert not (await state(mailbox))["journal"]
 
 
 async def test_a_commit_that_names_an_unknown_journal_entry_changes_nothing(mailbox: Namespace) -> None:
@@ -418,7 +418,7 @@ async def test_a_rewritten_conversation_replaces_the_old_one(mailbox: Namespace)
     run = await taken(mailbox)
     await do(mailbox, run.token, Action.CONTINUE, messages=[b'm{"n":1}', b'm{"n":2}'])
     await do(mailbox, run.token.next(), Action.CONTINUE, messages=[b'm{"n":3}'], rewrite=True)
-    assert (await state(mailbox))["l"]["t1"] == ['{"n":3}']
+    assert (await state(mailbox))["conversation"]["t1"] == ['{"n":3}']
 
 
 async def test_thousands_of_messages_and_fields_fit_in_one_commit(mailbox: Namespace) -> None:
@@ -438,7 +438,7 @@ async def test_a_process_that_died_with_the_wake_token_in_hand_gives_it_back(mai
     await put(mailbox)
     await mailbox.connection.execute("LPOP", mailbox.keys.wake("a"))
     await lease.bury(mailbox.scripts, process="p", cause=Cause.KILLED)
-    assert (await state(mailbox))["k"] == {"a": ["1"]}
+    assert (await state(mailbox))["wake"] == {"a": ["1"]}
 
 
 async def test_publish_twice_is_once(mailbox: Namespace) -> None:
@@ -460,7 +460,7 @@ async def test_a_result_is_accepted_once(mailbox: Namespace, parked: bool) -> No
     assert accepted == [True, False]
     if not parked:
         await do(mailbox, run.token, Action.PARK, **park)
-    assert (await state(mailbox))["w"]["t1"] == {"plan": "[]", "tool:c1": "!1", "tool:c2": "?0", "open": "1"}
+    assert (await state(mailbox))["awaits"]["t1"] == {"plan": "[]", "tool:c1": "!1", "tool:c2": "?0", "open": "1"}
 
 
 # -- mail
@@ -482,8 +482,8 @@ async def test_a_completion_with_unread_mail_becomes_another_turn(mailbox: Names
         )
 
     assert await same_twice(mailbox, complete) == Committed(Action.CONTINUE, [b"1", b"2"])
-    assert (await state(mailbox))["l"]["t1"] == [USER.decode(), "{}", "1", "2"]
-    assert (await state(mailbox))["x"]["t1"]["output"] == "null"
+    assert (await state(mailbox))["conversation"]["t1"] == [USER.decode(), "{}", "1", "2"]
+    assert (await state(mailbox))["fields"]["t1"]["output"] == "null"
     types = await event_types(mailbox)
     assert "run_completed" not in types and types[-1] == "run_steering_applied"
     assert await do(mailbox, run.token.next(), Action.COMPLETE) == Committed(Action.COMPLETE, [])
@@ -558,10 +558,10 @@ async def test_a_missing_lease_is_noted_first_and_reclaimed_after_the_patience(m
     for _ in range(3):
         assert len((await lease.reclaim(mailbox.scripts, most=10)).go_on) == 0
     await register(mailbox, patience=30.0)  # it lives: the note is taken back
-    assert (await state(mailbox))["P"][""] == {"p": "0"}
+    assert (await state(mailbox))["processes"][""] == {"p": "0"}
     await mailbox.connection.execute("DEL", mailbox.keys.lease("p"))
     assert len((await lease.reclaim(mailbox.scripts, most=10)).go_on) == 0
-    await mailbox.connection.execute("ZADD", mailbox.keys.prefix + "P", 1, "p")  # as if it had been long ago
+    await mailbox.connection.execute("ZADD", mailbox.keys.prefix + "processes", 1, "p")  # as if it had been long ago
     assert len((await lease.reclaim(mailbox.scripts, most=10)).go_on) == 1
 
 
@@ -571,16 +571,16 @@ async def test_reclaiming_goes_on_in_parts_until_nothing_is_left(mailbox: Namesp
         await put(mailbox, f"t{number}")
     await take(mailbox, count=23)
     await mailbox.connection.execute("DEL", mailbox.keys.lease("p"))
-    await mailbox.connection.execute("ZADD", mailbox.keys.prefix + "P", 1, "p")
+    await mailbox.connection.execute("ZADD", mailbox.keys.prefix + "processes", 1, "p")
     assert len((await lease.reclaim(mailbox.scripts, most=5)).go_on) == 23
-    assert not (await state(mailbox))["h"]
+    assert not (await state(mailbox))["held"]
 
 
 async def test_a_run_whose_holders_die_again_and_again_fails(mailbox: Namespace) -> None:
     """The first time it is ready at once, then it waits, and then it fails as crash_loop: it was alone each time."""
     await put(mailbox)
     for status in ("queued", "backoff", "failed"):
-        await mailbox.connection.execute("ZADD", mailbox.keys.prefix + "z:a", "XX", 1, "t1")
+        await mailbox.connection.execute("ZADD", mailbox.keys.prefix + "due:a", "XX", 1, "t1")
         await register(mailbox)
         assert len(await take(mailbox)) == 1
         await lease.bury(mailbox.scripts, process="p", cause=Cause.CRASHED)
@@ -598,13 +598,13 @@ async def test_a_finished_turn_makes_up_for_recoveries_and_retries(mailbox: Name
     await register(mailbox)
     [run] = await take(mailbox)
     await do(mailbox, run.token, Action.BACKOFF, turn_done=False)
-    stored = (await state(mailbox))["r"]["t1"]
+    stored = (await state(mailbox))["run"]["t1"]
     assert (stored["recoveries"], stored["retries"]) == ("1", "1")
-    await mailbox.connection.execute("ZADD", mailbox.keys.prefix + "z:a", 1, "t1")
+    await mailbox.connection.execute("ZADD", mailbox.keys.prefix + "due:a", 1, "t1")
     [run] = await take(mailbox)
     await do(mailbox, run.token, Action.CONTINUE)
-    stored = (await state(mailbox))["r"]["t1"]
-    assert (stored["recoveries"], stored["retries"]) == ("0", "0")
+    stored = (await state(mailbox))["run"]["t1"]
+    assert not stored.keys() & {"recoveries", "retries"}
 
 
 async def test_a_cancelled_run_whose_holder_dies_ends_as_cancelled(mailbox: Namespace) -> None:
@@ -624,7 +624,7 @@ async def test_other_processes_keep_what_they_hold(mailbox: Namespace) -> None:
     await take(mailbox, "p2", count=1)
     assert len((await lease.bury(mailbox.scripts, process="p1", cause=Cause.KILLED)).go_on) == 1
     stored = await state(mailbox)
-    assert stored["h"] == {"p2": {"t2"}} and stored["p"].keys() == {"p2"}
+    assert stored["held"] == {"p2": {"t2"}} and stored["lease"].keys() == {"p2"}
 
 
 async def test_a_dead_process_loses_what_it_is_said_to_hold_only_if_nobody_else_does(mailbox: Namespace) -> None:
@@ -633,7 +633,7 @@ async def test_a_dead_process_loses_what_it_is_said_to_hold_only_if_nobody_else_
     await mailbox.connection.execute("SADD", mailbox.keys.held("dead"), "t1")  # as after a failover
     assert (await lease.bury(mailbox.scripts, process="dead", cause=Cause.KILLED)).go_on == []
     stored = await state(mailbox)
-    assert stored["r"]["t1"]["holder"] == "p" and stored["h"] == {"p": {"t1"}}
+    assert stored["run"]["t1"]["holder"] == "p" and stored["held"] == {"p": {"t1"}}
 
 
 # -- the server forgets its scripts; time
@@ -644,7 +644,7 @@ async def test_scripts_are_sent_again_to_a_server_that_forgot_them(mailbox: Name
     await mailbox.connection.execute("SCRIPT", "FLUSH")
     await put(mailbox, "t2")
     await put(mailbox, "t3")
-    assert (await state(mailbox))["q"] == {"a": ["t1", "t2", "t3"]}
+    assert (await state(mailbox))["ready"] == {"a": ["t1", "t2", "t3"]}
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ async def put_back(system: System, then: dict[bytes, bytes], process: Process) -
     """Go back to that state at once. The process's registration lives on: it was there then, too."""
     prefix = (await system.mailbox()).keys.prefix
     now = await saved(system)
-    stays = [f"{prefix}{name}".encode() for name in ("P", f"p:{process.name}", f"y:{process.name}")]
+    stays = [f"{prefix}{name}".encode() for name in ("processes", f"lease:{process.name}", f"claims:{process.name}")]
     commands: list[Any] = [("DEL", key) for key in now if key not in stays]
     commands += [("RESTORE", key, 0, value) for key, value in then.items() if key not in stays]
     for command in [("MULTI",), *commands, ("EXEC",)]:
@@ -98,7 +98,7 @@ async def test_a_journal_entry_that_the_server_lost_is_sent_again(system: System
     agent = Watched()
 
     async def lose(number: int) -> None:
-        await system.execute("DEL", (await system.mailbox()).keys.prefix + f"j:{task_id}")
+        await system.execute("DEL", (await system.mailbox()).keys.prefix + f"journal:{task_id}")
 
     agent.work = lose
     task_id = await system.submit(agent)

@@ -47,7 +47,7 @@ async def silence(mailbox: Namespace, name: str, seconds: float) -> None:
     """As if the supervisor had last told something so many seconds ago."""
     now, _ = await mailbox.connection.execute("TIME")
     moment = (int(now) - seconds) * 1000
-    await mailbox.connection.execute("ZADD", f"{mailbox.keys.prefix}S", moment, name)
+    await mailbox.connection.execute("ZADD", f"{mailbox.keys.prefix}supervisors", moment, name)
 
 
 async def send(mailbox: Namespace, order_id: str, supervisor: str = "a", patience: float = 60.0, **order: Any) -> None:
@@ -99,7 +99,7 @@ async def test_one_that_is_silent_for_an_hour_is_forgotten_by_the_way(mailbox: N
     await publish(mailbox, "c")
     assert [one.name for one in await supervisors.read_all(mailbox.scripts)] == ["b", "c"]
     found = await contents(mailbox.connection, mailbox.redis.namespace)
-    assert set(found["S"][""]) == set(found["R"][""]) == {"b", "c"}
+    assert set(found["supervisors"][""]) == set(found["reports"][""]) == {"b", "c"}
 
 
 async def test_one_that_has_withdrawn_leaves_nothing(mailbox: Namespace) -> None:
@@ -109,7 +109,7 @@ async def test_one_that_has_withdrawn_leaves_nothing(mailbox: Namespace) -> None
     for _ in range(2):  # every command may be sent again
         await supervisors.withdraw(mailbox.scripts, supervisor="a")
     after = await contents(mailbox.connection, mailbox.redis.namespace)
-    assert after.pop("i") == {"1": b"1"}  # it goes by itself: see below
+    assert after.pop("order") == {"1": b"1"}  # it goes by itself: see below
     assert after == before
 
 
@@ -123,7 +123,7 @@ async def test_a_report_that_is_too_large_goes_without_its_children(mailbox: Nam
 
 async def test_what_is_no_report_is_passed_over(mailbox: Namespace) -> None:
     await publish(mailbox, "a", "b")
-    await mailbox.connection.execute("HSET", f"{mailbox.keys.prefix}R", "a", "[not json")
+    await mailbox.connection.execute("HSET", f"{mailbox.keys.prefix}reports", "a", "[not json")
     assert [one.name for one in await supervisors.read_all(mailbox.scripts)] == ["b"]
 
 
@@ -156,7 +156,7 @@ async def test_an_order_that_is_sent_twice_is_found_once(mailbox: Namespace, inb
     await send(mailbox, "1")  # also when it was taken meanwhile
     assert await finds_nothing(inbox)
     assert await mailbox.connection.execute("EXISTS", mailbox.keys.orders("a")) == 0
-    assert 0 < await mailbox.connection.execute("PTTL", f"{mailbox.keys.prefix}i:1") <= 600_000
+    assert 0 < await mailbox.connection.execute("PTTL", f"{mailbox.keys.prefix}order:1") <= 600_000
 
 
 async def test_an_order_that_could_not_be_removed_is_known_when_it_is_found_again(
@@ -311,10 +311,10 @@ async def test_suspects_and_what_is_in_backoff_or_parked_count_for_themselves(re
     mailbox = await Namespace.open(RedisConfig(url=redis_url, namespace=namespace))
     try:
         execute, keys = mailbox.connection.execute, mailbox.keys
-        await execute("RPUSH", f"{keys.prefix}u:planner", "t1", "t2")
-        await execute("ZADD", f"{keys.prefix}z:planner", 1, "t3", 2, "t4", 3, "t5")
-        await execute("ZADD", f"{keys.prefix}z:planner", 4, "t6")  # the deadline of a parked one
-        await execute("SADD", f"{keys.prefix}W:planner", "t6", "t7")
+        await execute("RPUSH", f"{keys.prefix}suspects:planner", "t1", "t2")
+        await execute("ZADD", f"{keys.prefix}due:planner", 1, "t3", 2, "t4", 3, "t5")
+        await execute("ZADD", f"{keys.prefix}due:planner", 4, "t6")  # the deadline of a parked one
+        await execute("SADD", f"{keys.prefix}parked:planner", "t6", "t7")
         assert await read_queues(mailbox.scripts, ["planner"]) == {
             "planner": Queue(ready=0, throttled=0, suspects=2, backoff=3, waiting=2, held=0)
         }

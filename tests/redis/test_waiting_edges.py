@@ -75,7 +75,7 @@ async def crash(system: System, process: Process) -> None:
 
 async def is_journaled(system: System, task_id: str, step: str) -> bool:
     """Whether the mailbox keeps the result of this step."""
-    return bool(await system.execute("HEXISTS", (await system.mailbox()).keys._of("journal", task_id), step))
+    return bool(await system.execute("HEXISTS", (await system.mailbox()).keys.key("journal", task_id), step))
 
 
 # -- processes that die or leave in the middle
@@ -304,7 +304,7 @@ async def test_the_record_of_a_batch_is_not_kept_for_ever_when_its_parent_is_can
         nonlocal sent
         if name == "spawn":
             if sent == parts:  # the process has not heard of it yet
-                await system.execute("HSET", mailbox.keys.run(args[0]), "cancel", "1")
+                await system.execute("HSET", mailbox.keys.run(args[0]), "cancel_requested", "1")
             sent += 1
         return await run(name, *args)
 

@@ -179,7 +179,7 @@ async def test_a_cancel_while_the_last_call_is_answered_wins_over_the_answer(sys
     task_id = await system.submit(agent)
     await asyncio.wait_for(agent.begun.wait(), 5)
     mailbox = await system.mailbox()
-    await mailbox.connection.execute("HSET", mailbox.keys.run(task_id), "cancel", "1")
+    await mailbox.connection.execute("HSET", mailbox.keys.run(task_id), "cancel_requested", "1")
     agent.gate.set()
     await ended_as_cancelled(system, task_id)
     await wait_until(lambda: not process.holds, message="the process to let go of it")

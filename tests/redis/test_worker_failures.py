@@ -117,7 +117,7 @@ async def test_a_retry_after_of_the_provider_is_honoured(system: System) -> None
     retried = await system.event(task_id, "task_retried")
     delay = retried["data"]["delay"]
     assert 40 <= delay <= 44
-    due = await system.execute("ZSCORE", (await system.mailbox()).keys.prefix + "z:busy", task_id)
+    due = await system.execute("ZSCORE", (await system.mailbox()).keys.prefix + "due:busy", task_id)
     now = int((await system.execute("TIME"))[0])
     assert delay - 30 < float(due) / 1000 - now < delay + 1.1  # `now` is rounded down
 
@@ -229,7 +229,7 @@ async def test_a_context_that_does_not_serialise_is_refused_before_anything_is_s
         with pytest.raises(ContextError, match=r"(handle|note|messages\[0\]).* cannot be stored as JSON"):
             await system.submit(agent, payload)
     assert await system.events() == []
-    assert await system.execute("KEYS", (await system.mailbox()).keys.prefix + "r:*") == []
+    assert await system.execute("KEYS", (await system.mailbox()).keys.prefix + "run:*") == []
 
 
 async def test_a_context_that_stops_serialising_within_a_turn_fails_the_run_and_names_the_field(
@@ -263,12 +263,12 @@ async def test_an_output_that_does_not_serialise_fails_the_run(system: System) -
 @pytest.mark.parametrize(
     ("kind", "damage"),
     [
-        ("x", ["HSET", "turn", '"many"']),
-        ("x", ["HSET", "query", "{broken"]),
-        ("x", ["DEL"]),
-        ("l", ["RPUSH", "{broken"]),
-        ("m", ["RPUSH", "{broken"]),
-        ("j", ["HSET", "completion", "{}", "context:completion", "{broken"]),
+        ("fields", ["HSET", "turn", '"many"']),
+        ("fields", ["HSET", "query", "{broken"]),
+        ("fields", ["DEL"]),
+        ("conversation", ["RPUSH", "{broken"]),
+        ("mail", ["RPUSH", "{broken"]),
+        ("journal", ["HSET", "completion", "{}", "context:completion", "{broken"]),
     ],
 )
 async def test_a_run_whose_stored_data_cannot_be_read_fails_with_a_clear_error(
@@ -279,7 +279,7 @@ async def test_a_run_whose_stored_data_cannot_be_read_fails_with_a_clear_error(
     task_id = await system.submit(agent)
     verb, *values = damage
     prefix = (await system.mailbox()).keys.prefix
-    await system.execute("HSET", f"{prefix}r:{task_id}", "pickups", 1)  # or there could be no journal
+    await system.execute("HSET", f"{prefix}run:{task_id}", "pickups", 1)  # or there could be no journal
     await system.execute(verb, f"{prefix}{kind}:{task_id}", *values)
     await system.start(agent)
     status = system.orchestrator.get_task_status

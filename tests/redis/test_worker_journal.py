@@ -146,7 +146,7 @@ async def test_a_process_that_dies_between_two_tools_costs_the_step_in_flight_an
     await asyncio.wait_for(stuck.wait(), PATIENCE)
     await wait_until(lambda: done["first"] == 2)
     mailbox = await system.mailbox()
-    journal = f"{mailbox.keys.prefix}j:{task_id}"
+    journal = f"{mailbox.keys.prefix}journal:{task_id}"
     await wait_until(lambda: _length(system, journal, 4))
     await victim.kill()
     await mailbox.release_process(victim.name, Cause.CRASHED)  # what the supervisor does when it sees the process die

@@ -204,7 +204,7 @@ async def test_spec_E08_malformed_steering_is_refused_and_tells_its_owner(system
     failed = await system.event(task_id, "run_steering_failed")
     assert failed["error"].startswith("Invalid steering message format")
     mailbox = await system.mailbox()
-    assert await mailbox.connection.execute("KEYS", mailbox.keys.prefix + "m:*") == []
+    assert await mailbox.connection.execute("KEYS", mailbox.keys.prefix + "mail:*") == []
 
 
 async def test_steering_a_task_that_is_not_there(system: System) -> None:

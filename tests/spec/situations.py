@@ -99,7 +99,7 @@ async def backing_off(stage: Stage) -> Situation:
     await stage.system.reaches(task_id, "backoff")
 
     async def time_passes() -> None:
-        due = (await stage.system.mailbox()).keys.prefix + "z:worker"
+        due = (await stage.system.mailbox()).keys.prefix + "due:worker"
         await stage.system.execute("ZADD", due, 1, task_id)
 
     return Situation(task_id, "backoff", time_passes, ["user: hello"])

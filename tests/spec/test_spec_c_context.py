@@ -183,7 +183,7 @@ async def test_spec_C02_a_changed_field_is_written_and_no_other(system: System, 
     llmock.call_tool("sail", {}).reply("Further on.")
     agent = BaseAgent[Expedition](name="sailor", tools=[sail], model=gpt_41, context_class=Expedition)
     task_id = await system.submit(agent, an_expedition())
-    key = f"{(await system.mailbox()).keys.prefix}x:{task_id}"
+    key = f"{(await system.mailbox()).keys.prefix}fields:{task_id}"
     badges = json.loads(await system.execute("HGET", key, "badges"))
     await system.execute("HSET", key, "badges", json.dumps(badges[::-1]))  # as a client with other hashes writes it
     await system.start(agent)

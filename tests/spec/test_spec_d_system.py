@@ -101,7 +101,7 @@ async def test_spec_D03_actors_exchange_messages_through_redis(
     task_id = await system.submit(planner, "hello")
     under_way = await provider.called(30)
     await system.orchestrator.steer_task(task_id, [{"role": "user", "content": "be brief"}])
-    mail = f"{(await system.mailbox()).keys.prefix}m:{task_id}"
+    mail = f"{(await system.mailbox()).keys.prefix}mail:{task_id}"
     assert [json.loads(each) for each in await system.execute("LRANGE", mail, 0, -1)] == [
         {"role": "user", "content": "be brief"}
     ]

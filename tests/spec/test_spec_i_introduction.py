@@ -325,7 +325,7 @@ async def statuses(orchestrator: Orchestrator, server: ValkeyServer) -> Counter[
     """How many tasks of the namespace have each status."""
     client = await orchestrator.get_redis_client()
     async with client:
-        return Counter([await client.hget(key, "status") async for key in client.scan_iter("{factorial:0}:r:*")])
+        return Counter([await client.hget(key, "status") async for key in client.scan_iter("{factorial:0}:run:*")])
 
 
 async def test_spec_I07_several_machines_share_the_work_through_redis_alone(

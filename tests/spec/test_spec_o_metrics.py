@@ -103,7 +103,7 @@ async def next_second(system: System) -> None:
 
 
 async def bucket_keys(system: System) -> list[bytes]:
-    return sorted(await system.execute("KEYS", f"{{{system.redis.namespace}:0}}:B:*"))
+    return sorted(await system.execute("KEYS", f"{{{system.redis.namespace}:0}}:bucket:*"))
 
 
 # -- what is counted
@@ -301,7 +301,7 @@ async def test_spec_O12_buckets_are_kept_for_the_retention(system: System) -> No
     assert (length, kept_for) == (60, 1800)
     assert start <= await seconds_on_the_server(system)
     assert await system.execute("PEXPIRETIME", key) == (start + 60 + 1800) * 1000
-    assert await system.execute("PEXPIRETIME", f"{{{system.redis.namespace}:0}}:T") == (start + 60 + 1800) * 1000
+    assert await system.execute("PEXPIRETIME", f"{{{system.redis.namespace}:0}}:timeline") == (start + 60 + 1800) * 1000
 
 
 async def test_spec_O12_old_buckets_go(system: System) -> None:
@@ -312,13 +312,13 @@ async def test_spec_O12_old_buckets_go(system: System) -> None:
             return not await bucket_keys(system)
 
         await wait_until(gone, message="the bucket has gone")
-        assert not await system.execute("EXISTS", f"{{{system.redis.namespace}:0}}:T")
+        assert not await system.execute("EXISTS", f"{{{system.redis.namespace}:0}}:timeline")
         assert (await orchestrator.get_metrics())["agents"] == {}
 
 
 async def test_spec_O12_a_new_bucket_takes_those_that_are_over_off_the_list(system: System) -> None:
     """Another client's are kept."""
-    timeline = f"{{{system.redis.namespace}:0}}:T"
+    timeline = f"{{{system.redis.namespace}:0}}:timeline"
     payload = AgentContext(query="answer")
     await system.submit(Moody("kept"))
     async with client(system, timeline_duration=1, bucket_size="seconds", retention_multiplier=1) as orchestrator:

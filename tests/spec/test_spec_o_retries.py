@@ -106,7 +106,7 @@ async def test_spec_O04_what_may_pass_is_tried_again_when_the_provider_says(
     await system.reaches(task_id, "backoff")
     await wait_until(lambda: not process.holds)
     assert (await system.event(task_id, "task_retried"))["data"]["delay"] == pytest.approx(42, abs=2)
-    due = await system.execute("ZSCORE", (await system.mailbox()).keys.prefix + "z:worker", task_id)
+    due = await system.execute("ZSCORE", (await system.mailbox()).keys.prefix + "due:worker", task_id)
     seconds, microseconds = map(int, await system.execute("TIME"))
     assert 20 < float(due) / 1000 - (seconds + microseconds / 1e6) <= 44
     assert f"HTTP {status}" in (await system.event(task_id, "task_failed"))["error"]

@@ -296,7 +296,7 @@ async def test_spec_E08_what_json_cannot_hold_is_refused_as_a_whole(system: Syst
         await system.orchestrator.steer_task(task_id, [user("good"), message])
     await system.event(task_id, "run_steering_failed")
     keys = (await system.mailbox()).keys
-    assert await system.execute("KEYS", f"{keys.prefix}m:*") == []
+    assert await system.execute("KEYS", f"{keys.prefix}mail:*") == []
 
 
 async def test_spec_E08_a_full_mailbox_is_told_of_and_nothing_is_half_stored(

@@ -248,7 +248,7 @@ async def test_spec_T01_a_turn_that_was_broken_off_asks_once(system: System, pro
     async def kept() -> bool:
         mailbox = await system.mailbox()
         return bool(
-            await system.execute("HEXISTS", f"{mailbox.keys.prefix}j:{task_id}", f"tool:{desk.questions[0][2]}")
+            await system.execute("HEXISTS", f"{mailbox.keys.prefix}journal:{task_id}", f"tool:{desk.questions[0][2]}")
         )
 
     await wait_until(kept, message="the question is in the journal")

@@ -58,7 +58,7 @@ class Operator:
     async def silences(self, name: str, seconds: int = 40) -> None:
         """As if the supervisor were dead for so long."""
         now, _ = await self.mailbox.connection.execute("TIME")
-        key = f"{self.mailbox.keys.prefix}S"
+        key = f"{self.mailbox.keys.prefix}supervisors"
         await self.mailbox.connection.execute("ZADD", key, (int(now) - seconds) * 1000, name)
 
 

@@ -16,7 +16,7 @@ HELD = Run("t1", "processing", "a", "o", holder="p", nonce="n", epoch=1, places=
 def run(status: str, *places: tuple[str, str], **about: Any) -> Run:
     """A run in these places, whose last commit is what led there."""
     action = {"completed": "complete", "failed": "fail", "backoff": "backoff", "queued": "release"}.get(status, "park")
-    known = {"nonce": "n", "epoch": 1, "seq": 1, "closed": f"1:n:0:{action}:0"}
+    known = {"nonce": "n", "epoch": 1, "seq": 1, "last_commit": f"1:n:0:{action}:0"}
     return Run("t1", status, "a", "o", places=places, **known | about)
 
 
@@ -40,7 +40,9 @@ GOOD = {
     ),
     "completed": run("completed", ("ended", "a:completed"), belongings=("conversation", "fields"), ends=("completed",)),
     "failed": run("failed", ("ended", "a:failed")),
-    "given up": run("failed", ("ended", "a:failed"), epoch=4, closed="1:n:0:continue:0", error="crash_loop: 3 ..."),
+    "given up": run(
+        "failed", ("ended", "a:failed"), epoch=4, last_commit="1:n:0:continue:0", error="crash_loop: 3 ..."
+    ),
     "cancelled in the queue": Run("t1", "cancelled", "a", "o", places=(("ended", "a:cancelled"), ("ready", "a"))),
     "a child": run("backoff", ("due", "a"), parent="t0", parent_status="pending_child_tasks", parent_lists_it=True),
     "an orphan": run("backoff", ("due", "a"), parent="t0", parent_status="cancelled"),
@@ -62,9 +64,9 @@ BAD = {
     "completed by nobody": (Run("t1", "completed", "a", "o", places=(("ended", "a:completed"),)), Invariant.COMMIT),
     "completed after it was taken back": (run("completed", ("ended", "a:completed"), epoch=2), Invariant.COMMIT),
     "failed by a commit that said otherwise": (
-        run("failed", ("ended", "a:failed"), closed="1:n:0:continue:0"), Invariant.COMMIT,
+        run("failed", ("ended", "a:failed"), last_commit="1:n:0:continue:0"), Invariant.COMMIT,
     ),
-    "a commit that cannot be read": (run("backoff", ("due", "a"), closed="1:n:0"), Invariant.COMMIT),
+    "a commit that cannot be read": (run("backoff", ("due", "a"), last_commit="1:n:0"), Invariant.COMMIT),
     "told of as ended before": (run("backoff", ("due", "a"), ends=("failed",)), Invariant.TOLD),
     "never told of": (run("completed", ("ended", "a:completed"), ends=()), Invariant.TOLD),
 }  # fmt: skip

@@ -76,7 +76,7 @@ async def test_dead_processes(scripts: Scripts) -> None:
         assert len(taken.go_on) + len(taken.given_up) == held
         await assert_invariants(scripts.commands, "ns", quiet=True, told=False)
         for name in ("t1", "t2"):
-            await scripts.commands.execute("ZADD", f"{scripts.keys.prefix}z:a", "XX", 1, name)
+            await scripts.commands.execute("ZADD", f"{scripts.keys.prefix}due:a", "XX", 1, name)
         await upkeep.promote(scripts, agent="a")
     stored = await read_run(scripts, "t1")
     assert stored is not None and stored.error.startswith("crash_loop: 3 processes")

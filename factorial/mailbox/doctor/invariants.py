@@ -109,15 +109,16 @@ def _place(run: Run) -> Iterator[Finding]:
     elif not run.holder_is_known:
         yield Finding(
             Invariant.PLACE, subject, f"is held by process {run.holder}, which has never registered or is buried",
-            f"{_command('ZADD', f'{HERE}P', 0, run.holder)}: maintenance then takes back what it holds; {_REPORT}",
+            f"{_command('ZADD', f'{HERE}processes', 0, run.holder)}: maintenance then takes back what it holds; "
+            f"{_REPORT}",
         )  # fmt: skip
 
 
 def _give_back(run: Run) -> str:
     """A cancel alone would not do: it is for the holder to hear, and nobody takes back what is in no set."""
     return (
-        f"{_command('SADD', f'{HERE}h:{run.holder}', run.id)}: unless its holder works on it, it is given back within "
-        f"some seconds; {_REPORT}"
+        f"{_command('SADD', f'{HERE}held:{run.holder}', run.id)}: unless its holder works on it, it is given back "
+        f"within some seconds; {_REPORT}"
     )
 
 
@@ -150,13 +151,13 @@ def _shown(places: tuple[Place, ...] | list[Place], link: str = " and ") -> str:
 def _commits(run: Run) -> Iterator[Finding]:
     """What the last commit says of itself, against the run's own token."""
     subject = f"run {run.id}"
-    if not run.closed:
+    if not run.last_commit:
         if run.seq:
             yield Finding(Invariant.COMMIT, subject, f"has {run.seq} commits, and no last one", _REPORT)
         if run.status in (*PARKED, "completed"):
             yield Finding(Invariant.COMMIT, subject, f"is {run.status}, and no process has committed that", _REPORT)
         return
-    epoch, nonce, seq, action = _taken_apart(run.closed)
+    epoch, nonce, seq, action = _taken_apart(run.last_commit)
     if seq + 1 != run.seq or epoch > run.epoch:
         yield Finding(
             Invariant.COMMIT, subject,
@@ -186,18 +187,18 @@ _SCRIPTS_ERRORS = ("crash_loop", "what is stored for task")
 _ACTIONS = {"completed": "complete", "pending_tool_results": "park", "pending_child_tasks": "park"}
 
 
-def _taken_apart(closed: str) -> tuple[int, str, int, str]:
+def _taken_apart(commit: str) -> tuple[int, str, int, str]:
     """Epoch, nonce, seq and action of a commit. What cannot be read is at an epoch that never was."""
     try:
-        epoch, nonce, seq, action, _ = closed.split(":")
+        epoch, nonce, seq, action, _ = commit.split(":")
         return int(epoch), nonce, int(seq), action
     except ValueError:
-        return 1 << 62, "", 0, closed
+        return 1 << 62, "", 0, commit
 
 
 def _requests(run: Run) -> Iterator[Finding]:
     subject = f"run {run.id}"
-    if run.cancel and run.status not in ("processing", "cancelled"):
+    if run.cancel_requested and run.status not in ("processing", "cancelled"):
         yield Finding(
             Invariant.REQUEST, subject, f"is to be cancelled, and is {run.status}",
             "" if run.has_ended else "cancel it again",
@@ -344,7 +345,7 @@ def about_running(agent: str, owner: str, held: int, counted: int) -> Iterator[F
     """`held`: the owner's runs that processes of the agent hold. `counted`: what is stored as their number."""
     if held != counted:
         effect = "with an owner limit, it gets fewer places than it should" if counted > held else "it gets more places"
-        key = f"{HERE}O:{agent}"
+        key = f"{HERE}running:{agent}"
         mend = _command("HSET", key, owner, held) if held else _command("HDEL", key, owner)
         yield Finding(
             Invariant.COUNT, f"owner {owner}", f"has {held} runs of {agent} held, and the count says {counted}",
@@ -358,8 +359,8 @@ def about_throttled(agent: str, owner: str, waiting: int) -> Iterator[Finding]:
         yield Finding(
             Invariant.WAKE, f"owner {owner}",
             f"has {waiting} throttled runs of {agent}, and none that is held or ready and would let them in",
-            f"{_command('HDEL', f'{HERE}O:{agent}', owner)}, then enqueue another task of this owner and agent: its "
-            "end lets the next one in",
+            f"{_command('HDEL', f'{HERE}running:{agent}', owner)}, then enqueue another task of this owner and agent: "
+            "its end lets the next one in",
         )  # fmt: skip
 
 

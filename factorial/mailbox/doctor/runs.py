@@ -14,8 +14,8 @@ from factorial.mailbox.keys import Keys
 __all__ = ["look", "read_runs"]
 
 _RUN_FIELDS = (
-    "status", "agent", "owner", "holder", "nonce", "closed", "error", "parent", "batch", "born",
-    "epoch", "seq", "crashes", "recoveries", "strikes", "cancel", "created",
+    "status", "agent", "owner", "holder", "nonce", "last_commit", "error", "parent", "batch", "first_event",
+    "epoch", "seq", "crashes", "recoveries", "strikes", "cancel_requested", "created_at",
 )  # fmt: skip
 _NUMBERS = ("epoch", "seq", "crashes", "recoveries", "strikes")
 _LONGEST_DEADLINE = 20
@@ -30,9 +30,9 @@ async def read_runs(reader: Reader, keys: Keys, ids: Sequence[str]) -> list[tupl
 
 def _run(id: str, values: Sequence[bytes | None]) -> tuple[Run, int]:
     read: dict[str, Any] = {name: text(value) for name, value in zip(_RUN_FIELDS, values, strict=True)}
-    created = number(read.pop("created"))
+    created = number(read.pop("created_at"))
     read |= {name: number(read[name]) for name in _NUMBERS}
-    read["cancel"] = read["cancel"] == "1"
+    read["cancel_requested"] = read["cancel_requested"] == "1"
     return Run(id, **read), created
 
 
@@ -61,8 +61,9 @@ async def look(
         if run.holder:
             process = shared.processes.get(run.holder)
             run.holder_is_known = process is not None and process.is_registered
-        if run.born and run.owner in shared.streams and event_number(run.born) >= shared.streams[run.owner]:
-            run.ends = tuple(how for id, how in shared.ends.get(run.id, ()) if id >= event_number(run.born))
+        first = event_number(run.first_event)
+        if run.first_event and run.owner in shared.streams and first >= shared.streams[run.owner]:
+            run.ends = tuple(how for id, how in shared.ends.get(run.id, ()) if id >= first)
     await questions.answered()
     if parked := [run for run, _ in found if run.status in PARKED]:
         await _read_awaited(reader, keys, parked)
@@ -112,13 +113,13 @@ def _ask_of_belonging(questions: Questions, keys: Keys, run: Run, kind: str) -> 
 
 async def _read_awaited(reader: Reader, keys: Keys, runs: Sequence[Run]) -> None:
     """What each of these waits for, without the results."""
-    lists = await reader.ask([("HKEYS", keys.awaited(run.id)) for run in runs])
+    lists = await reader.ask([("HKEYS", keys.awaits(run.id)) for run in runs])
     lengths, values, others = Questions(reader), Questions(reader), Questions(reader)
     for run, listed in zip(runs, lists, strict=True):
         run.awaited = {}
         for thing in map(text, listed or ()):
             if thing != "plan":
-                lengths.ask(_measure(values, keys, run, thing), "HSTRLEN", keys.awaited(run.id), thing)
+                lengths.ask(_measure(values, keys, run, thing), "HSTRLEN", keys.awaits(run.id), thing)
     await lengths.answered()
     await values.answered()
     for run in runs:
@@ -140,7 +141,7 @@ def _measure(values: Questions, keys: Keys, run: Run, thing: str) -> Callable[[A
         if (length or 0) > _LONGEST_DEADLINE:
             note("!")
         else:
-            values.ask(note, "HGET", keys.awaited(run.id), thing)
+            values.ask(note, "HGET", keys.awaits(run.id), thing)
 
     return use
 

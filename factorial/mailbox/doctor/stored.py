@@ -10,7 +10,7 @@ ENDED = ("completed", "failed", "cancelled")
 PARKED = ("pending_tool_results", "pending_child_tasks")
 BELONGINGS = {
     "conversation": "conversation", "fields": "context", "journal": "journal", "mail": "mail",
-    "seen": "ids of accepted mail", "awaited": "list of awaited things", "children": "list of children",
+    "seen": "ids of accepted mail", "awaits": "list of awaited things", "children": "list of children",
 }  # fmt: skip
 """The keys that a run may have beside its hash, by their kind. Of an ended one only the first two are left."""
 
@@ -34,13 +34,13 @@ class Run:
     crashes: int = 0
     recoveries: int = 0
     strikes: int = 0
-    cancel: bool = False
-    closed: str = ""
+    cancel_requested: bool = False
+    last_commit: str = ""
     """The latest commit: 'epoch:nonce:seq:action:mail'. Empty: there was none."""
     error: str = ""
     parent: str = ""
     batch: str = ""
-    born: str = ""
+    first_event: str = ""
     """The id of its first event."""
     places: tuple[Place, ...] = ()
     """All places where it was found; one where it is twice is there twice."""

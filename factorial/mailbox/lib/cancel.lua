@@ -2,7 +2,7 @@
 -- Have a run end as cancelled: at once if nobody holds it, else by telling the process that does. Gives its status.
 local function cancel(run, now)
   if run.status == 'processing' then
-    redis.call('HSET', run_key(run.id), 'cancel', '1')
+    write_run(run.id, 'cancel_requested', '1')
     redis.call('RPUSH', signals_key(run.holder), 'cancel ' .. run.id)
     redis.call('PEXPIRE', signals_key(run.holder), 60000)
     return 'processing'
@@ -16,7 +16,7 @@ local function cancel(run, now)
   if is_suspect(run) then
     redis.call('LREM', suspects_key(run.agent), 0, run.id)
   end
-  redis.call('HSET', run_key(run.id), 'epoch', run.epoch + 1)
+  write_run(run.id, 'epoch', run.epoch + 1)
   finish(run, 'cancelled', now, '')
   return 'cancelled'
 end

@@ -9,13 +9,13 @@ local function create(run, conversation, fields, now, metadata)
   set_all(fields_key(run.id), fields)
   redis.call('PERSIST', owner_key(run.owner))
   local active = add_to_count(owner_key(run.owner), 'active', 1)
-  local born = tell(run, 'run_enqueued', now, ',"metadata":' .. metadata)
+  local first_event = tell(run, 'run_enqueued', now, ',"metadata":' .. metadata)
   if active == 1 then
-    redis.call('HSET', owner_key(run.owner), 'since', born)
+    redis.call('HSET', owner_key(run.owner), 'active_since', first_event)
   end
-  redis.call('HSET', run_key(run.id), 'status', 'queued', 'agent', run.agent, 'owner', run.owner, 'head', run.head,
-    'created', now, 'born', born, 'epoch', 0, 'seq', 0)
+  redis.call('HSET', run_key(run.id), 'status', 'queued', 'agent', run.agent, 'owner', run.owner, 'created_at', now,
+    'first_event', first_event)
   make_ready(run, false)
   tally(run.agent, 'enqueued', now)
-  return born
+  return first_event
 end

@@ -15,8 +15,8 @@ end
 -- ended long ago, and be gone: the batch remembers what its events say of it.
 local function count_in_batch(run, parent, status, now)
   local key = batch_key(run.batch)
-  local about = redis.call('HMGET', key, 'owner', 'head')
-  local teller = parent or about[1] and about[2] and {owner = about[1], head = about[2]}
+  local owner, agent = unpack(redis.call('HMGET', key, 'owner', 'parent_agent'))
+  local teller = parent or owner and agent and {id = run.parent, owner = owner, agent = agent}
   local ended, active = redis.call('HINCRBY', key, 'ended', 1), redis.call('HINCRBY', key, 'active', -1)
   local total = tonumber(redis.call('HGET', key, 'total')) or ended
   redis.call('HINCRBY', key, status, 1)
@@ -61,13 +61,14 @@ end
 
 -- The run ends. Who ends it as completed or failed tells so, and before that refuses its mail.
 local function finish(run, status, now, error_text)
-  redis.call('HSET', run_key(run.id), 'status', status, 'holder', '', 'ended', now, 'error', error_text)
+  write_run(run.id, 'status', status, 'ended_at', now, 'error', error_text, 'holder', '', 'message_number', '',
+    'recovery_limit', '')
   if status == 'cancelled' then
     refuse_mail(run, status, now)
     tell(run, 'run_cancelled', now, ',"metadata":null')
     append_all(doomed_key(), redis.call('SMEMBERS', children_key(run.id)))
   end
-  redis.call('DEL', journal_key(run.id), seen_key(run.id), awaited_key(run.id), children_key(run.id))
+  redis.call('DEL', journal_key(run.id), seen_key(run.id), awaits_key(run.id), children_key(run.id))
   redis.call('ZADD', ended_key(run.agent .. ':' .. status), now, run.id)
   tally_end(run, status, now)
   local active = add_to_count(owner_key(run.owner), 'active', -1)

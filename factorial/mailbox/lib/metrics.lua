@@ -19,7 +19,7 @@ end
 -- A run ends: it is counted, with the time since it was enqueued: the sum, and the longest.
 local function add_end(run, status, now)
   local bucket = add_to(run.agent, status, now)
-  local duration = math.max(0, now - tonumber(run.created))
+  local duration = math.max(0, now - tonumber(run.created_at))
   redis.call('HINCRBY', bucket, status .. '_ms', duration)
   if duration > (tonumber(redis.call('HGET', bucket, status .. '_longest')) or -1) then
     redis.call('HSET', bucket, status .. '_longest', duration)

@@ -48,9 +48,9 @@ local function take_back(run, process, cause, alone, now)
   let_go(run, process)
   local error_text = cause ~= 'left' and blame(run, cause, alone) or nil
   run.epoch = run.epoch + 1
-  redis.call('HSET', run_key(run.id), 'holder', '', 'epoch', run.epoch,
+  write_run(run.id, 'holder', '', 'epoch', run.epoch,
     'recoveries', run.recoveries, 'crashes', run.crashes, 'strikes', run.strikes)
-  if run.cancel == '1' then
+  if run.cancel_requested == '1' then
     finish(run, 'cancelled', now, '')
     return 'cancelled'
   elseif error_text then
@@ -65,10 +65,10 @@ local function take_back(run, process, cause, alone, now)
     tally(run.agent, 'recovered', now)
   end
   if cause == 'left' or run.recoveries <= at_once(cause) then
-    redis.call('HSET', run_key(run.id), 'status', 'queued')
+    write_run(run.id, 'status', 'queued')
     make_ready(run, true)
   else
-    redis.call('HSET', run_key(run.id), 'status', 'backoff')
+    write_run(run.id, 'status', 'backoff')
     redis.call('ZADD', due_key(run.agent), now + pause(run, cause), run.id)
   end
   return 'go_on'

@@ -1,24 +1,45 @@
 -- include: lib/time.lua
 -- include: lib/events.lua
 -- A run's hash, its place in the queues, and what it has to read.
-local RUN_FIELDS = {'status', 'agent', 'owner', 'head', 'epoch', 'nonce', 'seq', 'told', 'holder',
-  'retries', 'recoveries', 'crashes', 'strikes', 'pickups', 'cancel', 'closed', 'recovery_limit', 'parent', 'batch', 'started',
-  'created'}
+local RUN_FIELDS = {'status', 'agent', 'owner', 'epoch', 'nonce', 'seq', 'message_number', 'holder', 'retries',
+  'recoveries', 'crashes', 'strikes', 'pickups', 'cancel_requested', 'last_commit', 'recovery_limit', 'parent', 'batch',
+  'started_at', 'created_at'}
+local NUMBERS = {'epoch', 'seq', 'message_number', 'retries', 'recoveries', 'crashes', 'strikes', 'pickups'}
 
--- The run as a table, or nil if there is none, or what there is cannot be one: status, agent, owner or head is missing.
+-- The run as a table, or nil if there is none, or if it lacks its status, agent or owner. A field that is not stored
+-- reads as '', a number as 0.
 local function load_run(id)
   local values = redis.pcall('HMGET', run_key(id), unpack(RUN_FIELDS))
-  if values.err or not (values[1] and values[2] and values[3] and values[4]) then
+  if values.err or not (values[1] and values[2] and values[3]) then
     return nil
   end
   local run = {id = id}
   for i, field in ipairs(RUN_FIELDS) do
     run[field] = values[i] or ''
   end
-  for _, field in ipairs({'epoch', 'seq', 'told', 'retries', 'recoveries', 'crashes', 'strikes', 'pickups'}) do
+  for _, field in ipairs(NUMBERS) do
     run[field] = tonumber(run[field]) or 0
   end
   return run
+end
+
+-- Write fields of the run's hash: name, value, name, value, ... What is '' or 0 is removed, since it reads the same.
+local function write_run(id, ...)
+  local written, removed = {}, {}
+  for i = 1, select('#', ...), 2 do
+    local name, value = select(i, ...)
+    if value == '' or value == 0 then
+      removed[#removed + 1] = name
+    else
+      written[#written + 1], written[#written + 2] = name, value
+    end
+  end
+  if #written > 0 then
+    redis.call('HSET', run_key(id), unpack(written))
+  end
+  if #removed > 0 then
+    redis.call('HDEL', run_key(id), unpack(removed))
+  end
 end
 
 -- Whether the token (epoch and nonce) is the one under which the run is held now.
@@ -36,9 +57,23 @@ local function is_final(status)
   return status == 'completed' or status == 'failed' or status == 'cancelled'
 end
 
+-- A string as JSON. cjson also escapes slashes, which Python does not.
+local function json_string(text)
+  return (string.gsub(cjson.encode(text), '\\/', '/'))
+end
+
+-- The ids that every event of the run begins with, as JSON members. Built once in a script, and only for an event.
+local function head(run)
+  if not run.head then
+    run.head = '"task_id":' .. json_string(run.id) .. ',"owner_id":' .. json_string(run.owner)
+      .. ',"agent_name":' .. json_string(run.agent)
+  end
+  return run.head
+end
+
 -- An event of the run that only the server can date. `extra` is JSON that begins with a comma, or empty.
 local function tell(run, event_type, now, extra)
-  return publish(run.owner, '{"event_type":"' .. event_type .. '",' .. run.head
+  return publish(run.owner, '{"event_type":"' .. event_type .. '",' .. head(run)
     .. ',"timestamp":"' .. iso(now) .. '"' .. extra .. '}')
 end
 
@@ -143,7 +178,7 @@ end
 -- The run has finished a step: it is not what its processes died of.
 local function acquit(run)
   if run.recoveries > 0 then
-    redis.call('HSET', run_key(run.id), 'recoveries', 0, 'crashes', 0, 'strikes', 0)
+    write_run(run.id, 'recoveries', 0, 'crashes', 0, 'strikes', 0)
     if is_suspect(run) then
       free_place(run)
     end

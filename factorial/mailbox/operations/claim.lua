@@ -29,9 +29,9 @@ local claimed = {}
 local MOST_PASSED_OVER = 1000
 
 local function contents(run, journal, awaited)
-  return {run.id, run.owner, run.epoch, run.seq, run.retries, run.pickups, run.cancel,
+  return {run.id, run.owner, run.epoch, run.seq, run.retries, run.pickups, run.cancel_requested,
     redis.call('LRANGE', conversation_key(run.id), 0, -1), redis.call('HGETALL', fields_key(run.id)), journal, awaited,
-    tonumber(run.started)}
+    tonumber(run.started_at)}
 end
 
 -- What the callback before the first turn did is no part of a turn: entries such as `run_start`, `context:run_start`,
@@ -48,10 +48,9 @@ end
 
 local function take_up(run)
   run.holder, run.epoch, run.pickups = process, run.epoch + 1, run.pickups + 1
-  run.started = run.started == '' and now or run.started
-  redis.call('HSET', run_key(run.id), 'status', 'processing', 'holder', process, 'epoch', run.epoch,
-    'nonce', nonce, 'told', 0, 'pickups', run.pickups, 'started', run.started,
-    'recovery_limit', recovery_limit)
+  run.started_at = run.started_at == '' and now or run.started_at
+  write_run(run.id, 'status', 'processing', 'holder', process, 'epoch', run.epoch, 'nonce', nonce, 'message_number', 0,
+    'pickups', run.pickups, 'started_at', run.started_at, 'recovery_limit', recovery_limit)
   redis.call('SADD', held_key(process), run.id)
   local running = add_to_count(running_key(agent), run.owner, 1)
   if owner_limit == 0 or running and running < owner_limit then
@@ -64,7 +63,7 @@ local function take_up(run)
   -- come between a tool call and its result.
   local journal, awaited = {}, {}
   if run.pickups > 1 then -- before that, there is neither
-    journal, awaited = redis.call('HGETALL', journal_key(run.id)), redis.call('HGETALL', awaited_key(run.id))
+    journal, awaited = redis.call('HGETALL', journal_key(run.id)), redis.call('HGETALL', awaits_key(run.id))
   end
   if not is_begun(journal) and #awaited == 0 then
     read_mail(run, now)
@@ -78,7 +77,7 @@ local function whose_turn(run)
   if owner_limit == 0 then
     return run
   end
-  local waits = redis.pcall('ZADD', throttled_runs(run), tonumber(run.created) or now, run.id)
+  local waits = redis.pcall('ZADD', throttled_runs(run), tonumber(run.created_at) or now, run.id)
   if type(waits) == 'table' then
     return run
   end
@@ -135,7 +134,7 @@ if latest == nonce then
   for _, id in ipairs(redis.call('SMEMBERS', held_key(process))) do
     local run = load_run(id)
     if run and run.status == 'processing' and run.nonce == nonce then
-      claimed[#claimed + 1] = contents(run, redis.call('HGETALL', journal_key(id)), redis.call('HGETALL', awaited_key(id)))
+      claimed[#claimed + 1] = contents(run, redis.call('HGETALL', journal_key(id)), redis.call('HGETALL', awaits_key(id)))
     end
   end
 elseif number_of(nonce) >= number_of(latest) then

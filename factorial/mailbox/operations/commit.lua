@@ -34,15 +34,15 @@ local plan, awaited = take(), take_list()
 
 local run = load_run(id)
 local token = epoch .. ':' .. nonce .. ':' .. seq
-if run and string.sub(run.closed, 1, #token + 1) == token .. ':' then
+if run and string.sub(run.last_commit, 1, #token + 1) == token .. ':' then
   -- The same commit again: its answer was lost. If it led to another turn, and that turn is somebody else's by now, what
   -- has come since is theirs to read.
-  local carried_out, mail = string.match(run.closed, '(%a+):(%d+)$')
+  local carried_out, mail = string.match(run.last_commit, '(%a+):(%d+)$')
   if (carried_out == 'continue' or carried_out == 'resume') and not is_held_by(run, epoch, nonce) then
     return {'SUPERSEDED'}
   end
   return {'OK', carried_out, mail == '0' and {} or redis.call('LRANGE', conversation_key(id), -tonumber(mail), -1),
-    carried_out == 'resume' and redis.call('HGETALL', awaited_key(id)) or {}}
+    carried_out == 'resume' and redis.call('HGETALL', awaits_key(id)) or {}}
 end
 if not is_held_by(run, epoch, nonce) or run.seq ~= seq then
   return {'SUPERSEDED'}
@@ -58,7 +58,7 @@ for i, message in ipairs(messages) do
   messages[i] = body
 end
 
-if run.cancel == '1' then
+if run.cancel_requested == '1' then
   action = 'cancel'
 elseif action == 'conclude' then
   action = 'complete'
@@ -115,34 +115,34 @@ if action ~= 'continue' and action ~= 'resume' and action ~= 'cancel' then
 end
 set_all(fields_key(id), fields)
 if turn_done then
-  redis.call('DEL', journal_key(id), awaited_key(id))
+  redis.call('DEL', journal_key(id), awaits_key(id))
 else
   set_all(journal_key(id), entries)
 end
 if action == 'complete' or action == 'fail' then
   refuse_mail(run, action == 'complete' and 'completed' or 'failed', now)
 end
-local published = doubtful > 0 and run.told >= doubtful and doubtful_events or 0
+local published = doubtful > 0 and run.message_number >= doubtful and doubtful_events or 0
 for i = published + 1, #events do
   publish(run.owner, events[i])
 end
 local mail = action == 'continue' and read_mail(run, now) or {}
-redis.call('HSET', run_key(id), 'seq', seq + 1, 'closed', token .. ':' .. action .. ':' .. #mail)
+write_run(id, 'seq', seq + 1, 'last_commit', token .. ':' .. action .. ':' .. #mail)
 if turn_done and run.retries > 0 then
-  redis.call('HSET', run_key(id), 'retries', 0)
+  write_run(id, 'retries', 0)
 end
 if turn_done or #entries > 0 then
   acquit(run)
 end
 
 if waits_for then
-  set_all(awaited_key(id), waits_for)
+  set_all(awaits_key(id), waits_for)
 end
 
 if action == 'continue' then
   return {'OK', action, mail, {}}
 elseif action == 'resume' then
-  return {'OK', action, {}, redis.call('HGETALL', awaited_key(id))}
+  return {'OK', action, {}, redis.call('HGETALL', awaits_key(id))}
 end
 
 let_go(run, process)
@@ -153,18 +153,18 @@ elseif action == 'fail' then
 elseif action == 'cancel' then
   finish(run, 'cancelled', now, '')
 elseif action == 'backoff' then
-  redis.call('HSET', run_key(id), 'status', 'backoff', 'holder', '', 'retries', run.retries + 1, 'error', error_text)
+  write_run(id, 'status', 'backoff', 'holder', '', 'retries', run.retries + 1, 'error', error_text)
   redis.call('ZADD', due_key(run.agent), now + delay, id)
   tally(run.agent, 'retried', now)
 elseif action == 'park' then
   local for_tools = string.sub(awaited[1], 1, 5) == 'tool:'
-  redis.call('HSET', run_key(id), 'status', for_tools and 'pending_tool_results' or 'pending_child_tasks', 'holder', '')
+  write_run(id, 'status', for_tools and 'pending_tool_results' or 'pending_child_tasks', 'holder', '')
   redis.call('SADD', parked_key(run.agent), id)
   if first_deadline then
     redis.call('ZADD', due_key(run.agent), first_deadline, id)
   end
 else
-  redis.call('HSET', run_key(id), 'status', 'queued', 'holder', '')
+  write_run(id, 'status', 'queued', 'holder', '')
   make_ready(run, true)
 end
 return {'OK', action, {}, {}}

@@ -3,10 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from factorial._core.json import dump_json
 from factorial.mailbox.script import Argument, Scripts, counted
 
-__all__ = ["Enqueued", "enqueue", "flattened", "head"]
+__all__ = ["Enqueued", "enqueue", "flattened"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,16 +25,8 @@ async def enqueue(
     fields: Mapping[str, bytes],
 ) -> Enqueued:
     """Store and queue a run. The same id again changes nothing."""
-    answer = await scripts.run(
-        "enqueue", task_id, agent, owner_id, head(task_id, owner_id, agent),
-        *counted(conversation), *counted(flattened(fields)),
-    )  # fmt: skip
+    answer = await scripts.run("enqueue", task_id, agent, owner_id, *counted(conversation), *counted(flattened(fields)))
     return Enqueued(event_id=answer[1].decode() if answer[0] == b"OK" else "")
-
-
-def head(task_id: str, owner_id: str, agent: str) -> bytes:
-    """What each event of a run says of it, as JSON members."""
-    return dump_json({"task_id": task_id, "owner_id": owner_id, "agent_name": agent})[1:-1]
 
 
 def flattened(pairs: Mapping[str, bytes]) -> list[Argument]:

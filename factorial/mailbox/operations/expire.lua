@@ -10,7 +10,7 @@ local agent, status, age, most = take(), take(), take_number(), take_number()
 
 local function remove(id)
   redis.call('UNLINK', run_key(id), conversation_key(id), fields_key(id), journal_key(id), mail_key(id), seen_key(id),
-    awaited_key(id), children_key(id))
+    awaits_key(id), children_key(id))
 end
 
 local ended = ended_key(agent .. ':' .. status)

@@ -2,8 +2,8 @@
 -- Store and queue children of a run, some or all of a batch.
 --
 -- ARGV     id of the parent, epoch, nonce, batch id or '', children in the whole batch,
---          how many follow, and of each: id, agent, head (its ids as JSON members), conversation (list),
---          context fields (list of name, value)
+--          how many follow, and of each: id, agent, conversation (list), context fields (list of name,
+--          value)
 -- Answers  {'OK'} | {'CANCELLED'}: the parent is to be cancelled, nothing was stored
 --          | {'SUPERSEDED'}: somebody else holds the parent now, nothing was stored
 -- Events   run_enqueued
@@ -18,22 +18,22 @@ local parent = load_run(parent_id)
 if not is_held_by(parent, epoch, nonce) then
   return {'SUPERSEDED'}
 end
-if parent.cancel == '1' then
+if parent.cancel_requested == '1' then
   return {'CANCELLED'}
 end
 
 local now = now_ms()
 local metadata = '{"parent_id":"' .. parent_id .. '","batch_id":' .. (batch == '' and 'null' or '"' .. batch .. '"') .. '}'
 for _ = 1, count do
-  local run = {id = take(), agent = take(), owner = parent.owner, head = take(), crashes = 0}
+  local run = {id = take(), agent = take(), owner = parent.owner, crashes = 0}
   local conversation = take_list()
   local fields = take_list()
   if create(run, conversation, fields, now, metadata) then
-    redis.call('HSET', run_key(run.id), 'parent', parent_id, 'batch', batch)
+    write_run(run.id, 'parent', parent_id, 'batch', batch)
     redis.call('SADD', children_key(parent_id), run.id)
     if batch ~= '' then
       if redis.call('HSETNX', batch_key(batch), 'total', total) == 1 then
-        redis.call('HSET', batch_key(batch), 'owner', parent.owner, 'head', parent.head)
+        redis.call('HSET', batch_key(batch), 'owner', parent.owner, 'parent_agent', parent.agent)
       end
       redis.call('HINCRBY', batch_key(batch), 'active', 1)
       redis.call('PERSIST', batch_key(batch))

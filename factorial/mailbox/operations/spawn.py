@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from factorial.mailbox.operations.claim import Token
-from factorial.mailbox.operations.enqueue import flattened, head
+from factorial.mailbox.operations.enqueue import flattened
 from factorial.mailbox.operations.record import Noted, Superseded
 from factorial.mailbox.script import Argument, Scripts, counted
 
@@ -25,7 +25,7 @@ class NewRun:
 
 
 async def spawn(
-    scripts: Scripts, *, parent: str, owner_id: str, token: Token, batch_id: str, children: Sequence[NewRun]
+    scripts: Scripts, *, parent: str, token: Token, batch_id: str, children: Sequence[NewRun]
 ) -> Noted | Superseded:
     """Store `children` of the run `parent` that is held under `token`; those that are there are left as they are.
 
@@ -33,7 +33,7 @@ async def spawn(
     """
     for first in range(0, len(children), _AT_ONCE):
         some = children[first : first + _AT_ONCE]
-        described = [part for child in some for part in _described(child, owner_id)]
+        described = [part for child in some for part in _described(child)]
         answer = await scripts.run(
             "spawn", parent, token.epoch, token.nonce, batch_id, len(children), len(some), *described
         )
@@ -44,8 +44,5 @@ async def spawn(
     return Noted(cancelled=False)
 
 
-def _described(child: NewRun, owner_id: str) -> list[Argument]:
-    return [
-        child.task_id, child.agent, head(child.task_id, owner_id, child.agent),
-        *counted(child.conversation), *counted(flattened(child.fields)),
-    ]  # fmt: skip
+def _described(child: NewRun) -> list[Argument]:
+    return [child.task_id, child.agent, *counted(child.conversation), *counted(flattened(child.fields))]

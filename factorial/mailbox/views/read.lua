@@ -7,7 +7,7 @@
 -- include: lib/args.lua
 local id = take()
 local open = {}
-local awaited = redis.call('HGETALL', awaited_key(id))
+local awaited = redis.call('HGETALL', awaits_key(id))
 for i = 1, #awaited, 2 do
   if string.sub(awaited[i + 1], 1, 1) == '?' then
     open[#open + 1] = awaited[i]

@@ -82,8 +82,8 @@ def _assemble(
         pickups=int(run.get("pickups", 0)),
         error=run.get("error", b"").decode(),
         holder=run.get("holder", b"").decode(),
-        created_at=_moment(run["created"]),
-        ended_at=_moment(run["ended"]) if "ended" in run else None,
+        created_at=_moment(run["created_at"]),
+        ended_at=_moment(run["ended_at"]) if "ended_at" in run else None,
         parent_id=run.get("parent", b"").decode(),
         batch_id=run.get("batch", b"").decode(),
         waits_for=waits_for,
@@ -110,7 +110,7 @@ async def read_batch(scripts: Scripts, batch_id: str) -> StoredBatch | None:
 
 async def born_at(scripts: Scripts, task_ids: Sequence[str]) -> list[str]:
     """The event ids with which these runs began; runs that are unknown are left out."""
-    found = [await scripts.commands.execute("HGET", scripts.keys.run(task_id), "born") for task_id in task_ids]
+    found = [await scripts.commands.execute("HGET", scripts.keys.run(task_id), "first_event") for task_id in task_ids]
     return [event_id.decode() for event_id in found if event_id]
 
 

@@ -214,5 +214,5 @@ async def end_of_events(scripts: Scripts, owner_id: str) -> Position:
 
 async def activity_since(scripts: Scripts, owner_id: str) -> str | None:
     """The event with which the owner's present or latest activity began: it went from no active run to one."""
-    since = await scripts.commands.execute("HGET", scripts.keys.owner(owner_id), "since")
+    since = await scripts.commands.execute("HGET", scripts.keys.owner(owner_id), "active_since")
     return since.decode() if since else None
