@@ -105,7 +105,7 @@ class Load:
 
     async def statuses(self) -> dict[str, str]:
         """The status of each run that there is, by task id."""
-        scripts = (await self._system.orchestrator._mailbox()).scripts
+        scripts = (await self._system.orchestrator._namespace()).scripts
         issued = list(self.issued)
         found = await asyncio.gather(*(read_status(scripts, task_id) for task_id in issued))
         return {task_id: str(status) for task_id, status in zip(issued, found, strict=True) if status}
@@ -137,7 +137,7 @@ class Load:
         for each in data:
             assert each is not None
             check_result(each, turns=self._turns)
-        mailbox = await system.orchestrator._mailbox()
+        mailbox = await system.orchestrator._namespace()
         await assert_invariants(mailbox.connection, system.namespace, quiet=True)
         counted = (await system.orchestrator.get_metrics(work))["agents"]["work"]["totals"]
         repeated, repeated_after_their_end = self._repetitions()

@@ -247,7 +247,7 @@ class Storm:
         return not is_reached and elapsed < self.goals.seconds + self.goals.patience
 
     async def _keeps_up(self) -> bool:
-        mailbox = await self._client._mailbox()
+        mailbox = await self._client._namespace()
         return int(await mailbox.connection.execute("LLEN", mailbox.keys.ready(storm.name))) <= MOST_READY
 
     def _cohort(self, name: str) -> Cohort:
@@ -374,7 +374,7 @@ class Storm:
         self._stopped.remove(victim.pid)
 
     async def _is_bereft(self, process: Process) -> bool:
-        mailbox = await self._client._mailbox()
+        mailbox = await self._client._namespace()
         return int(await mailbox.connection.execute("SCARD", mailbox.keys.held(process.name))) == 0
 
     async def _start_anew(self, with_all: bool) -> None:
@@ -404,7 +404,7 @@ class Storm:
 
     async def _processes(self) -> "list[Process]":
         """The worker processes that are alive, as far as the mailbox knows, and how much each has at hand."""
-        mailbox = await self._client._mailbox()
+        mailbox = await self._client._namespace()
         keys, execute = mailbox.keys, mailbox.connection.execute
         names = [name.decode() for name in await execute("ZRANGE", keys.prefix + "processes", 0, -1)]
         found = []
@@ -450,7 +450,7 @@ class Storm:
 
     async def _all_ended(self, cohort: Cohort) -> bool:
         """Wait until the cohort's owners have no active task. False: in vain; what is stored tells which are stuck."""
-        mailbox = await self._client._mailbox()
+        mailbox = await self._client._namespace()
 
         async def is_idle(owner: str) -> bool:
             return int(await mailbox.connection.execute("HGET", mailbox.keys.owner(owner), "active") or 0) == 0
@@ -464,7 +464,7 @@ class Storm:
 
     async def _events(self, cohort: Cohort) -> dict[str, list[dict[str, Any]]]:
         """All events of the cohort's owners."""
-        mailbox = await self._client._mailbox()
+        mailbox = await self._client._namespace()
         events = {}
         for owner in cohort.owners:
             stored = await mailbox.connection.execute("XRANGE", mailbox.keys.events(owner), "-", "+")
@@ -489,7 +489,7 @@ class Storm:
         code = await self._system.stop()
         if code != 0:
             self.figures.blame("wrong", f"the system ended with exit code {code}")
-        mailbox = await self._client._mailbox()
+        mailbox = await self._client._namespace()
         try:
             await assert_invariants(mailbox.connection, self._system.namespace, quiet=True)
         except AssertionError as error:  # the figures are worth having, all the more

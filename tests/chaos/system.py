@@ -166,7 +166,7 @@ maintenance = {{ interval = 0.25 }}
 
     async def held(self) -> dict[str, int]:
         """How many tasks each ready process holds at the moment."""
-        mailbox = await self.orchestrator._mailbox()
+        mailbox = await self.orchestrator._namespace()
         names = [
             name.decode()
             for name in await mailbox.connection.execute("ZRANGE", mailbox.keys.prefix + "processes", 0, -1)

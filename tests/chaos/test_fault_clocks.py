@@ -72,5 +72,5 @@ async def test_clocks_that_are_an_hour_off_change_nothing(machines: dict[int, Sy
     assert took["max_duration"]["completed"] < 20
     assert then["recovered"] == lost > 0
     assert await behind.stop() == 0
-    mailbox = await orchestrator._mailbox()
+    mailbox = await orchestrator._namespace()
     await assert_invariants(mailbox.connection, ahead.namespace, quiet=True)

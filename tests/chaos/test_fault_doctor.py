@@ -48,7 +48,7 @@ async def test_the_doctor_raises_no_false_alarm_under_load_and_kills(
     system.configure(processes=3, supervisor="intensity = 1000\nmax_backoff = 0.5")
     await system.start()
     found = []
-    async with Load(system), visiting((await system.orchestrator._mailbox()).redis) as visit:
+    async with Load(system), visiting((await system.orchestrator._namespace()).redis) as visit:
         killing = asyncio.create_task(kill_workers(system))
         while not killing.done():
             found.append(await check(visit.scripts.commands, visit.scripts.keys))

@@ -40,7 +40,7 @@ async def test_a_parent_hears_of_every_child_though_half_of_the_workers_are_kill
     last_kill = time.time()
     data = await system.finished(task, 180)
     outside.cancel()
-    mailbox = await system.orchestrator._mailbox()
+    mailbox = await system.orchestrator._namespace()
     found = await contents(mailbox.connection, system.namespace)
     runs: dict[str, Any] = found["run"]
     listing = json.loads(data["payload"]["messages"][2]["content"])

@@ -76,7 +76,7 @@ async def test_a_kill_at_any_point_costs_at_most_the_step_in_flight(system: Syst
         after = [line["at"] for line in seen[task.id] if line["pid"] != stroke.pid and line["at"] > stroke.at]
         seconds[point] += [at - stroke.at for at in after[:1]]
         assert each["pickups"] == 1 + bool(after)  # nobody had to take it up again after its last commit
-    mailbox = await system.orchestrator._mailbox()
+    mailbox = await system.orchestrator._namespace()
     await assert_invariants(mailbox.connection, system.namespace)
     assert repeated[ASKED] == KILLS, "an answer that nobody has kept is asked for again"
     for point, waited in seconds.items():

@@ -38,7 +38,7 @@ async def test_poison_ends_in_a_crash_loop_and_healthy_tasks_complete(system: Sy
     for harm, each in ends.items():
         assert each["status"] == "failed" and each["error"].startswith("crash_loop: "), f"{harm}: {each}"
         assert 3 <= processes[harm] <= 12
-    mailbox = await system.orchestrator._mailbox()
+    mailbox = await system.orchestrator._namespace()
     await assert_invariants(mailbox.connection, system.namespace)
     fault(
         "poison among healthy tasks", kinds=len(poison), ended_by_crash_loop=len(ends),

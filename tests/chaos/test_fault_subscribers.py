@@ -55,7 +55,7 @@ async def kill_and_cut(system: System, orchestrator: Orchestrator) -> int:
     """Kill one worker process after the other, and each time every connection that waits for events. Tells how many
     connections those were."""
     cut = 0
-    commands = (await orchestrator._mailbox()).connection
+    commands = (await orchestrator._namespace()).connection
     for _ in range(KILLS):
         await asyncio.sleep(PAUSE)
         worker = random.choice([one.pid for one in system.workers()])
@@ -80,7 +80,7 @@ async def test_each_subscriber_hears_each_event_once_and_in_order(system: System
     listening += [asyncio.create_task(each.come_and_go()) for each in restless[1::2]]  # and these while it is done
     cut = await disturbing
     data = await system.all_end(tasks, 120)
-    mailbox = await orchestrator._mailbox()
+    mailbox = await orchestrator._namespace()
     stored = [id.decode() for id, _ in await mailbox.connection.execute("XRANGE", mailbox.keys.events(OWNER), "-", "+")]
     await wait_until(lambda: steady.after == stored[-1], message="the last event")
     for task in (staying, *listening):
@@ -106,5 +106,5 @@ async def test_each_subscriber_hears_each_event_once_and_in_order(system: System
 
 
 async def hears(system: System, orchestrator: Orchestrator) -> bool:
-    mailbox = await orchestrator._mailbox()
+    mailbox = await orchestrator._namespace()
     return bool(await mailbox.connection.execute("PUBSUB", "CHANNELS", mailbox.keys.channel(OWNER)))

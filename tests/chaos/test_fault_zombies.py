@@ -87,7 +87,7 @@ async def test_a_zombie_commits_nothing_tells_nothing_and_its_results_do_not_cou
         assert set(excess) <= POINTS[point] and set(excess.values()) <= {1}, f"stopped {point}: {excess}"
         assert (each["retries"], each["pickups"]) == (0, 2)
     assert (commits, late_events) == (0, 0)
-    mailbox = await system.orchestrator._mailbox()
+    mailbox = await system.orchestrator._namespace()
     await assert_invariants(mailbox.connection, system.namespace)
     fault(
         "SIGSTOP beyond the lease in a model call, in a tool, before a commit",

@@ -182,7 +182,7 @@ async def test_everything_is_killed_at_once_and_nothing_is_lost(tmp_path: Path, 
             check_result(each)
             check_events(await system.events(task))
         assert all(0 <= calls <= 2 for calls in excess)
-        await assert_invariants((await system.orchestrator._mailbox()).connection, system.namespace)
+        await assert_invariants((await system.orchestrator._namespace()).connection, system.namespace)
         fault(
             "SIGKILL of everything, the server included",
             tasks=len(tasks),

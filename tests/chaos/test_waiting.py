@@ -42,7 +42,7 @@ async def test_families_survive_a_storm(system: System) -> None:
             os.kill(pid, signal.SIGKILL)
     data = await system.all_end(tasks, 120)
     outside.cancel()
-    mailbox = await system.orchestrator._mailbox()
+    mailbox = await system.orchestrator._namespace()
     runs: dict[str, Any] = (await contents(mailbox.connection, system.namespace))["run"]
     # Without any trouble a parent is taken up three times, before and after each wait, and a child once.
     taken_up_again = sum(int(run["pickups"]) for run in runs.values()) - PARENTS * (3 + CHILDREN)

@@ -469,7 +469,7 @@ async def test_a_result_whose_receipt_was_lost_is_accepted_and_a_second_one_is_n
     await system.start(agent)
     task_id = await system.submit(agent)
     await system.reaches(task_id, "pending_tool_results")
-    scripts = (await system.orchestrator._mailbox()).scripts
+    scripts = (await system.orchestrator._namespace()).scripts
     run = scripts.run
 
     async def sent_twice(name: str, *args: Any) -> Any:

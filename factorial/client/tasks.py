@@ -1,0 +1,96 @@
+"""Enqueue tasks, and read what is stored of tasks and batches."""
+
+from typing import Any
+
+from factorial._core.text import iso
+from factorial.agent.agent import BaseAgent
+from factorial.agent.lifecycle.snapshot import encode_fields, encode_messages
+from factorial.context import ContextType, opening_messages
+from factorial.errors import ConfigError, ContextError
+from factorial.mailbox.operations.enqueue import enqueue
+from factorial.mailbox.script import Scripts
+from factorial.mailbox.views.read import read_batch, read_run
+from factorial.task import Task, TaskMetadata, check_owner_id, check_task_id
+from factorial.telemetry.story import Story
+
+__all__ = ["batch_data", "checked_task", "enqueue_task", "task_data"]
+
+
+def checked_task(
+    agent: BaseAgent[ContextType], task: Task[ContextType] | None, owner_id: str | None, payload: ContextType | None
+) -> Task[ContextType]:
+    """`task`, or a new one for `owner_id` over `payload`, if `agent` can execute it.
+
+    Raises `ConfigError` for arguments that do not fit together, and `ContextError` for a context of another class.
+    """
+    if not isinstance(agent, BaseAgent):
+        raise ConfigError(f"enqueue_task(agent={agent!r}): give the agent itself, not its name")
+    if task is not None and not isinstance(task, Task):
+        raise ConfigError(f"enqueue_task(task={task!r}): give what agent.create_task(...) made")
+    if task is None:
+        if owner_id is None or payload is None:
+            raise ConfigError("enqueue_task: give task=..., or owner_id=... and payload=...")
+        task = agent.create_task(owner_id, payload)
+    elif owner_id is not None or payload is not None:
+        raise ConfigError("enqueue_task: task and owner_id/payload exclude each other: give one form")
+    if task.agent != agent.name:
+        raise ConfigError(f"enqueue_task: the task is for agent {task.agent!r}, and the agent is {agent.name!r}")
+    if not isinstance(task.payload, agent.context_class):
+        raise ContextError(f"enqueue_task: agent {agent.name!r} works on {agent.context_class.__name__}")
+    return task
+
+
+async def enqueue_task(scripts: Scripts, task: Task[Any]) -> str:
+    """Store and queue `task`. Returns the id of its first event; empty if the task was stored already."""
+    stored = await enqueue(
+        scripts,
+        task_id=check_task_id(task.id),
+        agent=task.agent,
+        owner_id=check_owner_id(task.owner_id),
+        conversation=encode_messages(opening_messages(task.payload)),
+        fields=encode_fields(task.payload),
+    )
+    if stored.event_id:
+        Story(task.id, task.agent, task.owner_id).enqueued()
+    return stored.event_id
+
+
+async def task_data(scripts: Scripts, task_id: str) -> dict[str, Any] | None:
+    """What is stored of the task, as plain data; None if there is no such task."""
+    run = await read_run(scripts, check_task_id(task_id))
+    if run is None:
+        return None
+    metadata = TaskMetadata(run.owner_id, run.parent_id or None, run.batch_id or None, run.created_at)
+    return {
+        "id": run.task_id,
+        "owner_id": run.owner_id,
+        "agent": run.agent,
+        "status": run.status.value,
+        "payload": run.payload,
+        "retries": run.retries,
+        "pickups": run.pickups,
+        "error": run.error or None,
+        "process": run.holder or None,
+        "metadata": metadata.to_dict(),
+        "parent_id": run.parent_id or None,
+        "batch_id": run.batch_id or None,
+        "waits_for": run.waits_for,
+        "created_at": iso(run.created_at),
+        "ended_at": iso(run.ended_at) if run.ended_at else None,
+    }
+
+
+async def batch_data(scripts: Scripts, batch_id: str) -> dict[str, Any] | None:
+    """How many tasks of the batch have ended, as plain data; None if there is no such batch."""
+    batch = await read_batch(scripts, check_task_id(batch_id))
+    if batch is None:
+        return None
+    return {
+        "id": batch_id,
+        "total_tasks": batch.total,
+        "completed_tasks": batch.ended,
+        "progress": 100 * batch.ended / batch.total,
+        "completed": batch.completed,
+        "failed": batch.failed,
+        "cancelled": batch.cancelled,
+    }
