@@ -94,7 +94,7 @@ class Namespace:
         async with self._opening_listener:
             if self._listener is None:
                 self._listener = await Listener.open(self.redis)
-                self.connection.on_moved = self._listener.find_again
+                self.connection.on_moved = self._listener.reconnect
         async with aclosing(subscribe(self.scripts, self._listener, owner_id, start, wanted)) as events:
             async for event in events:
                 yield event

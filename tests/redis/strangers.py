@@ -8,7 +8,7 @@ __all__ = ["is_passed_over"]
 
 
 async def is_passed_over(stranger: ValkeyServer, url: str) -> None:
-    """Start it, and assert that it does not matter that it is the first of those whom we ask where our server is."""
+    """Start `stranger`, and assert that connecting works although it is the first server that is asked."""
     stranger.start()
     for password in ("", "secret"):
         stranger.command("CONFIG", "SET", "requirepass", password)

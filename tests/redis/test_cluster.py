@@ -172,7 +172,7 @@ async def test_a_namespace_stands_still_while_it_moves_key_by_key(
 
 
 async def test_waiting_for_work_follows_the_slot(cluster: ValkeyCluster, namespace: str) -> None:
-    """Whoever waits is sent away when the slot moves, looks for work, and waits at the new place."""
+    """When the slot moves, a blocked command returns None. The next one waits on the new node."""
     config = RedisConfig(url=cluster.url, namespace=namespace)
     commands, blocking = await Connection.open(config), await BlockingConnection.open(config)
     key = f"{{{namespace}:0}}:wake:a"
@@ -209,7 +209,7 @@ async def test_subscribers_follow_the_slot(cluster: ValkeyCluster, system: Syste
 
 
 async def test_a_node_that_is_away_does_not_matter(cluster: ValkeyCluster, namespace: str) -> None:
-    """One that answers is enough; if none does, each is told of."""
+    """One that answers is enough. If none does, the message names each of them."""
     gone = [f"127.0.0.1:{free_port()}" for _ in range(2)]
     url = f"redis://{gone[0]},127.0.0.1:{cluster.node_without(namespace).port},{gone[1]}"
     connection = await Connection.open(RedisConfig(url=url, namespace=namespace))
@@ -220,7 +220,7 @@ async def test_a_node_that_is_away_does_not_matter(cluster: ValkeyCluster, names
 
 
 async def test_a_node_that_refuses_does_not_matter(cluster: ValkeyCluster, own_valkey: ValkeyServer) -> None:
-    """Its address belongs to another server now, which is no node of a cluster, or wants a password."""
+    """Its address belongs to another server now, which is not a node of a cluster, or requires a password."""
     await is_passed_over(own_valkey, cluster.url)
 
 
@@ -230,12 +230,12 @@ async def test_servers_that_are_no_cluster_are_not_taken_for_one(own_valkey: Val
     url = f"redis://:hunter2@localhost:{own_valkey.port},127.0.0.1:{own_valkey.port}"
     with pytest.raises(MailboxRefusedError, match="password"):
         await Connection.open(RedisConfig(url=url))
-    with pytest.raises(MailboxRefusedError, match=r"is no node of a cluster.*redis\+sentinel://") as raised:
+    with pytest.raises(MailboxRefusedError, match=r"is not a node of a cluster.*redis\+sentinel://") as raised:
         await Connection.open(RedisConfig(url=url.replace(":hunter2@", "")))
     assert "hunter2" not in str(raised.value)
 
 
 async def test_a_cluster_has_one_database(cluster: ValkeyCluster) -> None:
     url = cluster.url.replace("redis:", "redis+cluster:").removesuffix("/0")
-    with pytest.raises(MailboxRefusedError, match=r"DB index is out of range: a cluster has no database but 0"):
+    with pytest.raises(MailboxRefusedError, match=r"DB index is out of range: a cluster has only database 0"):
         await Connection.open(RedisConfig(url=f"{url}/1"))

@@ -34,7 +34,7 @@ async def test_it_wakes_with_what_was_pushed(one_server_url: str, namespace: str
     await commands.close()
 
 
-async def test_a_lost_connection_ends_the_wait_and_is_mended(own_valkey: ValkeyServer) -> None:
+async def test_a_lost_connection_ends_the_wait_and_is_reopened(own_valkey: ValkeyServer) -> None:
     """None, as if the time had run out, so that the caller looks for work; then it waits again as before."""
     own_valkey.start()
     config = RedisConfig(url=own_valkey.url)
@@ -43,11 +43,11 @@ async def test_a_lost_connection_ends_the_wait_and_is_mended(own_valkey: ValkeyS
     await _until_somebody_waits(commands)
     own_valkey.stop()
     assert await waiting is None
-    mending = asyncio.create_task(blocking.execute("BLPOP", "k", 0))
+    reopening = asyncio.create_task(blocking.execute("BLPOP", "k", 0))
     await asyncio.sleep(0.1)
-    assert not mending.done()
+    assert not reopening.done()
     own_valkey.start()
-    assert await mending is None
+    assert await reopening is None
     waiting = asyncio.create_task(blocking.execute("BLPOP", "k", 0))
     await _until_somebody_waits(commands)
     await commands.execute("RPUSH", "k", "token")
@@ -56,7 +56,7 @@ async def test_a_lost_connection_ends_the_wait_and_is_mended(own_valkey: ValkeyS
     await commands.close()
 
 
-async def test_a_server_that_turns_us_away_is_asked_less_and_less_often(own_valkey: ValkeyServer) -> None:
+async def test_a_server_that_refuses_writes_is_asked_less_and_less_often(own_valkey: ValkeyServer) -> None:
     """It is a replica for the time being."""
     own_valkey.start(replicaof=f"127.0.0.1 {free_port()}")
     blocking = await BlockingConnection.open(RedisConfig(url=own_valkey.url))
@@ -119,7 +119,7 @@ async def test_a_wait_that_is_over_when_the_connection_is_lost_ends_with_none(ow
     await commands.close()
 
 
-async def test_mistakes_are_told(one_server_url: str, namespace: str) -> None:
+async def test_mistakes_are_reported(one_server_url: str, namespace: str) -> None:
     """A wrong command, a second one at the same time, and no server at the start."""
     blocking = await BlockingConnection.open(RedisConfig(url=one_server_url))
     with pytest.raises(ResponseError, match="timeout"):

@@ -58,7 +58,7 @@ async def test_stats_count_the_bytes_both_ways(connection: Connection) -> None:
     assert connection.stats.bytes_in - back == 7
 
 
-async def test_an_unknown_script_is_told_to_its_caller(connection: Connection) -> None:
+async def test_an_unknown_script_is_reported_to_its_caller(connection: Connection) -> None:
     """What the script loader relies on."""
     with pytest.raises(NoScriptError):
         await connection.execute("EVALSHA", "0" * 40, 0)
@@ -137,7 +137,7 @@ async def test_the_url_chooses_the_database(one_server_url: str, namespace: str)
         ("redis://:hunter2@localhost:port", "HOST:PORT/DATABASE, the last two as numbers"),
         ("redis://:hunter2@localhost?sockets=3", "sockets"),
         ("redis://:hunter2@localhost?socket_timeout=soon", "socket_timeout"),
-        ("embedded:here", "started first"),
+        ("embedded:here", "start the embedded server first"),
     ],
 )
 async def test_a_url_that_cannot_be_one(url: str, message: str) -> None:

@@ -16,7 +16,7 @@ from tests.valkey import ValkeyServer
 
 
 class Subscriber:
-    """Notes what it is told."""
+    """Records the calls of its callbacks."""
 
     def __init__(self) -> None:
         self.messages: list[bytes] = []
@@ -108,7 +108,7 @@ async def test_a_cancelled_subscriber_takes_nobody_with_it(
         assert await commands.execute("PUBLISH", namespace, "y") == 1
 
 
-async def test_an_interruption_is_told_to_every_subscriber(own_valkey: ValkeyServer) -> None:
+async def test_every_subscriber_is_notified_of_an_interruption(own_valkey: ValkeyServer) -> None:
     """Once messages arrive again; those that were published meanwhile are missing, and that is what a gap means."""
     own_valkey.start()
     commands = await Connection.open(RedisConfig(url=own_valkey.url))
@@ -182,7 +182,7 @@ async def test_a_silent_connection_is_replaced(own_valkey: ValkeyServer) -> None
 
 
 async def test_a_channel_that_is_not_allowed(own_valkey: ValkeyServer) -> None:
-    """Its subscriber is told; the others are served."""
+    """Its subscriber gets the error. The others are served."""
     own_valkey.start()
     own_valkey.command("ACL", "SETUSER", "reader", "on", ">pw", "+@all", "~*", "resetchannels", "&open")
     listener = await Listener.open(RedisConfig(url=own_valkey.url.replace("//", "//reader:pw@")))

@@ -63,7 +63,7 @@ async def test_answers_stay_in_step_while_the_connection_is_cut_again_and_again(
         await connection.close()
 
 
-async def test_a_server_that_turns_us_away_is_not_stormed(own_valkey: ValkeyServer) -> None:
+async def test_a_server_that_refuses_writes_is_not_flooded_with_connections(own_valkey: ValkeyServer) -> None:
     """It is a replica for as long as we try: each link is given up once, and the pauses between them grow."""
     own_valkey.start()
     connection = await Connection.open(RedisConfig(url=own_valkey.url, retry_for=2))
@@ -119,7 +119,7 @@ async def test_a_command_that_ends_the_connection_is_not_sent_for_ever(own_valke
         await connection.close()
 
 
-async def test_a_command_that_is_too_large_is_told_to_its_caller(own_valkey: ValkeyServer) -> None:
+async def test_a_command_that_is_too_large_is_reported_to_its_caller(own_valkey: ValkeyServer) -> None:
     """The server answers with an error and hangs up; the connection recovers."""
     own_valkey.start(proto_max_bulk_len="1mb")
     connection = await Connection.open(RedisConfig(url=own_valkey.url))
@@ -157,7 +157,7 @@ async def test_a_long_answer_is_not_silence(own_valkey: ValkeyServer) -> None:
 
 
 async def test_close_during_an_outage(own_valkey: ValkeyServer) -> None:
-    """Those who wait are told, and nothing goes on trying."""
+    """Waiting callers get an error, and no task keeps trying to reconnect."""
     own_valkey.start()
     connection = await Connection.open(RedisConfig(url=own_valkey.url))
     own_valkey.stop()

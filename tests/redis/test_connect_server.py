@@ -42,7 +42,7 @@ async def test_a_server_that_keeps_its_data_is_fine(own_valkey: ValkeyServer) ->
 async def test_a_server_that_may_lose_what_it_has_acknowledged_is_warned_of(
     own_valkey: ValkeyServer, save: str, where: str
 ) -> None:
-    """With the command that mends it. The second one is how Redis comes: a crash loses minutes."""
+    """The warning has the command that fixes it. Snapshots only are the default of Redis: a crash loses minutes."""
     own_valkey.start(appendonly="no", save=save)
     (warning,) = await _check(own_valkey)
     assert f"{own_valkey.url} keeps its data {where}: " in warning and "CONFIG SET appendonly yes" in warning
@@ -50,7 +50,7 @@ async def test_a_server_that_may_lose_what_it_has_acknowledged_is_warned_of(
 
 @pytest.mark.parametrize("policy", ["allkeys-lru", "volatile-ttl"])
 async def test_a_server_that_evicts_is_refused(own_valkey: ValkeyServer, policy: str) -> None:
-    """Tasks and leases would go; the message has the command that mends it, and it does."""
+    """It would evict tasks and leases. The message has the command that fixes it, and the command works."""
     own_valkey.start(appendonly="yes", maxmemory_policy=policy)
     with pytest.raises(MailboxRefusedError, match=f"{policy}.*CONFIG SET maxmemory-policy noeviction"):
         await _check(own_valkey)

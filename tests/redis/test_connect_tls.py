@@ -28,7 +28,7 @@ def tls() -> ssl.SSLContext:
 
 
 async def test_answers_small_and_large_and_a_lost_connection(own_valkey: ValkeyServer, tls: ssl.SSLContext) -> None:
-    """4 MB come back as they went out, though they arrive in records of 16 KB; a cut is mended."""
+    """4 MB come back as they went out, though they arrive in records of 16 KB; a cut connection is reopened."""
     own_valkey.start()
     async with Proxy(own_valkey.port, tls=tls) as proxy:
         connection = await Connection.open(RedisConfig(url=f"{proxy.url}?ssl_ca_certs={CERTIFICATE}"))

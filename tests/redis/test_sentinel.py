@@ -55,7 +55,7 @@ async def test_a_task_outlives_a_failover_by_order(sentinels: ValkeySentinels, s
 
 
 async def test_a_sentinel_that_is_away_or_knows_nothing_does_not_matter(sentinels: ValkeySentinels) -> None:
-    """One that answers is enough; if none leads to a primary, each is told of."""
+    """One that answers is enough. If no primary is found, the message names each sentinel."""
     hosts, service = sentinels.url.removeprefix("redis+sentinel://").removesuffix("/0").split("/")
     away = f"127.0.0.1:{free_port()}"
     connection = await Connection.open(RedisConfig(url=f"redis+sentinel://{away},{hosts}/{service}"))
@@ -66,7 +66,7 @@ async def test_a_sentinel_that_is_away_or_knows_nothing_does_not_matter(sentinel
 
 
 async def test_a_sentinel_that_refuses_does_not_matter(sentinels: ValkeySentinels, own_valkey: ValkeyServer) -> None:
-    """Its address belongs to another server now, which is no sentinel, or wants a password."""
+    """Its address belongs to another server now, which is not a sentinel, or requires a password."""
     await is_passed_over(own_valkey, sentinels.url)
 
 
@@ -75,11 +75,11 @@ async def test_a_sentinel_that_is_down_is_named_once_and_nothing_is_said_of_the_
     url = f"redis+sentinel://{place}/mymaster"
     with pytest.raises(MailboxUnavailableError) as away:
         await Connection.open(RedisConfig(url=url))
-    assert str(away.value) == f"{url}: the sentinels lead to no primary: {place}: nothing listens there"
+    assert str(away.value) == f"{url}: no primary was found through the sentinels: {place}: nothing listens there"
 
 
-async def test_a_server_that_is_no_sentinel(sentinels: ValkeySentinels) -> None:
-    with pytest.raises(MailboxRefusedError, match=rf"127\.0\.0\.1:{sentinels.primary.port} is no sentinel"):
+async def test_a_server_that_is_not_a_sentinel(sentinels: ValkeySentinels) -> None:
+    with pytest.raises(MailboxRefusedError, match=rf"127\.0\.0\.1:{sentinels.primary.port} is not a sentinel"):
         await Connection.open(RedisConfig(url=f"redis+sentinel://127.0.0.1:{sentinels.primary.port}/mymaster"))
 
 
@@ -89,7 +89,7 @@ async def test_a_replica_is_not_taken_for_the_primary(own_valkey: ValkeyServer, 
     sentinel = Sentinel(tmp_path, tcp=True)
     try:
         sentinel.start(monitor=f"127.0.0.1 {own_valkey.port} 1")
-        with pytest.raises(MailboxUnavailableError, match=rf"lead to no primary: .*:{own_valkey.port} is a replica"):
+        with pytest.raises(MailboxUnavailableError, match=rf"no primary was found .*:{own_valkey.port} is a replica"):
             await Connection.open(RedisConfig(url=f"redis+sentinel://127.0.0.1:{sentinel.port}/mymaster"))
     finally:
         sentinel.stop()

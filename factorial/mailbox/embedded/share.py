@@ -1,12 +1,12 @@
-"""`embedded:DIR`: a real Valkey of our own, with its data in DIR, shared by all who name that DIR.
+"""Starts the Valkey of `embedded:DIR` for the first process that uses DIR, and stops it after the last one.
 
-    start.lock    held while somebody starts or stops the server, so that only one does
-    server.lock   held by the server itself, as an open file, from its start to its end: it cannot go stale
-    users.lock    held (shared) by everybody who uses the server; whoever can have it alone was the last
+    start.lock    held while a process starts or stops the server, so that only one does
+    server.lock   held by the server itself, as an open file, from its start to its end, so it cannot become stale
+    users.lock    held, shared, by each process that uses the server; the one that can lock it exclusively is the last
 
-All three are `flock`s, which the operating system gives back when their holder dies, however it dies. So a
-server that outlived killed users is found and used again, and a server that died is started anew from its
-append-only file. The calls here wait: from async code, call them in a thread.
+All three are `flock`s, which the operating system releases when their holder dies, however it dies. So a server that
+outlived its killed users is found and used again, and a server that died is restarted from its append-only file.
+The functions here block: from async code, call them in a thread.
 """
 
 import atexit
@@ -22,7 +22,7 @@ from factorial.mailbox.embedded.valkey import ServerFiles, start_server, stop_se
 
 try:
     import fcntl
-except ImportError:  # Windows: `attach` says so
+except ImportError:  # Windows: `attach` refuses
     fcntl = None  # type: ignore[assignment]
 
 __all__ = ["EmbeddedServer", "attach", "is_running", "resolve"]
@@ -30,15 +30,17 @@ __all__ = ["EmbeddedServer", "attach", "is_running", "resolve"]
 logger = logging.getLogger("factorial.mailbox")
 
 _SCHEME = "embedded:"
-_PATIENCE = 60.0
-_PATIENCE_WITH_LEAVING = 10.0
+_START_TIMEOUT = 60.0
+"""Seconds that another process may take to start or stop the server, and that the server may take to load its data."""
+_STOP_TIMEOUT = 10.0
+"""Seconds that the server may take to stop."""
 _POLL = 0.005
 
 
 class EmbeddedServer:
-    """One user's hold on the server of a directory. `url` is where it listens.
+    """One use of the server of a directory, from `attach` to `release`. `url` is where the server listens.
 
-    The server runs until the last of its users, in whatever process, has called `release()` or ended.
+    The server runs until its last user, in any process, has called `release()` or ended.
     """
 
     def __init__(self, files: ServerFiles, users_lock: int) -> None:
@@ -50,9 +52,9 @@ class EmbeddedServer:
         atexit.register(self.release)
 
     def release(self) -> None:
-        """Let go of the server; the last one stops it. May be called twice."""
+        """Stop using the server. The last user stops it. A second call does nothing."""
         atexit.unregister(self.release)
-        # A forked child has a copy of this object, but the hold is its parent's.
+        # A forked child has a copy of this object, but only its parent uses the server.
         if self._users_lock < 0 or os.getpid() != self._process:
             return
         users_lock, self._users_lock = self._users_lock, -1
@@ -66,12 +68,15 @@ class EmbeddedServer:
 
     def _stop(self) -> None:
         stop_server(self._files)
-        if not _wait_for(lambda: not _server_lives(self.directory), seconds=_PATIENCE_WITH_LEAVING):
-            logger.warning("embedded:%s: its Valkey does not stop, see %s", self.directory, self._files.log)
+        if not _wait_for(lambda: not _server_is_alive(self.directory), seconds=_STOP_TIMEOUT):
+            logger.warning("embedded:%s: its Valkey does not stop; see %s", self.directory, self._files.log)
 
 
 def resolve(url: str) -> tuple[str, EmbeddedServer | None]:
-    """`url` for a client, and the embedded server behind it that is to be released in the end, if there is one."""
+    """The URL for a client, and the embedded server behind it, if `url` names one. The caller releases that server.
+
+    Raises as `attach` does.
+    """
     if not url.startswith(_SCHEME):
         return url, None
     server = attach(url.removeprefix(_SCHEME))
@@ -79,7 +84,7 @@ def resolve(url: str) -> tuple[str, EmbeddedServer | None]:
 
 
 def is_running(url: str) -> bool:
-    """Whether the server of `url`, which is `embedded:DIR`, runs now. Starts nothing, and makes no directory.
+    """Whether the server of `url`, an `embedded:DIR`, runs now. It starts nothing and creates no directory.
 
     Raises `MailboxRefusedError` if the directory cannot be used.
     """
@@ -87,20 +92,20 @@ def is_running(url: str) -> bool:
     try:
         if not (path / "server.lock").is_file():
             return False
-        with _starting_or_stopping(path):  # to look is to try the lock, which a server that starts would stumble over
-            return _server_lives(path)
+        with _starting_or_stopping(path):  # this tries the server's lock, which would make a starting server fail
+            return _server_is_alive(path)
     except OSError as unusable:
         raise _refusal(path, unusable) from None
 
 
 def attach(directory: str | os.PathLike[str]) -> EmbeddedServer:
-    """Use the server of `directory`; it is started if it does not run.
+    """Use the server of `directory`. It is started if it does not run.
 
-    Raises `MailboxRefusedError` if it cannot be started (no Valkey for this machine, a directory that cannot be
-    used, data that this Valkey does not read) and `MailboxUnavailableError` if it runs and does not answer.
+    Raises `MailboxRefusedError` if it cannot be started (no Valkey for this machine, a directory that cannot be used,
+    data that this Valkey cannot read), and `MailboxUnavailableError` if it runs but does not answer.
     """
     if fcntl is None:
-        raise MailboxRefusedError("embedded:DIR works on Linux and macOS: use redis:// here")
+        raise MailboxRefusedError("embedded:DIR works on Linux and macOS only: name a server with redis://")
     if not os.fspath(directory):
         raise MailboxRefusedError("embedded: names no directory: write embedded:DIR, for example embedded:.factorial")
     path = Path(directory).expanduser().resolve()
@@ -117,7 +122,7 @@ def attach(directory: str | os.PathLike[str]) -> EmbeddedServer:
 
 def _refusal(path: Path, unusable: OSError) -> MailboxRefusedError:
     why = unusable.strerror or unusable
-    return MailboxRefusedError(f"embedded:{path}: the directory cannot be used: {why}; name one that you may write to")
+    return MailboxRefusedError(f"embedded:{path}: the directory cannot be used: {why}; name one that you can write to")
 
 
 def _running_server(directory: Path) -> ServerFiles:
@@ -130,13 +135,13 @@ def _running_server(directory: Path) -> ServerFiles:
             files = ServerFiles.of_running(directory)
             log_start = 0
     finally:
-        # The lock stays with the server, which has inherited the open file.
+        # The server has inherited the open file, and with it the lock.
         os.close(server_lock)
-    wait_until_ready(files, lives=lambda: _server_lives(directory), log_start=log_start, seconds=_PATIENCE)
+    wait_until_ready(files, is_alive=lambda: _server_is_alive(directory), log_start=log_start, seconds=_START_TIMEOUT)
     return files
 
 
-def _server_lives(directory: Path) -> bool:
+def _server_is_alive(directory: Path) -> bool:
     server_lock = _open_lock(directory / "server.lock")
     try:
         return not _try_lock(server_lock)
@@ -146,13 +151,13 @@ def _server_lives(directory: Path) -> bool:
 
 @contextlib.contextmanager
 def _starting_or_stopping(directory: Path) -> Iterator[None]:
-    """One process at a time."""
+    """Hold `start.lock`. Raises `MailboxUnavailableError` if another process holds it for too long."""
     lock = _open_lock(directory / "start.lock")
     try:
-        if not _wait_for(lambda: _try_lock(lock), seconds=_PATIENCE):
+        if not _wait_for(lambda: _try_lock(lock), seconds=_START_TIMEOUT):
             raise MailboxUnavailableError(
-                f"embedded:{directory}: another process has been starting or stopping its Valkey for {_PATIENCE:g} s; "
-                f"see {directory / 'valkey.log'}"
+                f"embedded:{directory}: another process has been starting or stopping its Valkey for "
+                f"{_START_TIMEOUT:g} s; see {directory / 'valkey.log'}"
             )
         yield
     finally:

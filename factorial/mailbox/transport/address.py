@@ -1,6 +1,6 @@
-"""Opens a connection to one address, as the URL says, and tells in our words why that cannot be done.
+"""Opens a connection to one server with the options of a URL, and translates what goes wrong into `MailboxError`.
 
-redis-py opens it: it knows TLS, AUTH, SELECT and unix sockets. Which address is the right one, `route.py` finds out.
+redis-py opens the connection, because it implements TLS, AUTH, SELECT and unix sockets. `route.py` chooses the server.
 """
 
 import difflib
@@ -18,77 +18,85 @@ from redis.backoff import NoBackoff
 from factorial._core.urls import ServerURL
 from factorial.errors import ConfigError, MailboxError, MailboxFullError, MailboxRefusedError, MailboxUnavailableError
 
-__all__ = ["Address", "Node", "is_elsewhere", "passes_by_itself", "translate"]
+__all__ = ["Address", "Node", "is_temporary", "is_wrong_server", "translate"]
 
 Node = tuple[str, int]
 """Host and port."""
 
-# Answers that say "not now": the server loads its data, runs a slow script, is a replica for the time of a failover,
-# moves our keys to another node of the cluster, misses its replicas, or cannot write to its disk.
-_PASSING = (
+# Errors that mean "not now": the server loads its data, runs a slow script, is a replica during a failover, moves our
+# keys to another node of the cluster, has lost its replicas, or cannot write to its disk.
+_TEMPORARY = (
     redis_errors.BusyLoadingError,
     redis_errors.ReadOnlyError,
     redis_errors.MasterDownError,
     redis_errors.ClusterDownError,
     redis_errors.TryAgainError,
-    redis_errors.AskError,  # and MovedError, which is one
+    redis_errors.AskError,  # includes its subclass MovedError
 )
-_PASSING_WORDS = ("BUSY ", "MISCONF ", "UNBLOCKED ", "NOREPLICAS ")
+_TEMPORARY_PREFIXES = ("BUSY ", "MISCONF ", "UNBLOCKED ", "NOREPLICAS ")
 
-# Answers of a sentinel, or of a server that only looks like one of ours.
-_NO_SERVER_OF_OURS = ("unknown command", "Only HELLO messages are accepted")
+# Errors of a sentinel, or of a server that speaks the protocol but is not a Redis or Valkey.
+_NOT_A_DATA_SERVER = ("unknown command", "Only HELLO messages are accepted")
 
-# Of these, the answers after which it is worth asking who serves us now.
-_ELSEWHERE = (redis_errors.MovedError, redis_errors.ReadOnlyError, redis_errors.ClusterDownError)
+# The temporary errors after which another server may have the keys.
+_WRONG_SERVER = (redis_errors.MovedError, redis_errors.ReadOnlyError, redis_errors.ClusterDownError)
 
-# What a URL may say in its query that belongs to redis-py's pools and clients, not to one connection.
-_NOT_FOR_ONE_CONNECTION = ("max_connections", "timeout")
+# Options in a URL's query that redis-py's pools and clients take, but a single connection does not.
+_POOL_OPTIONS = ("max_connections", "timeout")
 _ANY_HOST = "any.invalid"
 
 
-def passes_by_itself(error: Exception) -> bool:
-    """Whether the server says that it will do what was asked, but not now, or that another one will.
+def is_temporary(error: Exception) -> bool:
+    """Whether the same command may succeed later, on this server or on another one.
 
-    A slot that moves to another node of a cluster key by key (ASK) is waited for. Following it would be wrong: a
-    script works on many keys, which would be in both places then. The server refuses each script from the move's
-    beginning, since the one key that it declares is never there; so the namespace stands still, and is whole.
+    While a cluster moves a slot key by key (ASK), commands wait until the move is over. To follow the redirection would
+    be wrong: a script uses many keys, and some of them would be on either node. The server refuses each script from the
+    start of the move, because the one key that a script declares never exists. So nothing in the namespace changes
+    during the move.
     """
-    return isinstance(error, _PASSING) or str(error).startswith(_PASSING_WORDS)
+    return isinstance(error, _TEMPORARY) or str(error).startswith(_TEMPORARY_PREFIXES)
 
 
-def is_elsewhere(error: Exception) -> bool:
-    """Whether the server says that it is the wrong one, at least for now."""
-    return isinstance(error, _ELSEWHERE)
+def is_wrong_server(error: Exception) -> bool:
+    """Whether the error means that another server has the keys, or takes writes, at least for now."""
+    return isinstance(error, _WRONG_SERVER)
 
 
 def translate(error: Exception, shown: str) -> Exception:
-    """A server's refusal as one of our errors. What a script answers (NOSCRIPT and its own errors) stays as it is."""
+    """A server's refusal as a `MailboxError`. Errors of scripts and of wrong commands are returned unchanged.
+
+    `shown`: the server's URL without its password.
+    """
     match error:
         case redis_errors.AuthenticationError() | redis_errors.NoPermissionError():
-            advice = "check the user name and password in the URL, and what the user may do (ACL)"
-            said = str(error).rstrip(".")
-            return MailboxRefusedError(f"{shown} refuses us: {said}; {advice}")
+            advice = "check the user name and password in the URL, and the permissions of the user (ACL)"
+            reason = str(error).rstrip(".")
+            return MailboxRefusedError(f"{shown} refused access: {reason}; {advice}")
         case redis_errors.OutOfMemoryError():
-            advice = "remove ended tasks, or give it more (CONFIG SET maxmemory)"
-            return MailboxFullError(f"{shown} is out of memory, nothing was stored: {error}; {advice}")
+            advice = "remove ended tasks, or raise its limit (CONFIG SET maxmemory)"
+            return MailboxFullError(f"{shown} is out of memory; nothing was stored: {error}; {advice}")
         case redis_errors.AskError():
-            return MailboxUnavailableError(f"{shown} cannot serve us now: another node does, or will ({error})")
-        case _ if passes_by_itself(error):
-            return MailboxUnavailableError(f"{shown} cannot serve us now: {error}")
-        case redis_errors.ResponseError() if str(error).startswith(_NO_SERVER_OF_OURS):
-            said = str(error).partition(", with args")[0].rstrip(".")
-            advice = "is it a Redis or Valkey? For sentinels, begin the URL with redis+sentinel://"
-            return MailboxRefusedError(f"{shown} refuses us: {said}; {advice}")
+            moved = f"the namespace is on another node, or is moving to one ({error})"
+            return MailboxUnavailableError(f"{shown} cannot serve requests now: {moved}")
+        case _ if is_temporary(error):
+            return MailboxUnavailableError(f"{shown} cannot serve requests now: {error}")
+        case redis_errors.ResponseError() if str(error).startswith(_NOT_A_DATA_SERVER):
+            reason = str(error).partition(", with args")[0].rstrip(".")
+            advice = "check that it is a Redis or Valkey; the URL of sentinels begins with redis+sentinel://"
+            return MailboxRefusedError(f"{shown} refused access: {reason}; {advice}")
         case redis_errors.ConnectionError() | redis_errors.TimeoutError():
             return MailboxUnavailableError(f"{shown} does not answer: {error}")
     return error
 
 
 class Address:
-    """The servers that a URL names, and how to connect to them or to others of their kind."""
+    """The servers that a URL names, and the options for connections to them and to other nodes of their cluster."""
 
     def __init__(self, url: str, timeout: float, *, for_sentinels: bool = False) -> None:
-        """Raises `ConfigError` if the URL cannot be one."""
+        """`timeout`: seconds to connect, and to wait for a reply. `for_sentinels`: use the sentinels' credentials.
+
+        Raises `ConfigError` if the URL is invalid.
+        """
         try:
             parts = ServerURL.parse(url)
         except ValueError as invalid:
@@ -97,12 +105,12 @@ class Address:
         self.topology = parts.topology
         default_port = 26379 if self.topology == "sentinel" else 6379
         self.nodes: list[Node] = []
-        """Host and port of each; none if it is a unix socket."""
+        """Host and port of each server. Empty for a unix socket."""
         if parts.scheme != "unix":
             hosts = [(unquote(host.strip("[]")), port) for host, port in parts.hosts]
             self.nodes = [(host or "localhost", port or default_port) for host, port in hosts]
         self.service = parts.path.split("/")[1] if self.topology == "sentinel" else ""
-        """What sentinels call the primary."""
+        """The name under which sentinels monitor the primary."""
         self._url = _url_for_sentinels(parts) if for_sentinels else _url_of_one(parts)
         ours = {
             "protocol": 2,
@@ -114,41 +122,43 @@ class Address:
         try:
             arguments: dict[str, Any] = dict(parse_url(self._url)) | ours
             self._kind: Any = arguments.pop("connection_class", RedisConnection)
-            for name in _NOT_FOR_ONE_CONNECTION:
+            for name in _POOL_OPTIONS:
                 arguments.pop(name, None)
             self._arguments = arguments
             self._new_connection(self.nodes[0] if self.nodes else None)
         except (ValueError, TypeError, redis_errors.RedisError) as invalid:
-            raise ConfigError(f"redis url {self.shown}: {self._mistake(invalid)}") from None
+            raise ConfigError(f"redis url {self.shown}: {self._describe(invalid)}") from None
 
     def url_of(self, node: Node | None) -> str:
-        """The URL of `node` alone, or of the unix socket, with all that is secret: for redis-py."""
+        """The URL of `node`, or of the unix socket, for redis-py. It contains the password."""
         if node is None:
             return self._url
         host = f"[{node[0]}]" if ":" in node[0] else quote(node[0])
         return self._url.replace(_ANY_HOST, f"{host}:{node[1]}", 1)
 
     async def open(self, node: Node | None) -> AbstractConnection:
-        """Connect to `node`, or to the unix socket. Raises `MailboxUnavailableError`, and `MailboxRefusedError` if
-        trying again is no use."""
+        """Connect to `node`, or to the unix socket.
+
+        Raises `MailboxUnavailableError`, or `MailboxRefusedError` if another attempt would not help.
+        """
         connection = self._new_connection(node)
         try:
-            await connection.connect()  # type: ignore[no-untyped-call]  # redis-py annotates it in part
+            await connection.connect()  # type: ignore[no-untyped-call]  # redis-py annotates it partly
         except redis_errors.RedisError as failure:
             raise self.explain(failure, node) from None
         return connection
 
     def explain(self, failure: Exception, node: Node | None) -> MailboxError:
-        """Why `node` cannot be used, from what redis-py raised."""
-        # Sentinels are named one by one: none of them is the server that the URL is about.
+        """The error for the user, from the one that redis-py raised for `node`."""
+        # A message about a sentinel names that sentinel: the URL stands for the primary.
         is_all = node is None or (self.nodes == [node] and self.topology != "sentinel")
         place = self.shown if node is None or is_all else f"{node[0]}:{node[1]}"
-        # Over a unix socket, redis-py wraps what the server said into a ConnectionError.
-        said = failure.__cause__ if isinstance(failure.__cause__, redis_errors.RedisError) else failure
-        error = translate(said, place)
+        # Over a unix socket, redis-py wraps the server's error into a ConnectionError.
+        cause = failure.__cause__ if isinstance(failure.__cause__, redis_errors.RedisError) else failure
+        error = translate(cause, place)
         if not isinstance(error, MailboxError):
-            return MailboxRefusedError(f"{place} refuses us: {error}{self._advice_on_database(said)}")
-        if not self._nobody_listens(said.__context__, node):
+            return MailboxRefusedError(f"{place} refused the connection: {error}{self._advice_on_database(cause)}")
+        if not self._nothing_listens(cause.__context__, node):
             return error
         advice = "nothing listens there"
         if place == self.shown:
@@ -163,33 +173,33 @@ class Address:
         connection: AbstractConnection = self._kind(**self._arguments | place)
         return connection
 
-    def _mistake(self, invalid: Exception) -> str:
-        """What redis-py makes of the URL, in words. Python's own about an unknown option has its name, and no value."""
+    def _describe(self, invalid: Exception) -> str:
+        """What is wrong with the URL. Python's message about an unknown option has its name, but not its value."""
         unknown = re.search(r"unexpected keyword argument '(\w+)'", str(invalid))
         if unknown is None:
             return str(invalid)
         known = {name for kind in self._kind.__mro__ for name in inspect.signature(kind.__init__).parameters}
         near = difflib.get_close_matches(unknown[1], {*known, "sentinel_username", "sentinel_password"}, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else "it takes those of a connection of redis-py"
+        hint = f"did you mean {near[0]!r}?" if near else "the options are those of a redis-py connection"
         return f"there is no option {unknown[1]!r}; {hint}"
 
-    def _advice_on_database(self, said: Exception) -> str:
-        of_cluster = "SELECT is not allowed" in str(said)
-        if not of_cluster and "DB index is out of range" not in str(said):
+    def _advice_on_database(self, refusal: Exception) -> str:
+        of_cluster = "SELECT is not allowed" in str(refusal)
+        if not of_cluster and "DB index is out of range" not in str(refusal):
             return ""
         if of_cluster or self.topology == "cluster" or len(self.nodes) > 1:
-            return ": a cluster has no database but 0"
-        return ": end the URL with the number of a database that it has, such as 0"
+            return ": a cluster has only database 0"
+        return ": end the URL with the number of a database that exists, such as 0"
 
-    def _nobody_listens(self, cause: BaseException | None, node: Node | None) -> bool:
-        if isinstance(cause, FileNotFoundError):  # with TLS, that may be a certificate's file
+    def _nothing_listens(self, cause: BaseException | None, node: Node | None) -> bool:
+        if isinstance(cause, FileNotFoundError):  # with TLS, a certificate's file may be missing
             return node is None
         # A name with two addresses (localhost) fails with one plain OSError for both.
         return isinstance(cause, ConnectionRefusedError) or "Connect call failed" in str(cause)
 
 
 def _url_of_one(parts: ServerURL) -> str:
-    """The URL as redis-py reads it: of one host, and without what is said of sentinels."""
+    """The URL as redis-py reads it: one host, and none of the options for sentinels."""
     credentials = f"{parts.user}:{parts.password}@" if parts.user or parts.password else ""
     host = "" if parts.scheme == "unix" else _ANY_HOST
     path = "/" + "".join(parts.path.split("/")[2:3]) if parts.topology == "sentinel" else parts.path
@@ -198,7 +208,7 @@ def _url_of_one(parts: ServerURL) -> str:
 
 
 def _url_for_sentinels(parts: ServerURL) -> str:
-    """The same for the sentinels, which have users and passwords of their own, and no databases."""
+    """The URL of a sentinel as redis-py reads it. Sentinels have their own users and passwords, and no databases."""
     options = [
         (name.removeprefix("sentinel_"), value)
         for name, value in _options(parts)

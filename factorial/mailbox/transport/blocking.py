@@ -1,4 +1,4 @@
-"""The connection on which a process waits for work: one blocking command at a time, without a time limit."""
+"""The connection on which a process waits for work: one blocking command at a time, for any length of time."""
 
 import asyncio
 import logging
@@ -6,7 +6,7 @@ from typing import Any
 
 from factorial.config import RedisConfig
 from factorial.errors import MailboxError
-from factorial.mailbox.transport.address import is_elsewhere, passes_by_itself, translate
+from factorial.mailbox.transport.address import is_temporary, is_wrong_server, translate
 from factorial.mailbox.transport.endpoint import Backoff, Endpoint
 from factorial.mailbox.transport.link import Link, pack
 
@@ -16,11 +16,11 @@ logger = logging.getLogger("factorial.mailbox")
 
 
 class BlockingConnection:
-    """A connection of its own for BLPOP and its kin. `await blocking.execute("BLPOP", key, seconds)`.
+    """A connection for BLPOP and similar commands: `await blocking.execute("BLPOP", key, seconds)`.
 
-    Once open, it outlives every outage: it connects again until it succeeds, however long that takes, and then
-    answers None, as if the time had run out. What the lost connection may have taken from the server is gone
-    with it, so the caller looks for work before it waits again.
+    Once open, it survives every outage: it reconnects until it succeeds, however long that takes. The interrupted
+    command then returns None, as if its time had run out. The server may have popped an element that the lost
+    connection never delivered, so the caller looks for work before it waits again.
     """
 
     def __init__(self, endpoint: Endpoint) -> None:
@@ -37,16 +37,16 @@ class BlockingConnection:
         return blocking
 
     async def execute(self, *args: bytes | str | int | float, seconds: float | None = None) -> Any:
-        """The server's answer to one command that may block it for so many `seconds` (None: for ever).
+        """The server's reply to one command, which blocks for at most `seconds` on the server (None: without limit).
 
-        None when the time is over or the connection was lost, also in silence: a server that says nothing for longer
-        than it may is given up.
+        Returns None if the time is over or the connection was lost. A server that is silent for longer than `seconds`
+        and the endpoint's `timeout` together counts as lost.
 
-        Raises redis-py's `ResponseError` if the command is wrong in itself, and nothing else. Cancelling it gives
-        the connection up, and with it what the server may be about to answer.
+        Raises redis-py's `ResponseError` if the command itself is wrong, and nothing else. If the caller is cancelled,
+        the connection is closed, and a reply on its way is dropped.
         """
         if self._reply is not None:
-            raise RuntimeError("a BlockingConnection waits for one command at a time")
+            raise RuntimeError("a BlockingConnection executes one command at a time")
         payload = pack(args)
         if self._link is None:
             return await self._recover()
@@ -56,7 +56,7 @@ class BlockingConnection:
             async with asyncio.timeout(None if seconds is None else seconds + self.endpoint.timeout):
                 reply = await self._reply
         except TimeoutError:
-            if self._link is not None:  # else it was lost in the same moment: the event loop had stood still
+            if self._link is not None:  # None: it was lost at the same moment, after the event loop was blocked
                 self._link.abort()
             return None
         except asyncio.CancelledError:
@@ -67,12 +67,12 @@ class BlockingConnection:
         if not isinstance(reply, Exception):
             return reply
         error = translate(reply, self.endpoint.shown)
-        if not isinstance(error, MailboxError) and not passes_by_itself(reply):
+        if not isinstance(error, MailboxError) and not is_temporary(reply):
             raise error
         logger.warning("waiting for work: %s", error)
-        if is_elsewhere(reply) and self._link is not None:
-            self.endpoint.route.doubt()
-            self._link.abort()  # connecting again finds the server that serves us
+        if is_wrong_server(reply) and self._link is not None:
+            self.endpoint.route.invalidate()
+            self._link.abort()  # reconnecting finds the server that has the namespace
         await self._backoff.pause()
         return None
 
@@ -86,7 +86,7 @@ class BlockingConnection:
         self._link = await self.endpoint.connect(self._on_reply, self._on_lost)
 
     async def _recover(self) -> None:
-        """Connect again, for as long as it takes."""
+        """Reconnect, without a time limit."""
         attempts = 0
         while self._link is None:
             await self._backoff.pause()
@@ -94,7 +94,7 @@ class BlockingConnection:
             try:
                 await self._connect()
             except MailboxError as failure:
-                # Once per outage: an hour of them must not fill the log.
+                # One warning per outage, so that a long one does not fill the log.
                 logger.log(logging.WARNING if attempts == 1 else logging.DEBUG, "waiting for work: %s", failure)
 
     def _on_reply(self, reply: Any) -> None:

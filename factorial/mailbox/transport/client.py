@@ -1,4 +1,4 @@
-"""What a program with redis-py of its own brings and takes: the address of its pool, and a client for our server.
+"""For programs that use redis-py themselves: the URL of their connection pool, and a client for our server.
 
 Called by the orchestrator.
 """
@@ -18,16 +18,16 @@ RedisClient = Redis | RedisCluster
 
 
 def url_of_pool(pool: Any) -> str:
-    """Where the connections of `pool` go, as a URL. Raises `ConfigError` if a URL could not say it all."""
+    """The URL of the server that `pool` connects to. Raises `ConfigError` if a URL cannot express its options."""
     known: Any = getattr(pool, "connection_kwargs", None)
     kind = getattr(getattr(pool, "connection_class", None), "__name__", "")
     if not isinstance(known, dict) or kind not in ("Connection", "UnixDomainSocketConnection"):
         raise ConfigError(
-            f"redis_pool is a {type(pool).__name__} of {kind or 'no'} connections: give redis_url=..., which takes "
-            "redis://, rediss:// (TLS), redis+sentinel:// and unix://"
+            f"redis_pool is a {type(pool).__name__} of {kind or 'no'} connections, which a URL cannot express: "
+            "give redis_url=..., which takes redis://, rediss:// (TLS), redis+sentinel:// and unix://"
         )
     if known.get("credential_provider") is not None:
-        raise ConfigError("redis_pool has a credential_provider: give redis_url=..., with user and password")
+        raise ConfigError("redis_pool has a credential_provider: give redis_url=... with user and password")
     user, password, db = known.get("username"), known.get("password"), known.get("db") or 0
     if kind == "Connection":
         host, port = known.get("host") or "localhost", known.get("port") or 6379
@@ -37,7 +37,7 @@ def url_of_pool(pool: Any) -> str:
 
 
 def new_client(route: Route) -> RedisClient:
-    """A redis-py client for the server that was found, that answers in text; for all nodes, if it is a cluster's.
+    """A redis-py client for the server of `route`, or for all nodes of its cluster. Replies are text.
 
     The caller closes it.
     """

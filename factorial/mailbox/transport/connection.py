@@ -2,10 +2,10 @@
 
     execute -> queue -> (end of the loop's tick) one write -> waiting, oldest first -> reply -> the caller's future
 
-Commands issued in the same tick of the event loop leave in one write, whoever issued them; replies come back
-in order, so the oldest waiting command is the one that is answered. Every command we send is idempotent:
-when the connection is lost, all that were not answered are sent again.
-Opened by the orchestrator and by each worker process; used by every module of the mailbox.
+All commands that are issued in the same tick of the event loop leave in one write. Replies arrive in order, so each
+reply belongs to the oldest waiting command. Every command that we send is idempotent: when the connection is lost, all
+commands without a reply are sent again.
+Opened by the orchestrator and by each worker process. Used by every module of the mailbox.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ from typing import Any
 
 from factorial.config import RedisConfig
 from factorial.errors import MailboxError, MailboxUnavailableError
-from factorial.mailbox.transport.address import is_elsewhere, passes_by_itself, translate
+from factorial.mailbox.transport.address import is_temporary, is_wrong_server, translate
 from factorial.mailbox.transport.endpoint import Backoff, Endpoint
 from factorial.mailbox.transport.link import Link, pack
 
@@ -26,7 +26,7 @@ __all__ = ["Connection", "ConnectionStats"]
 
 @dataclass(slots=True)
 class ConnectionStats:
-    """What went over a connection since it was opened. A command that was sent again counts again."""
+    """What a connection has sent and received since it was opened. A command that was sent again counts again."""
 
     commands: int = 0
     writes: int = 0
@@ -36,7 +36,7 @@ class ConnectionStats:
 
 
 class _Command:
-    """A command on its way: what is sent, who waits, and until when it is sent again (0: it never had to be)."""
+    """A command without a reply. `deadline`: until when it is sent again; 0 before its first failure."""
 
     __slots__ = ("deadline", "future", "payload", "sent_at")
 
@@ -50,16 +50,16 @@ class _Command:
 class Connection:
     """A multiplexed connection with automatic pipelining. It belongs to the event loop that opened it.
 
-    `await connection.execute("HGET", key, field)`: one argument per word; replies are bytes, integers, lists or
-    None. Raises `MailboxUnavailableError` when the server could not be reached for `retry_for` seconds,
-    `MailboxRefusedError`, `MailboxFullError`, or what redis-py raises for what a script or command answered
-    (`redis.exceptions.NoScriptError`, `ResponseError`). Never send a command that blocks the connection.
+    `await connection.execute("HGET", key, field)`: one argument per word. Replies are bytes, integers, lists or None.
+    Raises `MailboxUnavailableError` if the server could not be reached for `retry_for` seconds, `MailboxRefusedError`,
+    `MailboxFullError`, or redis-py's errors for the reply of a script or command (`redis.exceptions.NoScriptError`,
+    `ResponseError`). Never send a command that blocks the connection: use `BlockingConnection`.
     """
 
     def __init__(self, endpoint: Endpoint, retry_for: float) -> None:
         self.endpoint = endpoint
         self.on_moved: Callable[[], None] = lambda: None
-        """Called when the server says that it is not the one (any more) that serves us."""
+        """Called when the server reports that another one has the namespace, or is the primary."""
         self._retry_for = retry_for
         self._loop = asyncio.get_running_loop()
         self._link: Link | None = None
@@ -71,14 +71,15 @@ class Connection:
         self._watchdog: asyncio.TimerHandle | None = None
         self._reconnecting: asyncio.Task[None] | None = None
         self._backoff = Backoff()
-        self._turned_away = False
+        self._redirected = False
+        """Whether the present link was given up because another server has the namespace."""
         self._stats = ConnectionStats()
 
     @classmethod
     async def open(cls, config: RedisConfig, *, patient: bool = False) -> "Connection":
         """Connect to the server of `config`. `patient`: keep trying for `config.retry_for` seconds.
 
-        Raises `MailboxUnavailableError`, `MailboxRefusedError`, and `ConfigError` for a URL that cannot be one.
+        Raises `MailboxUnavailableError`, `MailboxRefusedError`, and `ConfigError` for an invalid URL.
         """
         connection = cls(Endpoint.of(config), config.retry_for)
         deadline = connection._loop.time() + (config.retry_for if patient else 0.0)
@@ -95,18 +96,18 @@ class Connection:
 
     @property
     def stats(self) -> ConnectionStats:
-        """Counters, up to date."""
+        """The present counters."""
         if self._link is not None:
             self._stats.bytes_in += self._link.bytes_in
             self._link.bytes_in = 0
         return self._stats
 
     async def execute(self, *args: bytes | str | int | float) -> Any:
-        """The server's answer to one command."""
+        """The server's reply to one command."""
         return await self.send(*args)
 
     def send(self, *args: bytes | str | int | float) -> "asyncio.Future[Any]":
-        """Issue one command now, and get its answer later: what `execute` does, without a coroutine."""
+        """Issue one command now. The future is for what `execute` returns or raises. It costs no coroutine."""
         if self._closed:
             raise MailboxUnavailableError(f"the connection to {self.endpoint.shown} was closed")
         future = self._loop.create_future()
@@ -117,7 +118,7 @@ class Connection:
         return future
 
     async def close(self) -> None:
-        """Close the connection. Whoever still waits for an answer gets `MailboxUnavailableError`."""
+        """Close the connection. Commands that still wait for a reply raise `MailboxUnavailableError`."""
         self._closed = True
         if self._watchdog is not None:
             self._watchdog.cancel()
@@ -129,10 +130,8 @@ class Connection:
             await self._link.close()
             self._link = None
 
-    # Out.
-
     def _flush(self) -> None:
-        """Send what is queued, in one write."""
+        """Send all queued commands in one write."""
         self._flush_is_due = False
         link = self._link
         if link is None:
@@ -140,7 +139,7 @@ class Connection:
                 self._start_reconnecting()
             return
         if link.paused or self._postponed:
-            return  # on_writable, or _take_up_postponed, comes back here: commands keep their order
+            return  # on_writable or _requeue_postponed calls this again; commands keep their order
         commands = [command for command in self._queue if not command.future.done()]
         self._queue.clear()
         if not commands:
@@ -159,9 +158,9 @@ class Connection:
             self._watchdog = self._loop.call_later(self.endpoint.timeout, self._check_for_silence)
 
     def _check_for_silence(self) -> None:
-        """Give the link up if the server owes an answer and has said nothing for `timeout` seconds.
+        """Abort the link if a command waits for its reply and no byte has arrived for `timeout` seconds.
 
-        A long reply or a long queue is not silence: bytes keep coming. One timer serves all commands.
+        A long reply is not silence, because bytes keep arriving. One timer serves all commands.
         """
         self._watchdog = None
         if self._link is None or not self._waiting:
@@ -173,11 +172,9 @@ class Connection:
         else:
             self._watchdog = self._loop.call_later(left, self._check_for_silence)
 
-    # In.
-
     def _on_reply(self, reply: Any) -> None:
         if not self._waiting:
-            # An answer that nobody asked for: answers and commands no longer belong together.
+            # A reply without a command: replies can no longer be matched to commands.
             if self._link is not None:
                 self._link.abort()
             return
@@ -185,19 +182,19 @@ class Connection:
         future = command.future
         if isinstance(reply, Exception):
             self._on_error(command, reply)
-        elif not future.done():  # else its caller was cancelled
+        elif not future.done():  # done: its caller was cancelled
             future.set_result(reply)
 
     def _on_error(self, command: _Command, error: Exception) -> None:
         if command.future.done():
             return
-        if passes_by_itself(error) and self._may_try_again(command):
-            if is_elsewhere(error) and self._link is not None:
-                # Another server has become the primary, or has our keys now: connecting again finds it.
+        if is_temporary(error) and self._may_retry(command):
+            if is_wrong_server(error) and self._link is not None:
+                # Another server is the primary now, or has our keys. Reconnecting finds it.
                 self._postponed.append(command)
-                if not self._turned_away:  # once for each link
-                    self._turned_away = True
-                    self.endpoint.route.doubt()
+                if not self._redirected:  # once for each link
+                    self._redirected = True
+                    self.endpoint.route.invalidate()
                     self._link.abort()
                     self.on_moved()
             else:
@@ -205,8 +202,8 @@ class Connection:
             return
         command.future.set_exception(translate(error, self.endpoint.shown))
 
-    def _may_try_again(self, command: _Command) -> bool:
-        """Whether `command` has time left; its time begins to run with its first failure."""
+    def _may_retry(self, command: _Command) -> bool:
+        """Whether `command` has time left. Its time starts with its first failure."""
         now = self._loop.time()
         if not command.deadline:
             command.deadline = now + self._retry_for
@@ -214,16 +211,14 @@ class Connection:
 
     def _postpone(self, command: _Command) -> None:
         if not self._postponed:
-            self._loop.call_later(random.uniform(0.05, 0.15), self._take_up_postponed)
+            self._loop.call_later(random.uniform(0.05, 0.15), self._requeue_postponed)
         self._postponed.append(command)
 
-    def _take_up_postponed(self) -> None:
+    def _requeue_postponed(self) -> None:
         self._queue[:0] = self._postponed
         self._postponed.clear()
         if not self._closed:
             self._flush()
-
-    # Lost, and found again.
 
     async def _connect(self) -> Link:
         link = await self.endpoint.connect(self._on_reply, self._on_lost)
@@ -234,14 +229,14 @@ class Connection:
         link, self._link = self._link, None
         if link is not None:
             self._stats.bytes_in += link.bytes_in
-            if link.bytes_in and not self._turned_away:
+            if link.bytes_in and not self._redirected:
                 self._backoff.reset()
-            self._turned_away = False
-        # A command that makes the server hang up is not sent again for ever.
+            self._redirected = False
+        # A command that makes the server close the connection must not be sent again without end.
         self._queue[:0] = [*self._postponed, *self._waiting]
         self._postponed.clear()
         self._waiting.clear()
-        self._expire(MailboxUnavailableError(f"{self.endpoint.shown} closed the connection or fell silent"))
+        self._expire(MailboxUnavailableError(f"{self.endpoint.shown} closed the connection or stopped responding"))
         if self._queue:
             self._start_reconnecting()
 
@@ -250,7 +245,7 @@ class Connection:
             self._reconnecting = self._loop.create_task(self._reconnect(), name="reconnect commands")
 
     async def _reconnect(self) -> None:
-        """Connect again, for as long as anybody waits; then send what is queued."""
+        """Reconnect, as long as commands are queued, and then send them."""
         try:
             while self._queue:
                 await self._backoff.pause(at_most=self._time_left())
@@ -268,12 +263,12 @@ class Connection:
         self._flush()
 
     def _expire(self, reason: MailboxError) -> None:
-        """Fail the queued commands whose time is over, and forget those that nobody waits for."""
+        """Fail the queued commands whose time is over, and drop those whose caller was cancelled."""
         kept = []
         for command in self._queue:
             if command.future.done():
                 continue
-            if self._may_try_again(command):
+            if self._may_retry(command):
                 kept.append(command)
             else:
                 tried = f"{reason} (tried again for {self._retry_for:g} s)"
@@ -287,7 +282,7 @@ class Connection:
     def _fail_all(self, reason: MailboxError) -> None:
         for command in [*self._waiting, *self._queue, *self._postponed]:
             if not command.future.done():
-                # Each caller its own exception: a traceback grows with every place that raises it.
+                # One exception object per caller: a traceback grows each time that the object is raised.
                 command.future.set_exception(type(reason)(*reason.args))
         self._waiting.clear()
         self._queue.clear()

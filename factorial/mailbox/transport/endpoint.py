@@ -1,7 +1,7 @@
-"""The server of a `RedisConfig`: opens a connection to it, wherever it is at that moment.
+"""The server of a `RedisConfig`, and how to open a link to it.
 
-redis-py opens the connection (`address.py`) to the server that has the namespace (`route.py`). From then on the socket
-is a `Link` (link.py). Used by `Connection`, `BlockingConnection` and `Listener`.
+redis-py opens the connection (`address.py`) to the server that has the namespace (`route.py`). After that the socket
+belongs to a `Link` (`link.py`). Used by `Connection`, `BlockingConnection` and `Listener`.
 """
 
 import asyncio
@@ -24,30 +24,30 @@ class Endpoint:
 
     def __init__(self, route: Route, timeout: float, shown: str) -> None:
         self.route = route
-        """How it is found."""
+        """How to find the server."""
         self.timeout = timeout
-        """Seconds to wait for an answer."""
+        """Seconds to wait for a reply."""
         self.shown = shown
-        """Its URL, as people may see it."""
+        """Its URL without the password."""
 
     @classmethod
     def of(cls, config: RedisConfig) -> "Endpoint":
-        """The endpoint that `config` names. Raises `ConfigError` if the URL cannot be one."""
+        """The endpoint that `config` names. Raises `ConfigError` if the URL is invalid."""
         url = config.resolved_url
         if url.startswith("embedded:"):
-            raise ConfigError(f"{url}: an embedded server is started first (factorial.mailbox.embedded.share.resolve)")
+            raise ConfigError(f"{url}: start the embedded server first, with factorial.mailbox.embedded.share.resolve")
         remember_password(url)
         return cls(route_to(url, config.timeout, Keys(config.namespace).layout), config.timeout, shown_url(url))
 
     async def connect(self, on_reply: Callable[[Any], None], on_lost: Callable[[], None]) -> Link:
-        """Open a link. Raises `MailboxUnavailableError`, or `MailboxRefusedError` if trying again is no use."""
+        """Open a link. Raises `MailboxUnavailableError`, or `MailboxRefusedError` if another attempt would not help."""
         return Link(await self.route.open(), on_reply, on_lost)
 
 
 class Backoff:
-    """Pauses between attempts to reconnect: none to speak of at first, then doubling up to a second, with jitter.
+    """Pauses between attempts to reconnect, in seconds: they double from `first` to `longest`, with jitter.
 
-    The jitter keeps a thousand clients of a restarted server from coming back in the same instant.
+    The jitter spreads the reconnections of many clients after a restart of the server.
     """
 
     def __init__(self, first: float = 0.02, longest: float = 1.0) -> None:
@@ -56,11 +56,11 @@ class Backoff:
         self._next = first
 
     def reset(self) -> None:
-        """The connection has proved itself: begin anew."""
+        """Start again with the shortest pause: the connection works."""
         self._next = self._first
 
     async def pause(self, at_most: float = float("inf")) -> None:
-        """Wait for the next pause, or `at_most` so many seconds."""
+        """Sleep for the next pause, but no longer than `at_most` seconds."""
         seconds = random.uniform(0.5, 1.0) * self._next
         self._next = min(self._next * 2, self._longest)
         await asyncio.sleep(max(0.0, min(seconds, at_most)))

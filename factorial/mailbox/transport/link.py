@@ -1,8 +1,8 @@
-"""One open socket to the server: bytes out, parsed replies in. It knows nothing of commands and never reconnects.
+"""One open socket to the server: bytes out, parsed replies in. It does not match replies to commands or reconnect.
 
-A `Link` takes over the socket that a redis-py connection has opened and authenticated, and reads it by
-callback: feeding the parser straight from the socket costs a tenth of reading reply by reply from a stream.
-Made by `Endpoint.connect`.
+A `Link` takes over the socket that a redis-py connection has opened and authenticated. It feeds the parser from the
+socket's callbacks, which costs a tenth of reading replies one by one from a stream.
+Created by `Endpoint.connect`.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ from redis.asyncio.connection import AbstractConnection
 
 __all__ = ["Link", "pack"]
 
-# A command as it goes over the wire. hiredis's own annotation allows for one argument only.
+# Encodes a command. hiredis's own annotation allows for one argument only.
 pack: Callable[[tuple[bytes | str | int | float, ...]], bytes] = hiredis.pack_command  # type: ignore[assignment]
 
 _READ_SIZE = 65_536
@@ -23,8 +23,9 @@ _NOTHING = object()
 
 
 class Link(asyncio.BufferedProtocol):
-    """An open connection. `on_reply` gets each reply in order (an error reply as an exception object);
-    `on_lost` is called once, when the connection has ended for whatever reason but `close()`.
+    """An open socket. `on_reply` is called with each reply, in order. An error reply is an exception object.
+
+    `on_lost` is called once, when the connection has ended for any reason other than `close()`.
     """
 
     def __init__(
@@ -32,47 +33,47 @@ class Link(asyncio.BufferedProtocol):
     ) -> None:
         loop = asyncio.get_running_loop()
         self.paused = False
-        """The socket takes no more for now: `on_writable` says when it does."""
+        """Whether the socket's buffer is full. `on_writable` is called when it is not any more."""
         self.on_writable: Callable[[], None] | None = None
         self.last_received = loop.time()
-        """When the last bytes came, by the loop's clock."""
+        """When the latest bytes arrived, by the loop's clock."""
         self.bytes_in = 0
         self._loop = loop
         self._on_reply = on_reply
         self._on_lost: Callable[[], None] | None = on_lost
         self._ended = loop.create_future()
-        # A view, because TLS fills it piece by piece: a slice of a bytearray would be a copy.
+        # A memoryview, because TLS fills it in pieces: slicing a bytearray would copy it.
         self._buffer = memoryview(bytearray(_READ_SIZE))
         self._parser = hiredis.Reader(replyError=BaseParser.parse_error, notEnoughData=_NOTHING)
-        # The stream writer is kept: it closes the socket when it is collected.
+        # Keep the stream writer: it closes the socket when it is garbage-collected.
         self._stream_writer, connection._writer, connection._reader = connection._writer, None, None
         assert self._stream_writer is not None
         self._transport = self._stream_writer.transport
         self._transport.set_protocol(self)
-        if self._transport.is_closing():  # it was lost before we could hear of it
+        if self._transport.is_closing():  # it was lost before `set_protocol`
             loop.call_soon(self.connection_lost, None)
 
     def write(self, data: bytes) -> None:
-        """Send `data`. What cannot be sent tells by `on_lost`."""
+        """Send `data`. If that fails, `on_lost` is called."""
         self._transport.write(data)
 
     def abort(self) -> None:
-        """Give the connection up, as lost: `on_lost` follows."""
+        """Drop the connection as if it were lost: `on_lost` is called."""
         self._transport.abort()
 
     async def close(self) -> None:
-        """End the connection for good; `on_lost` is not called."""
+        """Close the connection. `on_lost` is not called."""
         self._on_lost = None
-        # What the server has not taken by now, it will not be missed.
+        # Nobody waits for replies any more, so unsent data may be dropped.
         self._transport.abort()
         await self._ended
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        """Where the next bytes go (asyncio)."""
+        """Called by asyncio: where to put the next bytes."""
         return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        """`nbytes` have come (asyncio)."""
+        """Called by asyncio: `nbytes` have arrived in the buffer."""
         self.last_received = self._loop.time()
         self.bytes_in += nbytes
         parser, on_reply = self._parser, self._on_reply
@@ -81,25 +82,25 @@ class Link(asyncio.BufferedProtocol):
             while (reply := parser.gets()) is not _NOTHING:
                 on_reply(reply)
         except hiredis.ProtocolError:
-            # What comes is no Redis protocol, and nothing after it can be told apart.
+            # The bytes are not Redis protocol, so the replies after them cannot be parsed either.
             self.abort()
 
     def eof_received(self) -> bool:
-        """The server has closed its side (asyncio): so do we."""
+        """Called by asyncio: the server has closed its side. Close ours, too."""
         return False
 
     def pause_writing(self) -> None:
-        """The socket's buffer is full (asyncio)."""
+        """Called by asyncio: the socket's buffer is full."""
         self.paused = True
 
     def resume_writing(self) -> None:
-        """The socket takes bytes again (asyncio)."""
+        """Called by asyncio: the socket accepts bytes again."""
         self.paused = False
         if self.on_writable is not None:
             self.on_writable()
 
     def connection_lost(self, error: Exception | None) -> None:
-        """The connection has ended (asyncio)."""
+        """Called by asyncio: the connection has ended."""
         if not self._ended.done():
             self._ended.set_result(None)
         on_lost, self._on_lost = self._on_lost, None

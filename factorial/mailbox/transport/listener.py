@@ -1,7 +1,7 @@
-"""One pub/sub connection for all the subscribers of a process.
+"""One pub/sub connection for all subscribers of a process.
 
-Pub/sub keeps nothing for those who are away: after a lost connection the listener subscribes again by itself
-and tells every subscriber that there may be a gap (`on_gap`), who then reads what is stored.
+Pub/sub does not store messages. After a lost connection the listener subscribes again and notifies each subscriber that
+it may have missed messages (`on_gap`). The subscriber then reads the stored events.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ OnGap = Callable[[], None]
 
 
 class _Channel:
-    """The subscribers of one channel, and whether the server has confirmed the subscription."""
+    """The subscribers of one channel. `confirmed` is done when the server has confirmed the subscription."""
 
     __slots__ = ("confirmed", "interrupted", "subscribers")
 
@@ -36,18 +36,18 @@ class _Channel:
 
 
 class Listener:
-    """Channels in, callbacks out. It belongs to the event loop that opened it.
+    """Calls the subscribers' callbacks for the messages on their channels. It belongs to the event loop that opened it.
 
-    A callback runs in the event loop, between two reads of the socket: it hands the message on and returns.
+    A callback runs in the event loop between two reads of the socket, so it must return quickly.
     """
 
     def __init__(self, endpoint: Endpoint, retry_for: float) -> None:
         self.endpoint = endpoint
-        self._patience = retry_for + endpoint.timeout
+        self._confirm_within = retry_for + endpoint.timeout
         self._loop = asyncio.get_running_loop()
         self._link: Link | None = None
         self._channels: dict[bytes, _Channel] = {}
-        # Whose confirmations are to come, in order: the server answers each command with one.
+        # For each command without a reply, in order, the channel that it subscribes to; None for an unsubscription.
         self._expected: deque[_Channel | None] = deque()
         self._backoff = Backoff()
         self._reconnecting: asyncio.Task[None] | None = None
@@ -64,9 +64,9 @@ class Listener:
         return listener
 
     async def subscribe(self, channel: str, on_message: OnMessage, on_gap: OnGap) -> None:
-        """Call `on_message` with each message on `channel` from now on; returns once the server has confirmed.
+        """Call `on_message` with each message on `channel` from now on. Returns when the server has confirmed that.
 
-        `on_gap` is called after an interruption, when messages arrive again: some may have been missed.
+        `on_gap` is called after an interruption, when the subscription works again: messages may have been missed.
         Raises `MailboxUnavailableError` if the server does not confirm, `MailboxRefusedError` if it refuses.
         """
         if self._closed:
@@ -78,8 +78,8 @@ class Listener:
             self._send(b"SUBSCRIBE", name, entry)
         entry.subscribers.append((on_message, on_gap))
         try:
-            async with asyncio.timeout(self._patience):
-                # Several subscribers may wait for one confirmation: the cancellation of one is not theirs.
+            async with asyncio.timeout(self._confirm_within):
+                # Several subscribers may wait for one confirmation, so a cancelled one must not cancel the future.
                 await asyncio.shield(entry.confirmed)
         except TimeoutError:
             self._remove(name, on_message)
@@ -89,16 +89,16 @@ class Listener:
             raise
 
     async def unsubscribe(self, channel: str, on_message: OnMessage) -> None:
-        """Call `on_message` no more. Unknown subscriptions are ignored."""
+        """Stop calling `on_message`. An unknown subscription is ignored."""
         self._remove(channel.encode(), on_message)
 
-    def find_again(self) -> None:
-        """The server may be another one now: connect again. Subscribers are told of the gap.
+    def reconnect(self) -> None:
+        """Connect to the server that has the namespace now, and call each subscriber's `on_gap`.
 
-        A cluster passes messages on between its nodes, but keeps nothing if the way between two of them is cut, so
-        we listen where they are published.
+        A cluster forwards messages between its nodes, but loses them while the network between two nodes is down. So
+        the listener connects to the node on which they are published.
         """
-        self.endpoint.route.doubt()
+        self.endpoint.route.invalidate()
         if self._link is not None:
             self._link.abort()
 
@@ -127,7 +127,7 @@ class Listener:
             self._send(b"UNSUBSCRIBE", name, None)
 
     def _send(self, verb: bytes, name: bytes, waiting: _Channel | None) -> None:
-        # While we are cut off nothing is sent: connecting again subscribes to what is wanted then.
+        # Without a link nothing is sent: `_connect` subscribes to all channels.
         if self._link is not None:
             self._expected.append(waiting)
             self._link.write(pack((verb, name)))
@@ -135,21 +135,21 @@ class Listener:
     def _on_reply(self, reply: Any) -> None:
         match reply:
             case [b"message", bytes(name), bytes(data)]:
-                self._hand_out(name, data)
+                self._dispatch(name, data)
             case [b"subscribe" | b"unsubscribe", *_]:
                 self._backoff.reset()
                 entry = self._expected.popleft()
                 if entry is not None:
                     self._confirm(entry)
             case Exception():
-                # No permission for a channel, most likely: whoever asked for it is told.
+                # Most likely, the user has no permission for the channel: the caller of `subscribe` gets the error.
                 refusal = translate(reply, self.endpoint.shown)
                 logger.warning("subscriptions: %s", refusal)
                 entry = self._expected.popleft() if self._expected else None
                 if entry is not None:
                     _refuse(entry, refusal)
 
-    def _hand_out(self, name: bytes, data: bytes) -> None:
+    def _dispatch(self, name: bytes, data: bytes) -> None:
         entry = self._channels.get(name)
         for on_message, _ in tuple(entry.subscribers) if entry is not None else ():
             _call(on_message, data)
@@ -179,7 +179,7 @@ class Listener:
             self._reconnecting = self._loop.create_task(self._reconnect(), name="reconnect listener")
 
     async def _reconnect(self) -> None:
-        """Connect and subscribe again, for as long as it takes; the confirmations tell of the gap."""
+        """Reconnect and subscribe again, without a time limit. Each confirmation then calls `on_gap`."""
         attempts = 0
         try:
             while self._link is None:
@@ -188,13 +188,13 @@ class Listener:
                 try:
                     await self._connect()
                 except MailboxError as failure:
-                    # Once per outage: an hour of them must not fill the log.
+                    # One warning per outage, so that a long one does not fill the log.
                     logger.log(logging.WARNING if attempts == 1 else logging.DEBUG, "subscriptions: %s", failure)
         finally:
             self._reconnecting = None
 
     def _check_for_silence(self) -> None:
-        """Every `timeout` seconds: ask a silent server whether it is there; if it owes the answer, reconnect."""
+        """Every `timeout` seconds: send PING to a silent server. If the latest PING has no reply, reconnect."""
         link, now = self._link, self._loop.time()
         if link is not None:
             if link.last_received < self._pinged_at:
@@ -211,12 +211,12 @@ class Listener:
 def _refuse(entry: _Channel, reason: Exception) -> None:
     if not entry.confirmed.done():
         entry.confirmed.set_exception(reason)
-        entry.confirmed.exception()  # seen, also if nobody waits for it just now
+        entry.confirmed.exception()  # marks it as retrieved, in case nobody waits for it
 
 
 def _call(callback: Callable[..., None], *args: bytes) -> None:
     try:
         callback(*args)
     except Exception:
-        # A subscriber's callback is not ours: its fault must not cut the others off.
+        # One subscriber's error must not keep the message from the others.
         logger.exception("a subscriber's callback failed")

@@ -1,8 +1,9 @@
-"""Finds the server that keeps our namespace: the one that the URL names, a node of a cluster, or the primary that
-sentinels know of. It is looked for each time a connection is opened, so whoever is told that the server is another one
-now (`address.is_elsewhere`), or loses it, only has to connect again.
+"""Finds the server that has the namespace: the one in the URL, a node of a cluster, or the sentinels' primary.
 
-All keys of a namespace carry one hash tag, so on a cluster they are in one slot, and one node has them all.
+The search runs each time a connection is opened. So after a lost connection, or an error that another server has the
+namespace (`address.is_wrong_server`), reconnecting is enough.
+
+All keys of a namespace share one hash tag. On a cluster they are in one slot, and one node has them all.
 """
 
 from typing import Any
@@ -11,36 +12,36 @@ from redis import exceptions as redis_errors
 from redis.asyncio.connection import AbstractConnection
 
 from factorial.errors import MailboxError, MailboxRefusedError, MailboxUnavailableError
-from factorial.mailbox.transport.address import Address, Node, is_elsewhere
+from factorial.mailbox.transport.address import Address, Node, is_wrong_server
 
 __all__ = ["Route", "route_to"]
 
 
 class Route:
-    """The way to the server. This one is to a unix socket: one server is behind it, and it is no node of a cluster."""
+    """How to find the server. This class is for a unix socket, which leads to one server that is not in a cluster."""
 
     def __init__(self, address: Address) -> None:
         self.url = address.url_of(address.nodes[0] if address.nodes else None)
-        """The URL of the server that was found last, with all that is secret: for redis-py."""
+        """The URL of the server that was found last, for redis-py. It contains the password."""
         self.in_cluster = False
-        """Whether that is a node of a cluster."""
-        self._stands_alone = False
+        """Whether that server is a node of a cluster."""
+        self._is_standalone = False
         self._address = address
 
-    def doubt(self) -> None:
-        """The server says that it is not the one (any more): look for it anew."""
-        self._stands_alone = False
+    def invalidate(self) -> None:
+        """Search for the server again at the next `open`: another one may have the namespace now."""
+        self._is_standalone = False
 
     async def open(self) -> AbstractConnection:
-        """A connection to the server that takes our writes now.
+        """A connection to the server that accepts the namespace's writes now.
 
-        Raises `MailboxUnavailableError`, or `MailboxRefusedError` if trying again is no use.
+        Raises `MailboxUnavailableError`, or `MailboxRefusedError` if another attempt would not help.
         """
         return await self._address.open(None)
 
 
 def route_to(url: str, timeout: float, key: str) -> Route:
-    """The way to the server that keeps `key`. Raises `ConfigError` if the URL cannot be one."""
+    """The route to the server that has `key`. Raises `ConfigError` if the URL is invalid."""
     address = Address(url, timeout)
     if not address.nodes:
         return Route(address)
@@ -52,9 +53,9 @@ def route_to(url: str, timeout: float, key: str) -> Route:
 class _Nodes(Route):
     """One server, or the nodes of a cluster.
 
-    A node is asked, in one round trip, whether it has our key and which nodes it knows. It answers with MOVED if
-    another one has it. Every node that was ever heard of is asked before we give up: the URL may name one that is gone.
-    A server that stands for itself is asked once, not each time that we connect again.
+    One round trip asks a node whether it has our key, and which nodes it knows. It replies MOVED if another node has
+    the key. The search asks every node that was ever reported, because the nodes in the URL may be gone. A standalone
+    server is asked once only, not at each reconnection.
     """
 
     def __init__(self, address: Address, key: str) -> None:
@@ -64,7 +65,7 @@ class _Nodes(Route):
         """The most promising first."""
 
     async def open(self) -> AbstractConnection:
-        if self._stands_alone:
+        if self._is_standalone:
             return await self._address.open(self._known[0])
         asked: list[Node] = []
         failures: list[MailboxError] = []
@@ -80,14 +81,16 @@ class _Nodes(Route):
                 failures.append(failure)
                 self._known.remove(node)
                 self._known.append(node)
-        if asked == self._address.nodes[:1] and failures:  # one is named, and no other is known: its own words are best
+        if asked == self._address.nodes[:1] and failures:  # there is only one node, so its own error says most
             raise failures[0]
         _raise_if_all_refuse(failures)
-        told = "; ".join(map(str, failures)) or "they name each other"
-        raise MailboxUnavailableError(f"{self._address.shown}: none of {len(asked)} nodes serves us now: {told}")
+        reasons = "; ".join(map(str, failures)) or "each of them names another one"
+        raise MailboxUnavailableError(
+            f"{self._address.shown}: none of {len(asked)} nodes serves the namespace now: {reasons}"
+        )
 
     async def _has_our_key(self, connection: AbstractConnection, node: Node) -> bool:
-        """Whether `node` serves us; if not, the connection is closed, and a better node comes next."""
+        """Whether `node` has our key. If not, the connection is closed, and the node that has it is asked next."""
         try:
             has_it, slots = await _ask(connection, ("EXISTS", self._key), ("CLUSTER", "SLOTS"))
         except redis_errors.RedisError as failure:
@@ -98,16 +101,16 @@ class _Nodes(Route):
             nodes = [_node_of(entry, node) for span in slots for entry in span[2:]]
             self._known = list(dict.fromkeys([*self._known, *filter(None, nodes)]))
         elif "cluster support disabled" in str(slots):
-            self._stands_alone = len(self._address.nodes) == 1 and not self._address.topology
-            if self._stands_alone:
+            self._is_standalone = len(self._address.nodes) == 1 and not self._address.topology
+            if self._is_standalone:
                 return True
             await connection.disconnect()
             raise MailboxRefusedError(
-                f"{self._address.shown}: {node[0]}:{node[1]} is no node of a cluster: name one server alone, or, for a "
-                "primary and its replicas, their sentinels (redis+sentinel://)"
+                f"{self._address.shown}: {node[0]}:{node[1]} is not a node of a cluster: name one server only, or, for "
+                "a primary and its replicas, their sentinels (redis+sentinel://)"
             )
-        if not isinstance(has_it, Exception) or not is_elsewhere(has_it):
-            return True  # other errors are for those who send commands
+        if not isinstance(has_it, Exception) or not is_wrong_server(has_it):
+            return True  # the first command will raise any other error
         await connection.disconnect()
         if not isinstance(has_it, redis_errors.MovedError):
             raise self._address.explain(has_it, node)
@@ -117,10 +120,10 @@ class _Nodes(Route):
 
 
 class _Sentinels(Route):
-    """Sentinels, which know the primary.
+    """Sentinels, which report the primary's address.
 
-    redis-py's own (`redis.asyncio.sentinel`) puts passwords into what it tells of failures, and asks no other sentinel
-    if what the first one names is no primary any more.
+    `redis.asyncio.sentinel` is not used: it puts passwords into its error messages, and it does not ask another
+    sentinel if the server that the first one names is not a primary any more.
     """
 
     def __init__(self, address: Address, of_sentinels: Address) -> None:
@@ -143,11 +146,11 @@ class _Sentinels(Route):
                 self.url = self._address.url_of(primary)
                 return connection
         _raise_if_all_refuse(failures)
-        told = "; ".join(dict.fromkeys(map(str, failures)))
-        raise MailboxUnavailableError(f"{self._address.shown}: the sentinels lead to no primary: {told}")
+        reasons = "; ".join(dict.fromkeys(map(str, failures)))
+        raise MailboxUnavailableError(f"{self._address.shown}: no primary was found through the sentinels: {reasons}")
 
     async def _primary(self, sentinel: Node) -> Node:
-        """Where the primary is, as this sentinel knows it."""
+        """The primary's address, as reported by this sentinel."""
         service = self._address.service
         connection = await self._of_sentinels.open(sentinel)
         try:
@@ -163,11 +166,11 @@ class _Sentinels(Route):
             case redis_errors.NoPermissionError():
                 raise self._of_sentinels.explain(answer, sentinel)
             case Exception():
-                raise MailboxRefusedError(f"{self._address.shown}: {place} is no sentinel: {answer}")
+                raise MailboxRefusedError(f"{self._address.shown}: {place} is not a sentinel: {answer}")
         raise MailboxUnavailableError(f"{place} knows no primary called {service!r}")
 
     async def _check_role(self, connection: AbstractConnection, primary: Node) -> None:
-        """After a failover, a sentinel may still name the server that has become a replica."""
+        """Raise if the server is a replica. After a failover, a sentinel may still report the former primary."""
         try:
             (role,) = await _ask(connection, ("ROLE",))
         except redis_errors.RedisError as failure:
@@ -179,13 +182,13 @@ class _Sentinels(Route):
 
 
 def _raise_if_all_refuse(failures: list[MailboxError]) -> None:
-    """Trying again is of no use only if none of them is worth asking again."""
+    """Raise a refusal only if every server refused. Otherwise another attempt may succeed."""
     if failures and all(isinstance(failure, MailboxRefusedError) for failure in failures):
         raise failures[0]
 
 
 async def _ask(connection: AbstractConnection, *commands: tuple[str, ...]) -> list[Any]:
-    """The answers; what the server refuses is one, too. Raises redis-py's errors if there is no answer."""
+    """The replies to `commands`; an error reply is one, too. Raises redis-py's errors if the connection fails."""
     await connection.send_packed_command(connection.pack_commands(commands))
     answers: list[Any] = []
     for _ in commands:
@@ -197,8 +200,8 @@ async def _ask(connection: AbstractConnection, *commands: tuple[str, ...]) -> li
 
 
 def _node_of(entry: list[Any], asked: Node) -> Node | None:
-    """The address of a node, as CLUSTER SLOTS tells it; a node that does not know its own is where we found it."""
+    """The address of a node from CLUSTER SLOTS. A node that does not know its own address is at the one we asked."""
     host, port = entry[:2]
-    if host == b"?":  # its name is to be used, and it has none
+    if host == b"?":  # the cluster wants host names to be used, and this node has none
         return None
     return (host.decode() if host else asked[0]), port
