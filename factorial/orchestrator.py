@@ -230,7 +230,7 @@ class Orchestrator:
         """What is stored of the task, as plain data; None if there is no such task.
 
         `payload` is the context, with `messages`, `turn`, and in the end `output`. `error` is the latest failure.
-        `waits_for` lists what a parked task awaits: `tool:<tool call id>`, `child:<task id>`.
+        `awaits` lists what a parked task awaits: `tool:<tool call id>`, `child:<task id>`.
         """
         return await task_data(await self._scripts(), task_id)
 
@@ -286,7 +286,7 @@ class Orchestrator:
         `timeline`: another view than that of `metrics_config`, as far back as counts are kept.
 
             {"at": "2026-01-02T03:04:05.678Z", "bucket_seconds": 60, "agents": {"weather": {
-                "now": {"queued": 2, "processing": 7, "backoff": 0, "waiting": 1},
+                "now": {"queued": 2, "processing": 7, "backoff": 0, "parked": 1},
                 "totals": {"enqueued": 40, "completed": 28, "failed": 1, "cancelled": 1, "retried": 3, "recovered": 0,
                            "mean_duration": {"completed": 4.2, "failed": 61.5, "cancelled": 0.9}, "max_duration": ...},
                 "buckets": [{"start": "2026-01-02T02:05:00.000Z", "enqueued": 0, ...}, ...]}}}

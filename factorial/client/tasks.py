@@ -74,7 +74,7 @@ async def task_data(scripts: Scripts, task_id: str) -> dict[str, Any] | None:
         "metadata": metadata.to_dict(),
         "parent_id": run.parent_id or None,
         "batch_id": run.batch_id or None,
-        "waits_for": run.waits_for,
+        "awaits": run.awaits,
         "created_at": iso(run.created_at),
         "ended_at": iso(run.ended_at) if run.ended_at else None,
     }

@@ -128,9 +128,7 @@ def check(
     if stuck := [data for data in stored.values() if data and data["status"] not in FINAL]:
         for data in stuck:  # what else is to be said of the cohort would be said too early
             about = f"{data['payload']['query']} {data['payload']['label']} ({data['id']})"
-            figures.blame(
-                "stuck", f"{about} is {data['status']}, holder {data['process']}, waits for {data['waits_for']}"
-            )
+            figures.blame("stuck", f"{about} is {data['status']}, holder {data['process']}, awaits {data['awaits']}")
         return
     _subscriber(figures, cohort, events[cohort.owners[0]])
     by_task: dict[str, list[dict[str, Any]]] = defaultdict(list)

@@ -54,7 +54,7 @@ def case() -> Case:
     return Case(
         data={
             "id": "t", "status": "completed", "parent_id": None, "payload": payload,
-            "process": None, "waits_for": [], "error": None,
+            "process": None, "awaits": [], "error": None,
         },
         events=[
             event("run_enqueued"),

@@ -374,7 +374,7 @@ class History(World, RuleBasedStateMachine):
             self.deliver_all()
             for run in sorted(self.truth.runs):
                 stored = at_once(read_run(self.scripts, run))
-                for key in stored.waits_for if stored else ():
+                for key in stored.awaits if stored else ():
                     if key.startswith("tool:"):
                         self.deliver_result(run, key.removeprefix("tool:"), "delivered")
         try:

@@ -226,7 +226,7 @@ class History:
         return [
             (run.task_id, key.removeprefix("tool:"))
             for run in stored
-            for key in (run.waits_for if run else ())
+            for key in (run.awaits if run else ())
             if key.startswith("tool:")
         ]
 

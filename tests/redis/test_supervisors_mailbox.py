@@ -300,7 +300,7 @@ async def test_queues_of_the_agents_that_are_named_and_of_those_that_work(mailbo
         )
     await lease.register(mailbox.scripts, process="p", agent="planner", lease=60, patience=1, about={})
     await claim(mailbox.scripts, process="p", worker="w", agent="planner", count=1, recovery_limit=3)
-    planner = Queue(ready=2, throttled=0, suspects=0, backoff=0, waiting=0, held=1)
+    planner = Queue(ready=2, throttled=0, suspects=0, backoff=0, parked=0, held=1)
     queues = await read_queues(mailbox.scripts, ["weather", "weather"])
     assert queues == {"planner": planner, "weather": Queue(0, 0, 0, 0, 0, 0)}
     assert await read_queues(mailbox.scripts, []) == {"planner": planner}
@@ -316,7 +316,7 @@ async def test_suspects_and_what_is_in_backoff_or_parked_count_for_themselves(re
         await execute("ZADD", f"{keys.prefix}due:planner", 4, "t6")  # the deadline of a parked one
         await execute("SADD", f"{keys.prefix}parked:planner", "t6", "t7")
         assert await read_queues(mailbox.scripts, ["planner"]) == {
-            "planner": Queue(ready=0, throttled=0, suspects=2, backoff=3, waiting=2, held=0)
+            "planner": Queue(ready=0, throttled=0, suspects=2, backoff=3, parked=2, held=0)
         }
     finally:
         await mailbox.close()

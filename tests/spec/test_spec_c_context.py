@@ -339,7 +339,7 @@ async def test_spec_C02_C05_a_message_list_that_a_tool_edits_is_stored_as_it_is(
     if waits:
         data = await system.reaches(task_id, "pending_tool_results")
         assert [message["role"] for message in data["payload"]["messages"]] == ["user", "assistant"]
-        call_id = data["waits_for"][0].removeprefix("tool:")
+        call_id = data["awaits"][0].removeprefix("tool:")
         assert await system.orchestrator.complete_deferred_tool(task_id, call_id, "yes")
     payload = (await system.ended(task_id))["payload"]
     sent = provider.calls[-1].messages

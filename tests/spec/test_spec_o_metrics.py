@@ -186,11 +186,11 @@ async def test_spec_O12_a_parked_task_waits_and_is_not_in_backoff(system: System
     for task_id in ids:
         await system.reaches(task_id, "pending_tool_results")
     now = (await system.orchestrator.get_metrics())["agents"]["clerk"]["now"]
-    assert now == {"queued": 0, "processing": 0, "backoff": 0, "waiting": 2}
+    assert now == {"queued": 0, "processing": 0, "backoff": 0, "parked": 2}
 
     await system.orchestrator.cancel_task(ids[0])
     data = await system.data(ids[1])
-    await system.orchestrator.complete_deferred_tool(ids[1], data["waits_for"][0].removeprefix("tool:"), "Yes.")
+    await system.orchestrator.complete_deferred_tool(ids[1], data["awaits"][0].removeprefix("tool:"), "Yes.")
     await system.ended(ids[1])
     found = (await system.orchestrator.get_metrics())["agents"]["clerk"]
     assert counts(found["totals"]) == {"enqueued": 2, "completed": 1, "cancelled": 1}
@@ -203,7 +203,7 @@ async def test_spec_O12_a_task_in_backoff_is_told(system: System) -> None:
     await system.start(agent, quick(retry_delay=600, max_retry_delay=600))
     await system.reaches(task_id, "backoff")
     found = (await system.orchestrator.get_metrics())["agents"]["moody"]
-    assert found["now"] == {"queued": 0, "processing": 0, "backoff": 1, "waiting": 0}
+    assert found["now"] == {"queued": 0, "processing": 0, "backoff": 1, "parked": 0}
     assert counts(found["totals"]) == {"enqueued": 1, "retried": 1}
 
 

@@ -57,7 +57,7 @@ async def test_spec_T04_each_callback_at_its_time(system: System, provider: Prov
     task_id = await system.submit(agent)
     data = await system.reaches(task_id, "pending_tool_results")
     assert diary.told == ["run_start 0", "turn_start 0", "pending_tool_call 0", "turn_end 1"]
-    call_id = data["waits_for"][0].removeprefix("tool:")
+    call_id = data["awaits"][0].removeprefix("tool:")
     assert diary.last["on_pending_tool_call"][2].id == call_id
     assert diary.last["on_turn_end"][2].pending_tool_call_ids == [call_id]
     await system.orchestrator.complete_deferred_tool(task_id, call_id, {"answer": "yes"})

@@ -52,7 +52,7 @@ async def test_spec_T03_the_parent_waits_for_its_children(system: System, provid
     data = await system.reaches(task_id, "pending_child_tasks")
     (batch,) = parent.batches
     await wait_until(lambda: not process.holds)
-    assert sorted(data["waits_for"]) == sorted(f"child:{child}" for child in batch.task_ids)
+    assert sorted(data["awaits"]) == sorted(f"child:{child}" for child in batch.task_ids)
     assert (await system.data(batch.task_ids[0]))["parent_id"] == task_id
     await system.start(helper)
     assert await results(system, task_id) == [

@@ -64,13 +64,13 @@ async def test_spec_T01_a_task_waits_without_a_worker(system: System, provider: 
     (question,) = desk.questions
     data = await system.data(task_id)
     assert question == ("May I?", task_id, data["payload"]["messages"][-1]["tool_calls"][0]["id"])
-    assert data["waits_for"] == [f"tool:{question[2]}"] and data["process"] is None
+    assert data["awaits"] == [f"tool:{question[2]}"] and data["process"] is None
     await wait_until(lambda: not process.holds)
     assert await system.orchestrator.complete_deferred_tool(task_id=task_id, tool_call_id=question[2], result="Yes.")
     data = await system.ended(task_id)
     assert texts(data["payload"]["messages"]) == YES
     assert texts(provider.calls[-1].messages) == YES[:-1]
-    assert (data["payload"]["turn"], data["waits_for"], len(desk.questions)) == (2, [], 1)
+    assert (data["payload"]["turn"], data["awaits"], len(desk.questions)) == (2, [], 1)
 
 
 async def test_spec_I11_the_operation_completes_while_no_worker_runs_at_all(system: System, provider: Provider) -> None:
@@ -119,7 +119,7 @@ async def test_spec_T01_several_calls_mixed_with_ordinary_ones_are_answered_in_o
     ids = {question: call_id for question, _, call_id in desk.questions}
     assert await system.orchestrator.complete_deferred_tool(task_id, ids["two"], "second")
     assert await system.orchestrator.get_task_status(task_id) == "pending_tool_results"
-    assert (await system.data(task_id))["waits_for"] == [f"tool:{ids['one']}"]
+    assert (await system.data(task_id))["awaits"] == [f"tool:{ids['one']}"]
     assert await system.orchestrator.complete_deferred_tool(task_id, ids["one"], {"first": True})
     await system.ended(task_id)
     sent = provider.calls[-1].messages
@@ -307,7 +307,7 @@ async def test_spec_T01_context_changes_and_the_last_turn(system: System, provid
     task_id = await system.submit(agent)
     data = await system.reaches(task_id, "pending_tool_results")
     assert (data["payload"]["asked"], data["payload"]["turn"]) == (0, 1)
-    call_id = data["waits_for"][0].removeprefix("tool:")
+    call_id = data["awaits"][0].removeprefix("tool:")
     await system.orchestrator.complete_deferred_tool(task_id, call_id, "Yes.")
     data = await system.ended(task_id)
     assert (data["status"], data["payload"]["asked"], data["payload"]["turn"]) == ("completed", 0, 2)
@@ -396,9 +396,9 @@ async def test_spec_T01_T03_results_and_children_are_waited_for_together(system:
     await system.start(agent)
     task_id = await system.submit(agent)
     data = await system.reaches(task_id, "pending_tool_results")
-    assert [waits.partition(":")[0] for waits in data["waits_for"]] == ["tool", "child", "child"]
+    assert [waits.partition(":")[0] for waits in data["awaits"]] == ["tool", "child", "child"]
     assert await system.orchestrator.complete_deferred_tool(task_id, desk.questions[0][2], "Yes.")
-    assert all(waits.startswith("child:") for waits in (await system.data(task_id))["waits_for"])
+    assert all(waits.startswith("child:") for waits in (await system.data(task_id))["awaits"])
     assert await system.orchestrator.get_task_status(task_id) == "pending_child_tasks"
     await system.start(child)
     data = await system.ended(task_id)

@@ -217,8 +217,8 @@ async def test_status_draws_all_supervisors_and_the_queues(
     assert "  b  running for 1m06s  (pid 11 on h, factorial 0.2.0)" in out
     assert "└─ weather.1  running" in out
     assert out.splitlines()[-2:] == [
-        "  QUEUE    READY  THROTTLED  SUSPECTS  BACKOFF  WAITING  HELD",
-        "  weather      2          0         0        0        0     0",
+        "  QUEUE    READY  THROTTLED  SUSPECTS  BACKOFF  PARKED  HELD",
+        "  weather      2          0         0        0       0     0",
     ]
     code, out, _ = await operator.says("status", "--supervisor", "b")
     assert code == 0
@@ -237,7 +237,7 @@ async def test_status_as_json(operator: Operator, one: FakeOperations) -> None:
     code, out, _ = await operator.says("status", "--json")
     told = json.loads(out)
     assert code == 0
-    counts = {"ready": 0, "throttled": 0, "suspects": 0, "backoff": 0, "waiting": 0, "held": 0}
+    counts = {"ready": 0, "throttled": 0, "suspects": 0, "backoff": 0, "parked": 0, "held": 0}
     assert told["queues"] == {"weather": counts}
     [about] = told["supervisors"]
     assert about.pop("age") < 6

@@ -69,9 +69,9 @@ PICTURE = """\
 ! db2-99  LOST, last heard of 40s ago  (pid 99 on db2)
   it had 1 of 1 process running, 12 tasks in flight; their tasks go on elsewhere when their leases are over
 
-  QUEUE    READY  THROTTLED  SUSPECTS  BACKOFF  WAITING  HELD
-  planner     12          7         1        3        5    24
-  weather      0          0         0        0        0  1200"""
+  QUEUE    READY  THROTTLED  SUSPECTS  BACKOFF  PARKED  HELD
+  planner     12          7         1        3       5    24
+  weather      0          0         0        0       0  1200"""
 
 
 def test_three_runners_in_different_states_a_lost_supervisor_and_the_queues() -> None:

@@ -17,7 +17,7 @@ __all__ = ["AgentMetrics", "Bucket", "Counts", "InFlight", "Metrics", "read_metr
 
 _COUNTED = ("enqueued", "completed", "failed", "cancelled", "retried", "recovered")
 _ENDS = ("completed", "failed", "cancelled")
-_NOTHING = Queue(ready=0, throttled=0, suspects=0, backoff=0, waiting=0, held=0)
+_NOTHING = Queue(ready=0, throttled=0, suspects=0, backoff=0, parked=0, held=0)
 
 
 class Counts(TypedDict):
@@ -53,8 +53,8 @@ class InFlight(TypedDict):
     """Executed by some process."""
     backoff: int
     """To be tried again later."""
-    waiting: int
-    """For results of deferred tools, or for children; held by no process."""
+    parked: int
+    """Awaiting results of deferred tools, or children; no process holds them."""
 
 
 class AgentMetrics(TypedDict):
@@ -109,7 +109,7 @@ def _agent(counted: Mapping[int, list[Mapping[str, int]]], queue: Queue, starts:
             "queued": queue.ready + queue.throttled + queue.suspects,
             "processing": queue.held,
             "backoff": queue.backoff,
-            "waiting": queue.waiting,
+            "parked": queue.parked,
         },
         "totals": _sum([part for parts in counted.values() for part in parts]),
         "buckets": [

@@ -20,8 +20,8 @@ class Queue:
     """To be taken up one by one, since their processes crashed."""
     backoff: int
     """To be tried again later."""
-    waiting: int
-    """Parked until results of deferred tools, or children, come."""
+    parked: int
+    """Awaiting results of deferred tools, or children."""
     held: int
     """Executed by some process now."""
 

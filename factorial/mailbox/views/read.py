@@ -34,7 +34,7 @@ class StoredRun:
     parent_id: str
     batch_id: str
     """Of a run that another one has spawned; else empty."""
-    waits_for: list[str]
+    awaits: list[str]
     """While it is parked: `tool:<call id>` and `child:<task id>` of all that has not come."""
 
 
@@ -52,12 +52,12 @@ async def read_owner(scripts: Scripts, task_id: str) -> tuple[str, str] | None:
 
 async def read_run(scripts: Scripts, task_id: str) -> StoredRun | None:
     """The whole run, or None if there is none. Raises `CorruptedTaskDataError` if it cannot be read."""
-    run, conversation, fields, waits_for = await scripts.run("read", task_id)
+    run, conversation, fields, awaits = await scripts.run("read", task_id)
     if not run:
         return None
     try:
         return _assemble(
-            task_id, paired(run), conversation, paired(fields), [key.decode(errors="replace") for key in waits_for]
+            task_id, paired(run), conversation, paired(fields), [key.decode(errors="replace") for key in awaits]
         )
     except (KeyError, ValueError) as damage:
         raise CorruptedTaskDataError(task_id, f"what is stored for task {task_id!r} cannot be read: {damage}") from None
@@ -68,7 +68,7 @@ def _assemble(
     run: dict[str, bytes],
     conversation: Sequence[bytes],
     fields: dict[str, bytes],
-    waits_for: list[str],
+    awaits: list[str],
 ) -> StoredRun:
     payload = {name: load_json(value) for name, value in fields.items()}
     payload["messages"] = [load_json(message) for message in conversation]
@@ -86,7 +86,7 @@ def _assemble(
         ended_at=_moment(run["ended_at"]) if "ended_at" in run else None,
         parent_id=run.get("parent", b"").decode(),
         batch_id=run.get("batch", b"").decode(),
-        waits_for=waits_for,
+        awaits=awaits,
     )
 
 
