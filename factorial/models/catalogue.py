@@ -1,6 +1,6 @@
-"""The providers and models that have a name here (checklist A02), and how to find one by it.
+"""The catalogue: providers and models that can be used by name.
 
-A model that is missing needs no release of ours: `Model(name, provider, provider_model_id, context_window)`.
+Models that are not listed are made with `Model(name, provider, provider_model_id, context_window)`.
 """
 
 import difflib
@@ -16,7 +16,7 @@ __all__ = [
 ]  # fmt: skip
 
 openai = Provider("openai", "https://api.openai.com/v1", "OPENAI_API_KEY", "OPENAI_BASE_URL")
-# Anthropic and Google through their endpoints that speak the OpenAI protocol.
+# Anthropic and Google have endpoints that are compatible with chat completions.
 anthropic = Provider("anthropic", "https://api.anthropic.com/v1", "ANTHROPIC_API_KEY")
 google = Provider("google", "https://generativelanguage.googleapis.com/v1beta/openai", "GEMINI_API_KEY")
 xai = Provider("xai", "https://api.x.ai/v1", "XAI_API_KEY")
@@ -48,15 +48,15 @@ MODELS: dict[str, Model] = {
         grok_3, grok_3_mini,
     )
 }  # fmt: skip
+"""All models of the catalogue by name."""
 
 DEFAULT_MODEL = gpt_54_mini
-"""What an agent uses if it names no model. Not one of the GPT-4.1 and GPT-5 families, which their provider
-retires (January 2027 and December 2026), nor of GPT-5.6, which takes tools on this endpoint only with its
-reasoning switched off."""
+"""The model of agents that name none. The GPT-4.1 and GPT-5 families are not suitable, because OpenAI retires them in
+January 2027 and December 2026, nor is GPT-5.6, which accepts tools on this endpoint only without reasoning."""
 
 
 def find_model(name: str) -> Model:
-    """The model named `name`, here or at its provider. Raises `UnknownModelError` with the nearest name."""
+    """The model with this name, in the catalogue or at its provider. Otherwise raises `UnknownModelError`."""
     for model in MODELS.values():
         if name in (model.name, model.provider_model_id):
             return model

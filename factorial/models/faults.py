@@ -1,16 +1,16 @@
-"""What went wrong in a model call, and what to do about it: one table.
+"""The errors of model calls: how each is raised, and whether the call tries again.
 
-    what came back                                 raised as                 again here    next model
+    cause                                          raised as                 same model    next model
     429                                            RateLimitError            yes           yes
-    408, 409, 425, 5xx, no connection, time-out    ModelError                yes           yes
+    408, 409, 425, 5xx, no connection, timeout     ModelError                yes           yes
     a broken, cut or unreadable answer             TruncatedResponseError    no            yes
     a missing key, any other 4xx, no quota left    ModelRefusedError         no            yes
 
-"Again here" is a try within the same call after a short pause. A provider that asks for a longer one (see
-`LONGEST_PAUSE`) gets no further try here: the error carries `retry_after`, and the task backs off without
-holding a worker. A broken answer is not asked for again here either, since its pieces may have been shown.
+"Same model" is a further try within the same call, after a short pause. If the provider asks for a pause of more than
+10 seconds, there is no further try within the call: the error has `retry_after`, and the task backs off without
+holding a worker. After a broken answer there is none either, because its chunks may have been published.
 
-Messages never hold a key. The SDK's errors are not chained: they hold the request with its headers.
+Messages never contain a key. The SDK's errors are not chained, because they hold the request with its headers.
 """
 
 import math
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
     from factorial.models.model import Model
 
-__all__ = ["LONGEST_PAUSE", "explain", "missing_key", "unreadable", "worth_another_try"]
+__all__ = ["explain", "missing_key", "unreadable", "worth_another_try"]
 
-LONGEST_PAUSE = 10.0
-"""Seconds: a longer `Retry-After` is left to the task's own backoff."""
+_LONGEST_PAUSE = 10.0
+"""Seconds. A longer `Retry-After` is left to the task's backoff."""
 
 _TRANSIENT = frozenset({408, 409, 425})
 _NO_QUOTA = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active"})
@@ -42,11 +42,11 @@ def worth_another_try(error: ModelError) -> bool:
     """Whether the same model should be asked again within this call."""
     if isinstance(error, ModelRefusedError | TruncatedResponseError):
         return False
-    return error.retry_after is None or error.retry_after <= LONGEST_PAUSE
+    return error.retry_after is None or error.retry_after <= _LONGEST_PAUSE
 
 
 def explain(error: Exception, model: "Model") -> ModelError:
-    """The `ModelError` for what the openai SDK raised while it asked `model`."""
+    """The `ModelError` for an error of the openai SDK in a call of `model`."""
     import openai
 
     where = f"{model.name} at {model.provider.name}"
@@ -62,7 +62,7 @@ def explain(error: Exception, model: "Model") -> ModelError:
 
 
 def unreadable(model: "Model", reason: object) -> TruncatedResponseError:
-    """The error for an answer that is not what the protocol says, or not all of it."""
+    """The error for an answer that is incomplete or does not follow the protocol."""
     return TruncatedResponseError(
         f"{model.name} at {model.provider.name}: the answer is unusable: {_public(reason, model)}"
     )
@@ -93,7 +93,7 @@ def _explain_status(error: "APIStatusError", model: "Model", where: str) -> Mode
 
 
 def _reason(error: Exception, model: "Model") -> str:
-    """The innermost cause, which says more than the SDK's 'Connection error.'."""
+    """The innermost cause. It says more than the SDK's 'Connection error.'."""
     cause: BaseException = error
     while cause.__cause__ is not None:
         cause = cause.__cause__
@@ -101,7 +101,7 @@ def _reason(error: Exception, model: "Model") -> str:
 
 
 def _public(text: object, model: "Model") -> str:
-    """`text` without keys, and not too long."""
+    """`text` without keys, and at most 500 characters of it."""
     shown = str(text)
     if key := model.provider.api_key:
         shown = shown.replace(key, "***")
@@ -109,7 +109,7 @@ def _public(text: object, model: "Model") -> str:
 
 
 def _retry_after(headers: "Mapping[str, str]") -> float | None:
-    """Seconds that the provider asks us to wait: in milliseconds, seconds, or until a date."""
+    """The pause that the provider asks for, in seconds. Its unit is milliseconds or seconds, or it is a date."""
     for header, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
         value = headers.get(header, "").strip()
         try:

@@ -1,8 +1,8 @@
-"""Keys that are given in code: `Agent(client=MultiClient(openai_api_key=...))`.
+"""Keys that are passed in code: `Agent(client=MultiClient(openai_api_key=...))`.
 
-Where the environment has the keys, nobody needs one. A key that is given here goes to its provider's address and
-nowhere else: it is not put into the environment, into Redis, or into a message. Worker processes make the client
-anew when they import the agent, so it should read its keys from wherever they are kept.
+If the keys are in the environment, no client is needed. A key that is passed here is sent to its provider's address
+only. It is not put into the environment, into Redis or into messages. Worker processes create the client when they
+import the agent, so the code should read the keys from where they are kept.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,14 +27,17 @@ __all__ = ["MultiClient", "refuse_http_client"]
 
 
 class MultiClient:
-    """One way to several providers.
+    """Keys and a timeout for the calls of an agent.
 
     Parameters:
-        openai_api_key, xai_api_key, anthropic_api_key: each beats the environment's.
-        timeout: seconds without an answer after which a call has failed; beats the agent's `request_timeout`.
-        max_connections, max_keepalive_connections: accepted, and not needed: connections are opened as calls need
-            them, and shared by all agents of a process.
-        http_client: refused with `ConfigError`, since it could not be shared.
+        openai_api_key, xai_api_key, anthropic_api_key: keys that take precedence over the environment's.
+        timeout: seconds without an answer after which a call has failed. It takes precedence over the agent's
+            `request_timeout`.
+        max_connections, max_keepalive_connections: accepted and ignored. Connections are opened as needed, and shared
+            by all agents of a process.
+        http_client: rejected, because it could not be shared.
+
+    Raises `ConfigError` that names the parameter.
     """
 
     def __init__(
@@ -59,7 +62,7 @@ class MultiClient:
         self.timeout = timeout
 
     def with_keys(self, model: AnyModel) -> AnyModel:
-        """`model`, with the key for its provider, if it was given here."""
+        """`model`, with the key for its provider if one was passed here."""
         if not self._keyed:
             return model
         if isinstance(model, FallbackModels):
@@ -70,7 +73,7 @@ class MultiClient:
         keyed = self._keyed.get(model.provider)
         if keyed is None:
             return model
-        equipped = copy(model)  # not `replace`: a model may be of a class of its own
+        equipped = copy(model)  # not `replace`: the model may be of a subclass
         object.__setattr__(equipped, "provider", keyed)
         return equipped
 
@@ -87,13 +90,21 @@ class MultiClient:
         response_format: Mapping[str, Any] | None = None,
         **further: Any,
     ) -> "ChatCompletion":
-        """One model call, for an agent's own `completion`. `further` goes into the request's body as it is.
+        """One model call, for agents that override `completion`.
 
-        Raises a `ModelError`; `ConfigError` for `stream=True`, which is the agent's (`Agent(stream=True)`).
+        Parameters:
+            model: a `Model`, or several made by `fallback_models`.
+            messages: the conversation in the chat-completions wire format.
+            tools: each a `FunctionTool.param`.
+            tool_choice, max_completion_tokens, temperature, parallel_tool_calls: as in `ModelSettings`.
+            stream: rejected. Use `Agent(stream=True)`.
+            response_format, further: members of the request's body, sent as they are.
+
+        Raises a `ModelError`; `ConfigError` for an invalid setting; `ContextError` if the messages do not serialise.
         """
         if stream:
             raise ConfigError(
-                "MultiClient.completion(stream=True): give the agent stream=True; it publishes the pieces as "
+                "MultiClient.completion(stream=True): give the agent stream=True; it publishes the chunks as "
                 "progress_update_completion_chunk, and returns the whole answer"
             )
         request = ModelRequest(
@@ -106,13 +117,13 @@ class MultiClient:
         return await complete(self.with_keys(model), request)
 
     async def close(self) -> None:
-        """Nothing is left to close: connections are the event loop's, and close with it."""
+        """Does nothing: connections belong to the event loop, and are closed with it."""
 
 
 def refuse_http_client(where: str, http_client: object) -> None:
-    """Raise `ConfigError` for an HTTP client of the user's: a process's agents share their connections."""
+    """Raise `ConfigError` if the user passed an HTTP client. The agents of a process share their connections."""
     if http_client is not None:
         raise ConfigError(
-            f"{where}: http_client is not taken: the agents of a process share their connections. For a time-out use "
-            "request_timeout=..., for a proxy the variable HTTPS_PROXY, for certificates SSL_CERT_FILE"
+            f"{where}: http_client is not supported: the agents of a process share their connections. For a timeout "
+            "use request_timeout=..., for a proxy the variable HTTPS_PROXY, for certificates SSL_CERT_FILE"
         )

@@ -1,7 +1,7 @@
-"""How a model is asked to answer (checklist A05, A06).
+"""The settings of model calls.
 
-Each setting is a value, or a function of the agent's context that is called before each model call. What is
-`None` is not sent: the provider's own default holds.
+Each setting is a value, or a function of the agent's context that is called before each model call. A setting that is
+`None` is not sent, so the provider's default applies.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,12 +16,12 @@ __all__ = ["ModelSettings", "ResolvedModelSettings", "ToolChoice"]
 
 
 ToolChoice = str | Mapping[str, Any]
-"""`"auto"`, `"none"`, `"required"`, or `{"type": "function", "function": {"name": ...}}`."""
+"""`"auto"`, `"none"`, `"required"`, or `{"type": "function", "function": {"name": ...}}` for one tool."""
 
 
 @dataclass(frozen=True, slots=True)
 class ResolvedModelSettings:
-    """The settings of one model call. Raises `ConfigError` for a value that no provider takes."""
+    """The settings of one model call. Raises `ConfigError` for a value that no provider accepts."""
 
     temperature: float | None = None
     max_completion_tokens: int | None = None
@@ -40,14 +40,17 @@ class ResolvedModelSettings:
 
 @dataclass(frozen=True)
 class ModelSettings(Generic[ContextType]):
-    """What the user sets: values, or functions of the context."""
+    """The settings of an agent's model calls. Each is a value, or a function of the context that returns one.
+
+    Raises `ConfigError` that names the setting.
+    """
 
     temperature: float | Callable[[ContextType], float | None] | None = None
-    """0 to 2: how much chance there is in the answer."""
+    """The randomness of the answer, from 0 to 2."""
     max_completion_tokens: int | Callable[[ContextType], int | None] | None = None
-    """The longest answer, in tokens."""
+    """The maximum length of the answer, in tokens."""
     tool_choice: ToolChoice | Callable[[ContextType], ToolChoice | None] | None = None
-    """Whether the model may, must or must not call a tool, or which one."""
+    """Whether the model may, must or must not call tools, or the one that it must call."""
     parallel_tool_calls: bool | Callable[[ContextType], bool | None] | None = None
     """Whether one answer may call several tools."""
 
@@ -61,7 +64,7 @@ class ModelSettings(Generic[ContextType]):
                 )
 
     def resolve(self, agent_ctx: ContextType) -> ResolvedModelSettings:
-        """The settings for a model call in the state `agent_ctx`."""
+        """The settings for a model call in the state `agent_ctx`. Raises `ConfigError` for an invalid value."""
         return ResolvedModelSettings(
             **{name: value(agent_ctx) if callable(value) else value for name, value in self._values().items()}
         )

@@ -1,10 +1,10 @@
-"""How many tokens a text takes at the most, by a rule of thumb: no tables, no network, and no tokenizer to install.
+"""An upper estimate of the tokens in a text, without a tokenizer.
 
-Tokenizers differ, and the exact ones have to be downloaded. This estimate errs on the high side: 1.3 to 2 times what
-OpenAI's `o200k_base` and `cl100k_base` count for prose and code, and not below either of them for anything that is
-commonly sent: base64, hexadecimal ids, digits, JSON, German, Russian, Arabic, Chinese (a table of texts with their real
-counts is in `tests/unit/test_models_tokens.py`). It may be below for characters drawn at random from one script, and
-for the tokenizers of other providers: leave them some room.
+Tokenizers differ, and exact ones have to be downloaded. This estimate is high: for prose and code it is 1.3 to 2 times
+what OpenAI's `o200k_base` and `cl100k_base` count, and it is not below either of them for text that is commonly sent:
+base64, hexadecimal ids, digits, JSON, German, Russian, Arabic, Chinese. `tests/unit/test_models_tokens.py` has a table
+of texts with their real counts. The estimate may be too low for random characters of one script, and for the tokenizers
+of other providers: leave room for them.
 """
 
 import re
@@ -12,35 +12,34 @@ from typing import Any
 
 from factorial._core.json import dump_anything
 
-__all__ = ["IMAGE_TOKENS", "count_tokens", "estimate_tokens"]
+__all__ = ["IMAGE_TOKENS", "count_tokens"]
 
 IMAGE_TOKENS = 4_000
-"""What an image in a message counts as. Providers charge by its size; ordinary ones take less."""
+"""The tokens that an image in a message counts as. Providers charge by its size; ordinary images take less."""
 
 _WORD = re.compile(rb"[A-Z]?[a-z]{1,255}")
 _CAPITALS = re.compile(rb"[A-Z]{1,255}(?![a-z])")
 _CLUSTER = re.compile(rb"[bcdfghjklmnpqrstvwxz]{3}")
 _HUMP = re.compile(rb"[a-z](?=[A-Z])")
 _SPACES = re.compile(rb" {2,64}| (?=[0-9])")
-"""Runs of spaces, and a space before a digit; any other single space is part of the token that follows it."""
-
+"""Runs of spaces, and a space before a digit. Any other single space is part of the token that follows it."""
 
 _MOST_REMEMBERED = 50_000
 _remembered: dict[tuple[int, int], int] = {}
 
 
 def count_tokens(value: Any) -> int:
-    """The most tokens that a message, a list of tools, or a part of these should take.
+    """An upper estimate of the tokens in a message, in a list of tools, or in a part of these.
 
-    A text that was counted before is not counted again (its hash and length tell), so to count a conversation that
-    has grown costs its new messages and little more.
+    The counts of texts are cached by hash and length, so counting a conversation again costs little more than its new
+    messages.
     """
     if isinstance(value, str):
         known = _remembered.get(key := (hash(value), len(value)))
         if known is None:
             if len(_remembered) >= _MOST_REMEMBERED:
                 _remembered.clear()
-            known = _remembered[key] = estimate_tokens(value)
+            known = _remembered[key] = _estimate(value)
         return known
     if isinstance(value, dict):
         if value.get("type") in ("image_url", "input_image"):
@@ -50,15 +49,16 @@ def count_tokens(value: Any) -> int:
         return sum(map(count_tokens, value))
     if value is None or isinstance(value, bool | int | float):
         return len(repr(value))
-    return estimate_tokens(dump_anything(value).decode())
+    return _estimate(dump_anything(value).decode())
 
 
-def estimate_tokens(text: str) -> int:
-    """The most tokens that `text` should take. About 0.1 s for a megabyte."""
+def _estimate(text: str) -> int:
+    """An upper estimate of the tokens in `text`. It takes about 0.1 s for a megabyte."""
     data = text.encode(errors="replace")
     tenths = sum(map(_TENTHS_OF_WORD.__getitem__, map(len, _WORD.findall(data))))
     tenths += sum(map(_TENTHS_OF_CAPITALS.__getitem__, map(len, _CAPITALS.findall(data))))
-    # Rare in words, and frequent in random letters, which take more tokens: three consonants, a capital in the middle.
+    # Three consonants in a row, or a capital in the middle, are rare in words. They are frequent in random letters,
+    # which take more tokens.
     tenths += 24 * len(_CLUSTER.findall(data))
     tenths += 5 * len(_HUMP.findall(data))
     tenths += 10 * len(_SPACES.findall(data))
@@ -68,7 +68,7 @@ def estimate_tokens(text: str) -> int:
 
 
 def _tenths_of_word(length: int) -> int:
-    """Common words are one token; longer ones, and words that are none, fall into pieces."""
+    """Tenths of a token for a word. Common words are one token; long or unusual ones are several."""
     for longest, tenths in ((4, 10), (6, 14), (8, 22), (12, 28), (20, 32)):
         if length <= longest:
             return tenths + 4 * max(0, length - 12)
@@ -76,7 +76,7 @@ def _tenths_of_word(length: int) -> int:
 
 
 def _tenths_of_byte(byte: int) -> int:
-    """What a character costs whose first byte in UTF-8 is `byte`: 0 for what the patterns above count."""
+    """Tenths of a token for a character that begins with `byte` in UTF-8. 0 if the patterns above count it."""
     if byte < 0x80:
         return 0 if chr(byte).isalpha() or byte == 0x20 else 10  # digits, punctuation, tabs and line ends: one each
     for last, tenths in _TENTHS_OF_SCRIPTS:

@@ -1,6 +1,6 @@
-"""For tests and demonstrations of your own agents: a model that plays a script.
+"""For tests and demonstrations of agents: a model that plays a script.
 
-It is not a language model: nothing here is clever, and nothing here calls a network.
+It is not a language model. Nothing here uses the network.
 """
 
 from factorial.testing.scripted import Reply, ScriptedModel, call, calls, say

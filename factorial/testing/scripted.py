@@ -1,11 +1,11 @@
-"""A model that plays a script. It is not a language model: it understands nothing and says what you wrote.
+"""A model that plays a script. It is not a language model: it returns the replies that you wrote.
 
     model = ScriptedModel([call("search", query="cats"), say("Cats sleep a lot.")])
 
-The n-th reply is chosen by the conversation alone (as many assistant messages as it holds, so many replies are
-over), so the model has no state: any process may take the next turn, and a turn that is taken again gets the
-same reply. What a request leaves out to stay within `context_window_limit` counts, too; a function of the messages
-sees those that are sent. A reply list is per conversation; for more, pass a function.
+The conversation alone selects the reply: its number is the number of assistant messages so far. So the model has no
+state. Any process may take the next turn, and a repeated turn gets the same reply. Messages that a request leaves out
+to stay within `context_window_limit` count, too. A list of replies is for one conversation; for more, pass a function
+of the messages. It gets the messages that are sent.
 """
 
 import asyncio
@@ -25,48 +25,55 @@ if TYPE_CHECKING:
 
 __all__ = ["Reply", "ScriptedModel", "call", "calls", "say"]
 
-Messages = Sequence[Mapping[str, Any]]
+_Messages = Sequence[Mapping[str, Any]]
 
 _PROVIDER = Provider("scripted (not a language model)", "http://scripted.invalid", api_key_env=None)
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What the script says at one point. Made by `say`, `call` and `calls`."""
+    """One reply of the script. Made by `say`, `call` and `calls`."""
 
     text: str | None = None
     tool_calls: tuple[tuple[str, str], ...] = ()
-    """Name and arguments (JSON text) of each call."""
+    """The name and the arguments (JSON text) of each call."""
 
 
 def say(text: str) -> Reply:
-    """An answer in words."""
+    """A reply with text."""
     return Reply(text)
 
 
 def call(tool: str, /, **arguments: Any) -> Reply:
-    """A call of `tool`."""
+    """A reply that calls the tool named `tool`. Raises `PydanticSerializationError` if an argument is not JSON."""
     return Reply(tool_calls=((tool, dump_json(arguments).decode()),))
 
 
 def calls(*replies: Reply) -> Reply:
-    """Several tool calls in one answer: `calls(call("a"), call("b", x=1))`. What is said comes along."""
+    """A reply with several tool calls: `calls(call("a"), call("b", x=1))`. Texts of the replies are joined."""
     text = " ".join(reply.text for reply in replies if reply.text) or None
     return Reply(text, tuple(one for reply in replies for one in reply.tool_calls))
 
 
 class ScriptedModel(Model):
-    """Plays `replies` (a list, or a function of the messages). It is not a language model, and needs no key.
+    """A model that plays a script. It is not a language model, and needs no key.
 
-    `delay`: seconds that each answer takes. A function may raise a `ModelError`, to rehearse a bad day.
+    Parameters:
+        replies: a list of replies, or a function of the messages that returns one. The function may raise a
+            `ModelError`, to test how an agent behaves when a call fails. A `str` is a reply with that text.
+        delay: seconds that each answer takes.
+        name: the model's name, in events and logs.
+        context_window: tokens.
+
+    Raises `ConfigError` for anything else. A call raises `ModelRefusedError` if the list has no more replies.
     """
 
-    replies: Sequence[Reply | str] | Callable[[Messages], Reply | str]
+    replies: Sequence[Reply | str] | Callable[[_Messages], Reply | str]
     delay: float
 
     def __init__(
         self,
-        replies: Sequence[Reply | str] | Callable[[Messages], Reply | str],
+        replies: Sequence[Reply | str] | Callable[[_Messages], Reply | str],
         *,
         delay: float = 0.0,
         name: str = "scripted",
@@ -74,22 +81,22 @@ class ScriptedModel(Model):
     ) -> None:
         if isinstance(replies, str | Reply) or not (callable(replies) or isinstance(replies, Sequence)):
             raise ConfigError(
-                f"ScriptedModel: {replies!r} is no script: pass a list such as [say('hello')], "
+                f"ScriptedModel: {replies!r} is not a script: pass a list such as [say('hello')], "
                 "or a function of the messages"
             )
         super().__init__(name, _PROVIDER, name, context_window)
         object.__setattr__(self, "replies", replies)  # a Model is frozen
         object.__setattr__(self, "delay", delay)
 
-    __eq__ = object.__eq__  # two scripts of one name are two models
+    __eq__ = object.__eq__  # two scripts with the same name are two models
     __hash__ = object.__hash__
 
     def transport(self) -> Transport:
-        """The script itself."""
+        """The transport that plays the script."""
         return _ScriptedTransport(self)
 
     def reply_to(self, request: ModelRequest) -> tuple[int, Reply]:
-        """The number of the reply that is due in this conversation, from 0, and the reply."""
+        """The number of the next reply in this conversation, from 0, and the reply."""
         number = request.answers
         if number is None:
             number = sum(message.get("role") == "assistant" for message in request.messages)
@@ -110,7 +117,7 @@ class _ScriptedTransport:
     script: ScriptedModel
 
     async def create(self, model: Model, request: ModelRequest, on_chunk: OnChunk | None) -> "ChatCompletion":
-        """The reply, after the delay; in pieces if the request asks for them."""
+        """The reply, after the delay, or in chunks during the delay if the request is for a stream."""
         number, reply = self.script.reply_to(request)
         chunks = _chunks(model.name, number, reply)
         if not request.stream:
@@ -126,7 +133,7 @@ async def _paced(chunks: "list[ChatCompletionChunk]", delay: float) -> "AsyncIte
 
 
 def _chunks(model: str, number: int, reply: Reply) -> "list[ChatCompletionChunk]":
-    """The reply as a server would stream it. Ids tell which reply and call it is, and are the same every time."""
+    """The reply as a server would stream it. Ids are made of the numbers of the reply and the call."""
     from openai.types.chat import ChatCompletionChunk
 
     deltas: list[dict[str, Any]] = [{"role": "assistant"}]
@@ -153,5 +160,5 @@ def _chunks(model: str, number: int, reply: Reply) -> "list[ChatCompletionChunk]
 
 
 def _pieces(text: str) -> list[str]:
-    """`text` cut after each space: they join to the same text."""
+    """`text`, split after each space. Joined, the pieces are `text` again."""
     return [piece for piece in text.replace(" ", " \0").split("\0") if piece]

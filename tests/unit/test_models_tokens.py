@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from factorial.models.tokens import IMAGE_TOKENS, count_tokens, estimate_tokens
+from factorial.models.tokens import IMAGE_TOKENS, count_tokens
 
 REFERENCE: dict[str, tuple[str, int, int]] = json.loads(
     Path(__file__).with_name("token_counts.json").read_text(encoding="utf-8")
@@ -23,20 +23,20 @@ PROSE_AND_CODE = (
 @pytest.mark.parametrize("name", REFERENCE)
 def test_the_estimate_is_not_below_the_real_count(name: str) -> None:
     text, *real = REFERENCE[name]
-    assert estimate_tokens(text) >= max(real)
+    assert count_tokens(text) >= max(real)
 
 
 @pytest.mark.parametrize("name", PROSE_AND_CODE)
 def test_the_estimate_of_prose_and_code_is_at_most_twice_the_real_count(name: str) -> None:
     text, *real = REFERENCE[name]
-    assert estimate_tokens(text) <= 2 * min(real)
+    assert count_tokens(text) <= 2 * min(real)
 
 
 def test_what_is_put_together_takes_no_more_than_its_parts() -> None:
     """So the messages of a conversation may be counted one by one."""
     texts = [text for text, *_ in REFERENCE.values()]
-    together = estimate_tokens(" ".join(texts))
-    assert together <= sum(map(estimate_tokens, texts)) + len(texts)
+    together = count_tokens(" ".join(texts))
+    assert together <= sum(map(count_tokens, texts)) + len(texts)
 
 
 def test_a_message_is_counted_with_all_that_is_in_it() -> None:

@@ -102,7 +102,7 @@ async def test_a_script_that_is_over_says_so() -> None:
 
 @pytest.mark.parametrize("wrong", ["hello", say("hello"), None, 3])
 def test_what_is_no_script(wrong: Any) -> None:
-    with pytest.raises(ConfigError, match="is no script"):
+    with pytest.raises(ConfigError, match="is not a script"):
         ScriptedModel(wrong)
 
 
