@@ -1,4 +1,4 @@
-"""Measures all subjects, prints the table, and exits with 1 if a target is missed."""
+"""Measures all subjects and prints the table. The exit code is 1 if a target is missed."""
 
 import asyncio
 import sys
@@ -9,7 +9,7 @@ from benchmarks.stage import stage
 
 
 async def main() -> int:
-    """Measure everything on one server."""
+    """Measure everything on one server. Returns the exit code."""
     table = Table()
     async with stage() as ground:
         for measure in (yardstick.measure, no_op.measure, latency.measure, turns.measure):

@@ -1,4 +1,4 @@
-"""What a task costs that does nothing: its agent's turn returns at once, without a model."""
+"""The cost of a task that does nothing: its agent's turn returns at once, without a model call."""
 
 import asyncio
 import statistics
@@ -17,18 +17,18 @@ _ROUNDS = 3
 
 
 class _NoOp(BaseAgent[AgentContext]):
-    """Is done at once, and tells when it has been asked so often."""
+    """Returns at once, and sets an event after the expected number of turns."""
 
     def __init__(self, expected: int) -> None:
         super().__init__(name="no_op")
         self._missing = expected
-        self.all_begun = asyncio.Event()
+        self.all_started = asyncio.Event()
 
     async def run_turn(self, agent_ctx: AgentContext) -> TurnCompletion[AgentContext]:
-        """Nothing."""
+        """Do nothing."""
         self._missing -= 1
         if self._missing == 0:
-            self.all_begun.set()
+            self.all_started.set()
         return TurnCompletion(is_done=True, context=agent_ctx, output="done")
 
 
@@ -41,7 +41,7 @@ class _Round:
 
 
 async def measure(stage: Stage, table: Table) -> None:
-    """Costs and rates; of the rates, the medians of several rounds."""
+    """Costs, and the median rates of several rounds."""
     table.title(f"no-op tasks: {_TASKS:,} at once in one process, the median of {_ROUNDS} rounds")
     rounds = [await _round(stage) for _ in range(_ROUNDS)]
     spent = rounds[-1].spent
@@ -59,19 +59,19 @@ async def measure(stage: Stage, table: Table) -> None:
 
 
 async def _round(stage: Stage) -> _Round:
-    """Enqueue all, then start a worker and wait until the last task is settled."""
+    """Enqueue all tasks, then start a worker and wait until it holds no task."""
     ping_before = await ping_rate(stage)
     redis, agent = stage.redis(), _NoOp(_TASKS)
     async with stage.client(redis) as client:
-        await enqueue_many(client, agent, 1)  # it connects
-        begun = time.perf_counter()
+        await enqueue_many(client, agent, 1)  # opens the connection
+        started = time.perf_counter()
         await enqueue_many(client, agent, _TASKS - 1)
-        enqueue_seconds = time.perf_counter() - begun
+        enqueue_seconds = time.perf_counter() - started
     async with stage.worker(agent, redis) as worker:
         before = worker.spent
-        begun = time.perf_counter()
-        await agent.all_begun.wait()
+        started = time.perf_counter()
+        await agent.all_started.wait()
         await eventually(worker.holds_nothing)
-        work_seconds = time.perf_counter() - begun
+        work_seconds = time.perf_counter() - started
         spent = worker.spent - before
     return _Round((ping_before + await ping_rate(stage)) / 2, enqueue_seconds, work_seconds, spent)

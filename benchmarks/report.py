@@ -1,4 +1,4 @@
-"""The table: one line per figure, as it is measured, and a verdict where there is a target."""
+"""The table: one line per figure, and a verdict if there is a target."""
 
 from dataclasses import dataclass, field
 
@@ -7,12 +7,12 @@ __all__ = ["Table"]
 
 @dataclass
 class Table:
-    """Prints figures. `finish` tells whether all targets were met."""
+    """Prints figures as they are measured. `finish` returns whether all targets were met."""
 
     missed: list[str] = field(default_factory=list)
 
     def title(self, text: str) -> None:
-        """Begin a subject."""
+        """Start a subject."""
         print(f"\n{text}", flush=True)
 
     def figure(self, name: str, value: str, note: str = "") -> None:
@@ -20,11 +20,11 @@ class Table:
         print(f"  {name:<34} {value:>14}   {note}".rstrip(), flush=True)
 
     def at_least(self, name: str, value: str, ratio: float, target: float, of: str) -> None:
-        """A figure whose `ratio` should reach `target`."""
+        """A figure whose `ratio` should be at least `target`."""
         self._judge(name, value, ratio >= target, f"{ratio:.2f} of {of}, target >= {target:.2f}")
 
     def at_most(self, name: str, value: str, ratio: float, target: float, of: str) -> None:
-        """A figure whose `ratio` should not exceed `target`."""
+        """A figure whose `ratio` should be at most `target`."""
         self._judge(name, value, ratio <= target, f"{ratio:.2f} {of}, target <= {target:.2f}")
 
     def _judge(self, name: str, value: str, met: bool, note: str) -> None:
@@ -33,6 +33,6 @@ class Table:
             self.missed.append(name)
 
     def finish(self) -> int:
-        """The last line, and the exit code."""
+        """Print the last line. Returns the exit code."""
         print(f"\n{'missed: ' + '; '.join(self.missed) if self.missed else 'all targets are met'}")
         return 1 if self.missed else 0

@@ -1,4 +1,4 @@
-"""Where the measurements take place: a real server, a worker in this process, a client with a connection of its own."""
+"""The parts of each measurement: a real server, a worker in this process, a client with a connection of its own."""
 
 import asyncio
 import logging
@@ -22,13 +22,13 @@ __all__ = ["OWNER", "Spent", "Stage", "Worker", "enqueue_many", "eventually", "s
 
 OWNER = "benchmark"
 POLICY = AgentWorkerConfig(heartbeat_interval=60)
-"""A worker's defaults, but for the heartbeats, which would be counted with the tasks' commands."""
+"""A worker's defaults, with rare heartbeats: they would be counted with the tasks' commands."""
 MAINTENANCE = MaintenanceWorkerConfig(interval=600)
 
 
 @dataclass(frozen=True)
 class Spent:
-    """What went over a connection."""
+    """The traffic of a connection."""
 
     commands: int = 0
     writes: int = 0
@@ -46,51 +46,51 @@ class Spent:
 
 @dataclass
 class Worker:
-    """A runner in this process. Its mailbox's connection counts what it says to the server."""
+    """A worker in this process. The connection of its namespace counts commands, writes and bytes."""
 
     mailbox: Namespace
     observer: Redis
-    """A connection of the measurement's own, so that its questions are not counted with the worker's."""
+    """A separate connection for the measurement, whose commands are not counted with the worker's."""
     process: str = field(default_factory=lambda: f"bench-{uuid.uuid4().hex[:8]}")
     draining: asyncio.Event = field(default_factory=asyncio.Event)
     leaving: asyncio.Event = field(default_factory=asyncio.Event)
 
     def ready(self) -> None:
-        """Nobody waits for it (it is the runner's lifeline)."""
+        """Part of the worker's lifeline. Unused here."""
 
     def gauge(self, name: str, read: Callable[[], float]) -> None:
-        """Nobody asks."""
+        """Part of the worker's lifeline. Unused here."""
 
     async def holds_nothing(self) -> bool:
-        """Whether every run that was taken up is settled."""
+        """Whether the worker holds no task."""
         return bool(await self.observer.scard(self.mailbox.keys.held(self.process)) == 0)
 
     @property
     def spent(self) -> Spent:
-        """What the worker's connection has carried up to now."""
+        """The traffic of the worker's connection so far."""
         stats = self.mailbox.connection.stats
         return Spent(stats.commands, stats.writes, stats.bytes_out, stats.bytes_in)
 
 
 @dataclass
 class Stage:
-    """One server, and one namespace on it per measurement."""
+    """One server. Each measurement has its own namespace on it."""
 
     url: str
 
     def redis(self) -> RedisConfig:
-        """A namespace that nobody else uses."""
+        """The configuration of a new namespace."""
         return RedisConfig(url=self.url, namespace=f"bench-{uuid.uuid4().hex[:12]}")
 
     @asynccontextmanager
     async def client(self, redis: RedisConfig) -> AsyncIterator[Orchestrator]:
-        """Somebody who enqueues."""
+        """A client that enqueues tasks."""
         async with Orchestrator(redis_url=redis.url, namespace=redis.namespace) as orchestrator:
             yield orchestrator
 
     @asynccontextmanager
     async def worker(self, agent: BaseAgent[Any], redis: RedisConfig) -> AsyncIterator[Worker]:
-        """`agent` at work. The clock of who measures starts when this is entered: nothing was claimed before."""
+        """A worker of `agent`. Inside the `with` block it has claimed nothing yet, so measurements may start there."""
         mailbox = await Namespace.open(redis)
         try:
             async with Redis.from_url(redis.url) as observer, asyncio.TaskGroup() as group:
@@ -105,7 +105,7 @@ class Stage:
 
 @asynccontextmanager
 async def stage() -> AsyncIterator[Stage]:
-    """The server of `REDIS_URL`, or an embedded one of our own. What was stored is removed in the end."""
+    """The server of `REDIS_URL`, or an embedded one. What the measurements stored is removed at the end."""
     logging.getLogger("factorial").setLevel(logging.ERROR)
     prepare()
     with tempfile.TemporaryDirectory(prefix="factorial-benchmark-") as directory:
@@ -126,12 +126,12 @@ async def _clean_up(url: str) -> None:
 
 
 async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
-    """Ask until it is so, without keeping the processor from those who make it so."""
-    while not await condition():  # noqa: ASYNC110  # the answer is the server's, and tells nobody by itself
+    """Poll until `condition` holds. Pauses leave the processor to the worker."""
+    while not await condition():  # noqa: ASYNC110  # the server does not notify
         await asyncio.sleep(0.002)
 
 
 async def enqueue_many(client: Orchestrator, agent: BaseAgent[Any], count: int) -> None:
-    """`count` tasks at once."""
+    """Enqueue `count` tasks at once."""
     tasks = (client.enqueue_task(agent, owner_id=OWNER, payload=AgentContext(query="nothing")) for _ in range(count))
     await asyncio.gather(*tasks)

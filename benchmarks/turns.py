@@ -1,4 +1,4 @@
-"""What a turn costs with a model that answers at once: round trips by number of tools, bytes by conversation length."""
+"""The cost of a turn, with a model that answers at once: round trips by number of tools, bytes by conversation."""
 
 import asyncio
 import statistics
@@ -15,16 +15,16 @@ __all__ = ["measure"]
 
 _TURNS = 50
 _NOISE = 0.02
-"""Turn numbers and message counts in events have more digits later on."""
+"""The tolerance for the bytes of late turns: turn numbers and message counts in events have more digits."""
 
 
 async def look(place: str) -> str:
-    """Two kilobytes of what is there."""
+    """Look at a place. Returns two kilobytes."""
     return "x" * 2048
 
 
 class _Counted(BaseAgent[AgentContext]):
-    """Takes `_TURNS` turns with `tools` tool calls each, and notes what was spent when each began."""
+    """Takes `_TURNS` turns with `tools` tool calls each, and records the traffic so far at the start of each."""
 
     def __init__(self, tools: int) -> None:
         super().__init__(name="counted", tools=[look], model=ScriptedModel(_script(tools)))
@@ -33,7 +33,7 @@ class _Counted(BaseAgent[AgentContext]):
         self.finished = asyncio.Event()
 
     async def run_turn(self, agent_ctx: AgentContext) -> TurnCompletion[AgentContext]:
-        """A turn as always, but the run goes on when the model has called no tool."""
+        """Take an ordinary turn, except that the run continues if the model called no tool."""
         self.at_start.append(self.spent())
         if agent_ctx.turn == _TURNS:
             self.finished.set()
@@ -49,7 +49,7 @@ def _script(tools: int) -> Callable[[Sequence[Mapping[str, Any]]], Reply]:
 
 
 async def measure(stage: Stage, table: Table) -> None:
-    """Runs of many turns, each on its own."""
+    """Runs of many turns, one at a time."""
     table.title(f"turns of one task, the median of {_TURNS}")
     for tools in (0, 1, 2, 4):
         turns = await _turns(stage, tools)
@@ -68,7 +68,7 @@ async def measure(stage: Stage, table: Table) -> None:
 
 
 async def _turns(stage: Stage, tools: int) -> list[Spent]:
-    """What each turn of a task costs, from its beginning to that of the next."""
+    """The traffic of each turn of a task, from its start to the start of the next."""
     redis, agent = stage.redis(), _Counted(tools)
     async with stage.client(redis) as client, stage.worker(agent, redis) as worker:
         agent.spent = lambda: worker.spent

@@ -1,4 +1,4 @@
-"""The yardstick: redis-py's PING, one after the other, on one held connection."""
+"""The yardstick: sequential PINGs of redis-py on one connection."""
 
 import time
 
@@ -13,18 +13,18 @@ _SECONDS = 0.5
 
 
 async def ping_rate(stage: Stage) -> float:
-    """PINGs per second. Measured anew beside each figure that is compared with it: a shared machine changes."""
+    """PINGs per second, measured right before each figure that is compared with it, because a shared machine varies."""
     async with Redis.from_url(stage.url, single_connection_client=True) as redis:
         await redis.ping()
-        count, begun = 0, time.perf_counter()
-        while (passed := time.perf_counter() - begun) < _SECONDS:
+        count, started = 0, time.perf_counter()
+        while (passed := time.perf_counter() - started) < _SECONDS:
             await redis.ping()
             count += 1
     return count / passed
 
 
 async def measure(stage: Stage, table: Table) -> None:
-    """Show it once on its own."""
+    """Measure and print the rate alone."""
     rate = await ping_rate(stage)
-    table.title("yardstick: redis-py PING in sequence on one held connection")
+    table.title("yardstick: sequential PINGs of redis-py on one connection")
     table.figure("rate", f"{rate:,.0f}/s", f"round trip {1000 / rate:.3f} ms")

@@ -1,4 +1,4 @@
-"""An agent in your own process: no Redis, no workers, the same lifecycle and the same events.
+"""An agent in your own process, without Redis and workers. It has the same lifecycle and the same events.
 
 python -m examples.inline
 """
@@ -49,7 +49,7 @@ agent = Agent(
 
 
 async def show(event: BaseEvent) -> None:
-    """Print what is going on."""
+    """Print the result of each tool call."""
     if event.event_type in ("progress_update_tool_action_completed", "progress_update_tool_action_failed"):
         data = getattr(event, "data", {})
         result = getattr(event, "error", None) or data["result"]

@@ -1,4 +1,4 @@
-"""Which model the examples ask: the default one if there is a key for it, else a script."""
+"""The model of the examples: the default model if there is a key for it, else a script."""
 
 import os
 
@@ -8,7 +8,7 @@ from factorial.testing import ScriptedModel
 __all__ = ["HAS_KEY", "WHO_ANSWERS", "model_or"]
 
 HAS_KEY = bool(os.environ.get("OPENAI_API_KEY"))
-"""With OPENAI_BASE_URL, the key may be one of any server that speaks OpenAI's protocol."""
+"""With OPENAI_BASE_URL, the key may be for any server that speaks OpenAI's protocol."""
 
 WHO_ANSWERS = (
     "Factorial's default model answers."
@@ -18,5 +18,5 @@ WHO_ANSWERS = (
 
 
 def model_or(script: ScriptedModel) -> Model | None:
-    """None, which is an agent's default model, if there is a key; otherwise `script`."""
+    """None, which selects an agent's default model, if there is a key; otherwise `script`."""
     return None if HAS_KEY else script

@@ -1,4 +1,4 @@
-"""A task that waits: an editor has reporters look into each topic, and then asks a person before anything is printed.
+"""A task that awaits others: an editor sends a reporter for each topic, then asks a person before anything is printed.
 
 python -m examples.newsroom               the workers of both agents, until Ctrl-C
 python -m examples.newsroom ask           in another terminal: the person answers; it may take an hour
@@ -34,7 +34,7 @@ async def send_reporters(topics: list[str], execution_ctx: ExecutionContext) -> 
 @deferred_result(timeout=3600)
 def ask_the_publisher(headline: str) -> None:
     """Ask whether a headline may be printed. The answer may take a while."""
-    # In earnest: a mail, a ticket or a button, with execution_ctx.task_id and execution_ctx.tool_call_id in it.
+    # A real program would send a mail or open a ticket here, with execution_ctx.task_id and execution_ctx.tool_call_id.
 
 
 SCRIPT = [

@@ -28,10 +28,10 @@ _LARGEST_FILE = 500_000
 
 
 class Directory:
-    """Three tools that see the text files below `root`, and nothing else: no path leads out, not even by a link.
+    """Three tools that see the text files below `root`, and nothing else. Links that lead out are not followed.
 
-    What starts with a dot (.git, .env, .venv) is not seen either. Each result is bounded: the conversation carries it
-    along to its end.
+    Names that start with a dot (.git, .env, .venv) are hidden. The size of each result is limited, because it stays in
+    the conversation until the run ends.
     """
 
     def __init__(self, root: Path) -> None:
@@ -39,7 +39,7 @@ class Directory:
 
     @property
     def tools(self) -> list[Callable[..., str]]:
-        """What to give to an agent."""
+        """The tools, for an agent."""
         return [self.list_files, self.search_text, self.read_file]
 
     def list_files(self, directory: str = ".", pattern: str = "*") -> str:
@@ -61,7 +61,7 @@ class Directory:
             directory: where to look: a path relative to the repository's root.
         """
         if not text.strip():
-            raise ValueError("text is empty: say what to look for")
+            raise ValueError("text is empty: give the text to search for")
         hits = [
             f"{path}:{number}: {line.strip()}"
             for path, content in self._files(directory)
@@ -75,25 +75,25 @@ class Directory:
 
         Args:
             path: relative to the repository's root.
-            first_line: where to begin, from 1.
+            first_line: the number of the first line to read, from 1.
         """
         text = _text(self._inside(path))
         if text is None:
-            raise ValueError(f"{path} is no text file, or larger than {_LARGEST_FILE} bytes")
+            raise ValueError(f"{path} is not a text file, or is larger than {_LARGEST_FILE} bytes")
         return _bounded(text.splitlines()[max(first_line, 1) - 1 :]) or f"{path} has no line {first_line}"
 
     def _inside(self, path: str) -> Path:
-        """The real path, if it is within the root. What is raised otherwise is shown to the model."""
+        """The real path, if it is within the root. Otherwise raises an error that the model sees."""
         real = (self.root / path).resolve()
         is_inside = real.is_relative_to(self.root)
         if not is_inside or any(part.startswith(".") for part in real.relative_to(self.root).parts):
-            raise ValueError(f"{path} is outside of the repository: give a path relative to its root")
+            raise ValueError(f"{path} is outside the repository: give a path relative to its root")
         if not real.exists():
-            raise ValueError(f"there is no {path}: list_files shows what there is")
+            raise ValueError(f"{path} does not exist: list_files shows what does")
         return real
 
     def _files(self, directory: str) -> Iterator[tuple[Path, str]]:
-        """The text files below `directory`: path from the root, and content. Links are not followed."""
+        """The text files below `directory`: path relative to the root, and content. Links are not followed."""
         for place, directories, names in os.walk(self._inside(directory)):
             directories[:] = sorted(name for name in directories if not name.startswith("."))
             for file in (Path(place, name) for name in sorted(names) if not name.startswith(".")):
@@ -102,7 +102,7 @@ class Directory:
 
 
 def _text(file: Path) -> str | None:
-    """The content of a text file of reasonable size."""
+    """The content of a text file, or None if the file is too large or not text."""
     try:
         return file.read_text(encoding="utf-8") if file.stat().st_size <= _LARGEST_FILE else None
     except (UnicodeDecodeError, OSError):

@@ -1,4 +1,4 @@
-"""An answer of a pydantic type: the model has to call `final_output` with it, and what does not fit goes back to it.
+"""An answer of a pydantic type: the model has to call `final_output` with it, and sees what is wrong with invalid ones.
 
 python -m examples.structured
 """
@@ -22,7 +22,7 @@ class Ticket(BaseModel):
     products: list[str]
 
 
-# The first answer of the script is wrong, as a model's may be: it sees why, and mends it.
+# The first answer of the script is invalid. The model sees why, and the second one is valid.
 SCRIPT = ScriptedModel(
     [
         call("final_output", summary="The printer is on fire", urgency="very", products=["printer"]),

@@ -27,7 +27,7 @@ weather_agent = Agent(
     model=model_or(ScriptedModel([call("get_weather", city="San Francisco"), say("It is sunny, and 72°F.")])),
 )
 
-# Set up orchestrator: a Valkey of its own, unless REDIS_URL names a server
+# Set up orchestrator: with an embedded Valkey, unless REDIS_URL names a server
 orchestrator = Orchestrator(redis_url=os.environ.get("REDIS_URL") or "embedded:.factorial")
 orchestrator.register_runner(
     agent=weather_agent,
@@ -45,7 +45,7 @@ async def ask() -> None:
     )
     await orchestrator.enqueue_task(agent=weather_agent, task=task)
 
-    # Subscribe to results: it is not too late, however quick the workers are
+    # Subscribe to results: events from before the subscription are delivered, too
     async for update in orchestrator.subscribe_to_updates(owner_id="user123"):
         if update["event_type"] == "agent_output":
             print(f"Result: {update['data']}")

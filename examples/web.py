@@ -1,4 +1,4 @@
-"""A web backend: tasks over HTTP, their events over WebSockets that may break and come back.
+"""A web backend: tasks over HTTP, and their events over WebSockets that reconnect.
 
 pip install fastapi uvicorn websockets
 python -m examples.weather          the workers, until Ctrl-C
@@ -24,14 +24,14 @@ from factorial.errors import ConfigError
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     yield
-    await orchestrator.close()  # uvicorn ends by the signal that stopped it, so nothing that `atexit` knows is done
+    await orchestrator.close()  # uvicorn kills itself with the signal that stopped it, so `atexit` handlers do not run
 
 
 app = FastAPI(lifespan=lifespan)
 
 
 class Question(BaseModel):
-    # In earnest, who asks is known from the session, and never taken from what a browser says.
+    # A real program takes the user from the session, and never from the body of a request.
     user_id: str
     query: str
 
@@ -46,10 +46,10 @@ async def ask(question: Question) -> dict[str, str]:
 
 @app.websocket("/ws/{user_id}")
 async def watch(websocket: WebSocket, user_id: str, after: str | None = None) -> None:
-    """The user's events. `after` is the `id` of the last one that the browser has seen."""
+    """Send the user's events. `after` is the `id` of the last event that the browser received."""
     await websocket.accept()
     sending = asyncio.create_task(send_updates(websocket, user_id, after))
-    leaving = asyncio.create_task(wait_until_it_leaves(websocket))  # also while there is nothing to send
+    leaving = asyncio.create_task(wait_until_closed(websocket))  # notices it also while there is nothing to send
     try:
         done, _ = await asyncio.wait({sending, leaving}, return_when=asyncio.FIRST_COMPLETED)
     finally:
@@ -57,20 +57,20 @@ async def watch(websocket: WebSocket, user_id: str, after: str | None = None) ->
         leaving.cancel()
         await asyncio.gather(sending, leaving, return_exceptions=True)
     if sending in done:
-        sending.result()  # raises what went wrong
+        sending.result()  # raises the error, if there was one
 
 
 async def send_updates(websocket: WebSocket, user_id: str, after: str | None) -> None:
     try:
         async for update in orchestrator.subscribe_to_updates(owner_id=user_id, after=after):
             await websocket.send_text(json.dumps(update))
-    except ConfigError as refused:  # `after` is no id
+    except ConfigError as refused:  # `after` is not an event id
         await websocket.close(code=1008, reason=str(refused)[:120])
     except WebSocketDisconnect:
         pass
 
 
-async def wait_until_it_leaves(websocket: WebSocket) -> None:
+async def wait_until_closed(websocket: WebSocket) -> None:
     async for _ in websocket.iter_text():
         pass
 
@@ -92,7 +92,7 @@ PAGE = """<!doctype html>
       last = update.id ?? last
       out.append(update.event_type, update.data && update.event_type == "agent_output" ? ": " + update.data : "", "\\n")
     }
-    socket.onclose = () => setTimeout(watch, 1000)  // go on behind the last event seen
+    socket.onclose = () => setTimeout(watch, 1000)  // continue after the last event received
   }
 
   form.onsubmit = event => {

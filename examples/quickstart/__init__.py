@@ -1,1 +1,1 @@
-"""`make demo`: an agent at work in two processes, one of which is killed on the way. `__main__.py` tells the story."""
+"""`make demo`: an agent runs in two processes, one of which is killed. Begin to read at `__main__.py`."""

@@ -2,7 +2,7 @@
 
     start the tree -> enqueue -> follow the events -> kill -> follow them to the end -> stop the tree -> the account
 
-Ends with exit code 0 if every promise in the account was kept.
+The exit code is 0 if every promise in the account was kept.
 """
 
 import asyncio
@@ -37,7 +37,7 @@ PATIENCE = 180.0 if HAS_KEY else 25.0
 
 
 class Demo:
-    """One showing."""
+    """One run of the demo."""
 
     def __init__(self, diary: Path) -> None:
         self.owner = f"demo-{uuid.uuid4().hex[:8]}"
@@ -48,7 +48,7 @@ class Demo:
         self.kill: Kill | None = None
 
     async def run(self) -> bool:
-        """Show it. Tells whether all went as promised."""
+        """Run it. Returns whether every promise was kept."""
         tree = await Tree.start(self.screen.supervisor)
         try:
             conversations = await self.ask()
@@ -61,7 +61,7 @@ class Demo:
         return all(is_kept for _, is_kept in account.promises)
 
     async def ask(self) -> list[Sequence[Mapping[str, Any]]]:
-        """Enqueue all questions, and follow them to their ends. Returns the conversations."""
+        """Enqueue all questions, and follow the tasks until they end. Returns the conversations."""
         try:
             async with asyncio.timeout(PATIENCE):
                 await self.enqueue()
@@ -73,7 +73,7 @@ class Demo:
         return conversations
 
     async def enqueue(self) -> None:
-        """Hand all questions in at once."""
+        """Enqueue all questions at once."""
         for name, question in QUESTIONS.items():
             task = agent.create_task(self.owner, AgentContext(query=question))
             await self.orchestrator.enqueue_task(agent=agent, task=task)
@@ -81,12 +81,12 @@ class Demo:
             self.screen.line("demo", question, name)
 
     async def follow(self) -> None:
-        """Print the events as they come, and kill a process when it hurts most, until all tasks have ended."""
+        """Print the events as they come until all tasks have ended. Kill a process in the middle of a turn."""
         async for event in self.orchestrator.subscribe_to_updates(self.owner):
             task = self.tasks[event["task_id"]]
-            had_gone_on = task.take_over is not None
+            had_continued = task.take_over is not None
             task.follow(event, self.kill)
-            if task.take_over is not None and not had_gone_on:
+            if task.take_over is not None and not had_continued:
                 self.screen.take_over(task)
             self.screen.event(event, task)
             if self.kill is None and (process := victim(self.tasks.values())):
@@ -95,21 +95,21 @@ class Demo:
                 return
 
     def kill_process(self, process: str) -> Kill:
-        """SIGKILL: the process has no chance to give anything back."""
+        """Kill the process with SIGKILL, so that it cannot release its tasks."""
         pid = next(one.pid for one in self.executions() if one.process == process)
         held = {task_id: task for task_id, task in self.tasks.items() if task.process == process and not task.ending}
         os.kill(pid, signal.SIGKILL)
         killed_at = time.time()
         names = ", ".join(task.name for task in held.values())
-        self.screen.line("demo", f"✗ kill -9 {pid}: {process} is in the middle of the tasks {names}")
+        self.screen.line("demo", f"✗ kill -9 {pid}: {process} was in the middle of the tasks {names}")
         return Kill(process, killed_at, frozenset(held))
 
     def executions(self) -> list[witness.Execution]:
-        """What the witness has seen of this demo's tasks."""
+        """What the witness recorded of this demo's tasks."""
         return [one for one in witness.testimony(self.diary) if one.task_id in self.tasks]
 
     async def end(self, task_id: str) -> Sequence[Mapping[str, Any]]:
-        """Withdraw the task if it has not ended, so that the next showing begins afresh. Returns its conversation."""
+        """Cancel the task if it has not ended, so that the next demo starts without it. Returns its conversation."""
         if not self.tasks[task_id].ending:
             await self.orchestrator.cancel_task(task_id)
         data = await self.orchestrator.get_task_data(task_id)

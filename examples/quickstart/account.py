@@ -1,8 +1,8 @@
-"""The account at the end: three independent sources, and whether they agree.
+"""The account at the end: whether three independent sources agree.
 
-needed      the calls in the stored conversations: what the answers rest on
-executed    the witness's lines: what was really done, and paid for
-finished    the events: what had been finished when the process was killed
+needed      the calls in the stored conversations
+executed    the calls that the witness recorded: they were really made, and paid for
+finished    the calls that had finished when the process was killed, by the events
 """
 
 from collections import Counter
@@ -24,19 +24,19 @@ class Kind:
     needed: int
     executed: int
     cut_off: int
-    """Executions that the kill broke off, and that had to be made again."""
+    """Calls that the kill interrupted, and that were made again."""
     repeated: int
-    """Calls that had been finished, and were executed again all the same."""
+    """Calls that had finished, and were made again nevertheless."""
 
     @property
     def adds_up(self) -> bool:
-        """Whether nothing was done in vain but what was cut off."""
+        """Whether only interrupted calls were made again."""
         return self.executed == self.needed + self.cut_off and self.repeated == 0
 
 
 @dataclass(frozen=True)
 class Account:
-    """The kinds of calls, and what was promised: each with whether it was kept."""
+    """The kinds of calls, and the promises, each with whether it was kept."""
 
     kinds: Sequence[Kind]
     promises: Sequence[tuple[str, bool]]
@@ -49,7 +49,7 @@ def settle(
     kill: Kill | None,
     stopped: tuple[int, int],
 ) -> Account:
-    """The account of `tasks` (by id). `stopped`: the supervisor's exit code, and how many processes it left."""
+    """The account of `tasks` (by id). `stopped`: the supervisor's exit code, and how many processes it left behind."""
     roles = Counter(message["role"] for conversation in conversations for message in conversation)
     killed = kill.process if kill else ""
     model_calls = [one for one in executions if one.call == MODEL_CALL]
@@ -62,20 +62,20 @@ def settle(
     exitcode, left = stopped
     promises = (
         (f"{completed} of {len(tasks)} tasks are completed", completed == len(tasks)),
-        _went_on(tasks, kill),
+        _continued(tasks, kill),
         ("no finished model call or tool call was made again", all(kind.adds_up for kind in kinds)),
         (f"the system stopped gracefully: exit code {exitcode}, {left} processes left", stopped == (0, 0)),
     )
     return Account(kinds, promises)
 
 
-def _went_on(tasks: Mapping[str, TaskWatch], kill: Kill | None) -> tuple[str, bool]:
+def _continued(tasks: Mapping[str, TaskWatch], kill: Kill | None) -> tuple[str, bool]:
     if kill is None:
         return "a process was killed in the middle of its tasks", False
     moved = [taken.milliseconds for task_id in kill.held if (taken := tasks[task_id].take_over)]
     latest = max(moved, default=0.0)
-    story = f"{len(moved)} of the {len(kill.held)} tasks of {kill.process} went on elsewhere, the last {latest:.0f} ms"
-    return f"{story} after the kill", len(moved) == len(kill.held) and latest < 1000
+    story = f"{len(moved)} of the {len(kill.held)} tasks of {kill.process} continued elsewhere"
+    return f"{story}, the last {latest:.0f} ms after the kill", len(moved) == len(kill.held) and latest < 1000
 
 
 def _kind(name: str, executions: Sequence[Execution], tasks: Mapping[str, TaskWatch], killed: str, needed: int) -> Kind:

@@ -1,7 +1,7 @@
-"""The repository's agent, made slow enough to be watched, and with a witness of every call that is executed.
+"""The agent of `examples/repository.py`, slowed down, and with a witness that records every call that is made.
 
-Overriding `completion` and `tool_action` is all it takes: what an earlier process has finished comes from the journal,
-and these methods are not called for it again.
+Overriding `completion` and `tool_action` is enough: calls that an earlier process finished are recalled from the
+journal, and these methods are not called for them again.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class WitnessedAgent(RepositoryAgent):
-    """Writes each call down before it is made."""
+    """Records each call before it is made."""
 
     async def completion(self, agent_ctx: AgentContext, messages: list[dict[str, Any]]) -> "ChatCompletion":
         witness.note(self.get_execution_context(), agent_ctx.turn, witness.MODEL_CALL)
@@ -27,7 +27,7 @@ class WitnessedAgent(RepositoryAgent):
         self, tool_call: "ChatCompletionMessageToolCall", agent_ctx: AgentContext
     ) -> FunctionToolActionResult:
         witness.note(self.get_execution_context(), agent_ctx.turn, tool_call.id)
-        await asyncio.sleep(random.uniform(0.1, 0.5))  # tools that are done at once could not be caught at work
+        await asyncio.sleep(random.uniform(0.1, 0.5))  # a kill could not hit tools that finish at once
         return await super().tool_action(tool_call, agent_ctx)
 
 

@@ -1,4 +1,4 @@
-"""What the demo prints: a line for each thing that happens, and the account at the end."""
+"""What the demo prints: a line for each event of interest, and the account at the end."""
 
 import json
 import textwrap
@@ -16,43 +16,43 @@ _WIDTH = 118
 
 
 def rule(title: str = "") -> None:
-    """A line across, with a title."""
+    """A horizontal line with a title."""
     print(f"\n── {title} ".ljust(_WIDTH, "─") if title else "─" * _WIDTH)
 
 
 class Screen:
-    """Prints lines with the seconds since its beginning."""
+    """Prints lines with the seconds since the start."""
 
     def __init__(self) -> None:
-        self._begun = time.monotonic()
+        self._started = time.monotonic()
 
     def line(self, who: str, what: str, task: str = "", turn: str = "") -> None:
         """Print what `who` did, aligned."""
-        print(f"{time.monotonic() - self._begun:6.2f} s  {who:<21} {task:<4} {turn:<6} {what}"[:_WIDTH], flush=True)
+        print(f"{time.monotonic() - self._started:6.2f} s  {who:<21} {task:<4} {turn:<6} {what}"[:_WIDTH], flush=True)
 
-    def supervisor(self, news: str) -> None:
-        """Print what the supervisor has to say."""
-        self.line("supervisor", news)
+    def supervisor(self, message: str) -> None:
+        """Print a log message of the supervisor."""
+        self.line("supervisor", message)
 
     def event(self, event: Mapping[str, Any], task: TaskWatch) -> None:
-        """Print an event, if it says that something is finished or has gone wrong."""
-        what = _told(event)
+        """Print an event if it says that something finished or failed."""
+        what = _description(event)
         about = event.get("metadata") or {}
         if what is not None:
             turn = f"turn {about['turn'] + 1}" if "turn" in about else ""
             self.line(about.get("process", "mailbox"), what, task.name, turn)
 
     def take_over(self, task: TaskWatch) -> None:
-        """Print how a task goes on after the kill."""
+        """Print where and when a task continued after the kill."""
         if taken := task.take_over:
             known = f"; from the journal: {', '.join(taken.recalled)}" if taken.recalled else ""
             self.line(
-                taken.process, f"» goes on here {taken.milliseconds:.0f} ms after the kill{known}", task.name,
+                taken.process, f"» continues here {taken.milliseconds:.0f} ms after the kill{known}", task.name,
                 f"turn {taken.turn + 1}",
             )  # fmt: skip
 
 
-def _told(event: Mapping[str, Any]) -> str | None:
+def _description(event: Mapping[str, Any]) -> str | None:
     data = event.get("data") or {}
     match event["event_type"]:
         case "progress_update_completion_completed":
@@ -64,7 +64,7 @@ def _told(event: Mapping[str, Any]) -> str | None:
             count = len(str(data["result"]).splitlines())
             return f"{function['name']}({_arguments(function['arguments'])}) → {count} line{'s' * (count != 1)}"
         case "task_reclaimed":
-            return f"taken back from {data['process']}"
+            return f"reclaimed from {data['process']}"
         case "run_completed" | "run_failed" | "run_cancelled" as ending:
             return f"{ending}{': ' + event['error'] if event.get('error') else ''}"
         case failed if failed.endswith("_failed"):
@@ -73,7 +73,7 @@ def _told(event: Mapping[str, Any]) -> str | None:
 
 
 def _arguments(text: str) -> str:
-    """The arguments as one would write them in Python, if the model has written them well."""
+    """The arguments as in a Python call, or the text as it is if it is not valid JSON."""
     try:
         return ", ".join(f"{name}={value!r}" for name, value in json.loads(text).items())
     except (ValueError, AttributeError):
@@ -90,9 +90,9 @@ def show_answers(tasks: Sequence[TaskWatch]) -> None:
 
 
 def show_account(account: Account) -> None:
-    """Print what was needed, what was executed, and each promise with whether it was kept."""
+    """Print the calls that were needed and made, and each promise with whether it was kept."""
     rule("The account")
-    titles = ("needed", "really executed", "cut off by the kill", "finished, yet repeated")
+    titles = ("needed", "made", "interrupted by the kill", "finished, yet repeated")
     print(f"{'':<12}" + "".join(f"{title:>24}" for title in titles))
     for kind in account.kinds:
         numbers = (kind.needed, kind.executed, kind.cut_off, kind.repeated)

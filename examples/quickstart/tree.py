@@ -14,32 +14,32 @@ __all__ = ["CONFIG", "Tree"]
 CONFIG = Path(__file__).resolve().parents[2] / "supervisors" / "quickstart.toml"
 
 _LOG_LINE = re.compile(r"\S+ \S+ \w+ +supervisor [\w.]+: (?P<message>.*)")
-_NEWS = ("is ready", "ended by", "released")
+_OF_INTEREST = ("is ready", "ended by", "released")
 
 
 class Tree:
-    """The supervisor's process. `tell` hears what it has to say that is of interest here."""
+    """The supervisor's process. `show` is called with its log messages that are of interest here."""
 
-    def __init__(self, process: asyncio.subprocess.Process, tell: Callable[[str], None]) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, show: Callable[[str], None]) -> None:
         self.process = process
-        self._tell = tell
-        self._last_words: deque[str] = deque(maxlen=10)
+        self._show = show
+        self._last_lines: deque[str] = deque(maxlen=10)
         self._is_ready = asyncio.Event()
         self._reading = asyncio.create_task(self._read())
 
     @classmethod
-    async def start(cls, tell: Callable[[str], None]) -> "Tree":
+    async def start(cls, show: Callable[[str], None]) -> "Tree":
         """Start it, and wait until all of its worker processes are ready."""
-        tell(f"python -m factorial.supervisor {CONFIG.parent.name}/{CONFIG.name}")
+        show(f"python -m factorial.supervisor {CONFIG.parent.name}/{CONFIG.name}")
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "factorial.supervisor", str(CONFIG), stderr=asyncio.subprocess.PIPE
         )
-        tree = cls(process, tell)
+        tree = cls(process, show)
         ready = asyncio.create_task(tree._is_ready.wait())
         await asyncio.wait({ready, tree._reading}, return_when=asyncio.FIRST_COMPLETED)
         if not tree._is_ready.is_set():
             ready.cancel()
-            raise SystemExit("the supervisor did not start:\n" + "\n".join(tree._last_words))
+            raise SystemExit("the supervisor did not start:\n" + "\n".join(tree._last_lines))
         return tree
 
     async def stop(self) -> tuple[int, int]:
@@ -57,9 +57,9 @@ class Tree:
         assert self.process.stderr is not None
         async for raw in self.process.stderr:
             line = raw.decode(errors="replace").rstrip()
-            self._last_words.append(line)
+            self._last_lines.append(line)
             if log := _LOG_LINE.match(line):
-                if any(news in log["message"] for news in _NEWS):
-                    self._tell(log["message"])
+                if any(part in log["message"] for part in _OF_INTEREST):
+                    self._show(log["message"])
                 if log["message"].endswith("children are ready"):
                     self._is_ready.set()

@@ -1,4 +1,4 @@
-"""What the demo knows of its tasks: all of it from the events, as any subscriber gets them."""
+"""What the demo knows of its tasks. All of it comes from the events, as any subscriber gets them."""
 
 from collections import Counter
 from collections.abc import Collection, Mapping
@@ -11,12 +11,12 @@ from examples.quickstart.witness import MODEL_CALL
 __all__ = ["Kill", "TakeOver", "TaskWatch", "victim"]
 
 _MIDDLE = 2
-"""The turn (from 0) in which to kill."""
+"""The number of the turn in which to kill, from 0."""
 
 
 @dataclass(frozen=True)
 class Kill:
-    """What was killed: the process, when, and the ids of the tasks that it held."""
+    """The kill: the process, the time, and the ids of the tasks that the process held."""
 
     process: str
     at: float
@@ -25,18 +25,19 @@ class Kill:
 
 @dataclass(frozen=True)
 class TakeOver:
-    """How a task went on after the kill."""
+    """How a task continued after the kill."""
 
     process: str
     turn: int
     recalled: tuple[str, ...]
-    """The calls of that turn that were finished before, and come from the journal: what each of them called."""
+    """The calls of that turn that had finished before, and were recalled from the journal: the name of each."""
     milliseconds: float
+    """The time between the kill and the first event of the other process."""
 
 
 @dataclass
 class TaskWatch:
-    """One task, as its events tell."""
+    """What the events say of one task."""
 
     name: str
     question: str
@@ -47,13 +48,13 @@ class TaskWatch:
     in_flight: set[str] = field(default_factory=set)
     """Calls that have started and not finished: MODEL_CALL, and ids of tool calls."""
     finished: Counter[tuple[int, str]] = field(default_factory=Counter)
-    """How many times each call, by its turn, has finished. More than once would be too often."""
+    """How many times each call, by its turn, has finished. Each should finish once."""
     names: dict[str, str] = field(default_factory=dict)
-    """What each call calls."""
+    """The name of what each call calls."""
     take_over: TakeOver | None = None
 
     def follow(self, event: Mapping[str, Any], kill: Kill | None) -> None:
-        """Take note of an event."""
+        """Read an event."""
         event_type, about = event["event_type"], event.get("metadata") or {}
         if event_type == "agent_output":
             self.output = str(event["data"])
@@ -73,12 +74,12 @@ class TaskWatch:
 
     @property
     def is_mid_turn(self) -> bool:
-        """Whether its model has answered in this turn, one of its tools is done, and another one is at work."""
+        """Whether the model has answered in this turn, one tool call has finished, and another one has not."""
         in_middle = self.turn == _MIDDLE and len([call for turn, call in self.finished if turn == self.turn]) > 1
         return (in_middle or self.turn > _MIDDLE) and bool(self.in_flight - {MODEL_CALL})
 
     def _called(self, event: Mapping[str, Any]) -> str | None:
-        """Which call a progress event tells of."""
+        """The id of the call that a progress event is about."""
         if "_completion_" in event["event_type"]:
             self.names[MODEL_CALL] = MODEL_CALL
             return MODEL_CALL

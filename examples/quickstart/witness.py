@@ -1,6 +1,6 @@
-"""A witness outside of Factorial: a file with a line for each model call and tool call that was really executed.
+"""A witness outside of Factorial: a file with a line for each model call and tool call that was really made.
 
-Written by the agent in the worker processes, read by the demo. It knows nothing of leases, journals and events.
+The agent in the worker processes writes it, and the demo reads it. It does not depend on leases, journals or events.
 """
 
 import json
@@ -19,7 +19,7 @@ MODEL_CALL = "model call"
 
 @dataclass(frozen=True)
 class Execution:
-    """One execution of a call: `call` is MODEL_CALL, or the id of a tool call."""
+    """One execution of a call. `call` is MODEL_CALL, or the id of a tool call."""
 
     task_id: str
     turn: int
@@ -29,15 +29,15 @@ class Execution:
 
     @property
     def identity(self) -> tuple[str, int, str]:
-        """Which call it is, whoever executes it."""
+        """The call, without the process that executes it."""
         return self.task_id, self.turn, self.call
 
 
 def note(execution: ExecutionContext, turn: int, call: str) -> None:
-    """Write down that `call` is about to be executed here."""
+    """Record that `call` is about to be made in this process."""
     if file := os.environ.get(FILE_VARIABLE):
         line = json.dumps(asdict(Execution(execution.task_id, turn, call, execution.process, os.getpid())))
-        with open(file, "a", encoding="utf-8") as diary:  # one short write: lines of two processes do not mix
+        with open(file, "a", encoding="utf-8") as diary:  # one short write, so lines of two processes do not mix
             diary.write(line + "\n")
 
 

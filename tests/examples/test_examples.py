@@ -162,8 +162,8 @@ def test_the_demo_keeps_its_promises(tmp_path: Path) -> None:
     ready = next(float(seconds) for seconds, what in told if what.endswith("is ready"))
     assert float(told[-1][0]) - ready < 30
     assert "It is not a language model" in demo.stdout
-    assert len(re.findall(r"» goes on here \d+ ms after the kill", demo.stdout)) >= 2
-    assert re.search(r"» goes on here \d+ ms after the kill; from the journal: model call", demo.stdout)
+    assert len(re.findall(r"» continues here \d+ ms after the kill", demo.stdout)) >= 2
+    assert re.search(r"» continues here \d+ ms after the kill; from the journal: model call", demo.stdout)
     assert re.search(r"^model calls +\d+ +\d+ +\d+ +0$", demo.stdout, re.MULTILINE)
     assert demo.stdout.count("kept    ") == 4
     assert not demo.stderr

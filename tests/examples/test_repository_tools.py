@@ -1,4 +1,4 @@
-"""The three tools of examples/repository.py over real files: what they show, and that no path leads out of the root."""
+"""The tools of examples/repository.py over real files: what they show, and that no path leads out of the root."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from examples.repository import Directory
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Directory:
-    """A root with a neighbour that is none of its business."""
+    """A root directory, next to a file that the tools must not show."""
     (tmp_path / "secret.txt").write_text("the neighbour's password")
     root = tmp_path / "root"
     (root / "src" / ".git").mkdir(parents=True)
@@ -34,7 +34,7 @@ def test_finds_lines_in_any_case(directory: Directory) -> None:
         "readme.md:1: Leases\nreadme.md:2: A lease is over when nobody renews it.\nsrc/lease.py:1: LEASE = 15"
     )
     assert directory.search_text("l.ase") == "'l.ase' occurs nowhere below ."
-    with pytest.raises(ValueError, match="say what to look for"):
+    with pytest.raises(ValueError, match="give the text to search for"):
         directory.search_text("  ")
 
 
@@ -49,28 +49,28 @@ def test_reads_from_a_line(directory: Directory) -> None:
     ["../secret.txt", "/etc/passwd", "src/../../secret.txt", "link.txt", "out/secret.txt", ".env", "src/.git/config"],
 )
 def test_no_path_leads_out(directory: Directory, path: str) -> None:
-    with pytest.raises(ValueError, match="outside of the repository"):
+    with pytest.raises(ValueError, match="outside the repository"):
         directory.read_file(path)
 
 
 @pytest.mark.parametrize("path", ["..", "/", "out", "src/.git"])
 def test_no_search_leads_out(directory: Directory, path: str) -> None:
-    with pytest.raises(ValueError, match="outside of the repository"):
+    with pytest.raises(ValueError, match="outside the repository"):
         directory.search_text("password", path)
-    with pytest.raises(ValueError, match="outside of the repository"):
+    with pytest.raises(ValueError, match="outside the repository"):
         directory.list_files(path, "*")
 
 
-def test_a_search_from_the_root_sees_no_neighbour(directory: Directory) -> None:
+def test_a_search_from_the_root_finds_nothing_outside(directory: Directory) -> None:
     assert directory.search_text("password") == "'password' occurs nowhere below ."
     assert directory.list_files(pattern="../*") == "no file below . matches ../*"
 
 
-def test_what_is_no_text_file(directory: Directory) -> None:
+def test_files_that_are_not_text(directory: Directory) -> None:
     for path in ("picture.png", "src"):
-        with pytest.raises(ValueError, match=f"{path} is no text file"):
+        with pytest.raises(ValueError, match=f"{path} is not a text file"):
             directory.read_file(path)
-    with pytest.raises(ValueError, match=r"there is no lost\.py"):
+    with pytest.raises(ValueError, match=r"lost\.py does not exist"):
         directory.read_file("lost.py")
 
 
@@ -80,6 +80,6 @@ def test_results_are_bounded(directory: Directory) -> None:
         assert len(result) < 70_000
         assert result.endswith("... and 100 more lines")
     (directory.root / "huge.txt").write_text("y" * 600_000)
-    with pytest.raises(ValueError, match="or larger than"):
+    with pytest.raises(ValueError, match="or is larger than"):
         directory.read_file("huge.txt")
     assert "huge.txt" not in directory.list_files()
