@@ -1,9 +1,9 @@
-"""The events, and the catalogue of all types that Factorial publishes itself. No input or output here.
+"""The events, and the catalogue of all types that Factorial publishes.
 
-`CATALOGUE` is the table: when each type is published, and which fields it has beside those of `BaseEvent` (checklist
-E03 to E08, T03, T05). Events are written by the script that makes the change they tell of, and can be read again from
-any event id; chunks of a streamed answer are not stored. What an event carries is bounded: it never grows with a
-conversation. Only a final output is published whole.
+`CATALOGUE` says when each type is published, and which fields it has in addition to those of `BaseEvent`. The script
+that makes a change writes the event about it, so neither exists without the other. Stored events can be read again from
+any event id. Chunks of a streamed answer are published, but not stored. The size of an event is bounded, and does not
+grow with the conversation; only a final output is published whole.
 """
 
 from collections.abc import Mapping
@@ -31,20 +31,21 @@ __all__ = [
 ]
 
 MAX_EVENT_DATA = 16_384
-"""No string within a progress event's `data` is longer than this many characters."""
+"""The most characters of a string within a progress event's `data`."""
 
 MAX_EVENT_TOTAL = 65_536
-"""What a step's arguments, or its result, may add to an event, in characters."""
+"""The most characters that the arguments of a step, or its result, add to an event."""
 
 MAX_EVENT_ERROR = 4_000
-"""No event's `error` is longer than this many characters."""
+"""The most characters of an event's `error`."""
 
 _MOST_ITEMS = 100
 _LONGEST_KEY = 200
 
 
 class EventType(StrEnum):
-    """The types of the run's and the queue's own events; progress events are named by `progress`."""
+    """The types of events about runs, tasks, batches and subscriptions. Types of progress events are made from names:
+    `progress_update_<name>_started`, `..._completed` and `..._failed`."""
 
     RUN_ENQUEUED = "run_enqueued"
     RUN_STARTED = "run_started"
@@ -68,67 +69,77 @@ class EventType(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class CatalogueEntry:
-    """One type of event: when it is published, and what it carries beside the base fields.
-
-    `data.delay` is the key `delay` of the event's `data`.
-    """
+    """One type of event."""
 
     when: str
+    """When it is published: a sentence that stands alone."""
     carries: tuple[str, ...] = ()
+    """Its fields in addition to those of `BaseEvent`. `data.delay` is the key `delay` of its `data`."""
 
 
-def _operation(name: str, what: str, result: str) -> dict[str, CatalogueEntry]:
+def _progress(name: str, what: str, result: tuple[str, ...] = ()) -> dict[str, CatalogueEntry]:
     about = ("turn", "data.args", "data.kwargs", "data.context")
     return {
         f"progress_update_{name}_started": CatalogueEntry(f"{what} begins", about),
-        f"progress_update_{name}_completed": CatalogueEntry(f"{what} is done", (*about, *([result] if result else []))),
-        f"progress_update_{name}_failed": CatalogueEntry(f"{what} has failed", (*about, "error")),
+        f"progress_update_{name}_completed": CatalogueEntry(f"{what} was completed", about + result),
+        f"progress_update_{name}_failed": CatalogueEntry(f"{what} failed", (*about, "error")),
     }
 
 
 _BATCH = ("batch_id", "progress", "completed_tasks", "total_tasks", "status")
 
 CATALOGUE: Mapping[str, CatalogueEntry] = MappingProxyType({
-    "run_enqueued": CatalogueEntry("the task is stored and queued"),
-    "run_started": CatalogueEntry("a worker takes the task up for the first time"),
-    "run_completed": CatalogueEntry("the run has ended with its output"),
-    "run_failed": CatalogueEntry("the run has ended without one", ("error",)),
-    "run_cancelled": CatalogueEntry("the run has ended because somebody asked"),
-    "agent_output": CatalogueEntry("the final output, just before `run_completed`", ("turn", "data")),
-    "run_steering_applied": CatalogueEntry("steering messages have entered the conversation", ("data.messages",)),
-    "run_steering_failed": CatalogueEntry("they will not: bad format, or the run has ended", ("error",)),
-    "task_failed": CatalogueEntry("a turn has failed; the task may be tried again", ("error",)),
-    "task_retried": CatalogueEntry("it will be, after `delay` seconds", ("data.delay",)),
-    "task_reclaimed": CatalogueEntry(
-        "its process has died; any worker may take it up", ("data.process", "data.cause", "data.recoveries")
+    EventType.RUN_ENQUEUED: CatalogueEntry("a task was stored and queued"),
+    EventType.RUN_STARTED: CatalogueEntry("a worker claimed the task for the first time"),
+    EventType.RUN_COMPLETED: CatalogueEntry("the run ended with its output"),
+    EventType.RUN_FAILED: CatalogueEntry("the run ended with an error, and is not retried", ("error",)),
+    EventType.RUN_CANCELLED: CatalogueEntry("the run ended as cancelled"),
+    EventType.AGENT_OUTPUT: CatalogueEntry("the run has its final output; `run_completed` follows", ("turn", "data")),
+    EventType.RUN_STEERING_APPLIED: CatalogueEntry(
+        "steering messages were added to the conversation", ("data.messages",)
     ),
-    "task_pending_tool_call_results": CatalogueEntry(
-        "the task is parked until results come from outside", ("data.tool_call_ids",)
+    EventType.RUN_STEERING_FAILED: CatalogueEntry(
+        "steering messages were rejected: invalid format, or the task ended first", ("error",)
     ),
-    "task_pending_child_task_results": CatalogueEntry(
-        "the task is parked until the tasks that it has spawned have ended", ("data.child_task_ids", "data.children")
+    EventType.TASK_FAILED: CatalogueEntry("a turn failed; `task_retried` or `run_failed` follows", ("error",)),
+    EventType.TASK_RETRIED: CatalogueEntry(
+        "a failed turn will be tried again after `data.delay` seconds", ("data.delay",)
     ),
-    "batch_progress": CatalogueEntry("of a batch's tasks, one more whole percent has ended", _BATCH),
-    "batch_completed": CatalogueEntry("all of a batch's tasks have ended", _BATCH),
-    "batch_cancelled": CatalogueEntry("so they have, because their parent was cancelled", _BATCH),
-    **_operation("run_turn", "a turn", ""),
-    **_operation("completion", "a model call", "data.result"),
-    **_operation("tool_action", "a tool call", "data.result"),
-    "context_window_trimmed": CatalogueEntry(
-        "a model call goes without the conversation's oldest messages, to stay within `context_window_limit`",
+    EventType.TASK_RECLAIMED: CatalogueEntry(
+        "the task was reclaimed from a dead process, and is queued again",
+        ("data.process", "data.cause", "data.recoveries"),
+    ),
+    EventType.TASK_PENDING_TOOL_CALL_RESULTS: CatalogueEntry(
+        "the task is parked until results of deferred tools are delivered", ("data.tool_call_ids",)
+    ),
+    EventType.TASK_PENDING_CHILD_TASK_RESULTS: CatalogueEntry(
+        "the task is parked until its child tasks have ended", ("data.child_task_ids", "data.children")
+    ),
+    EventType.BATCH_PROGRESS: CatalogueEntry("another whole percent of a batch's tasks has ended", _BATCH),
+    EventType.BATCH_COMPLETED: CatalogueEntry("all tasks of a batch have ended", _BATCH),
+    EventType.BATCH_CANCELLED: CatalogueEntry(
+        "all tasks of a batch have ended, because their parent was cancelled", _BATCH
+    ),
+    **_progress("run_turn", "a turn"),
+    **_progress("completion", "a model call", ("data.result",)),
+    **_progress("tool_action", "a tool call", ("data.result",)),
+    EventType.CONTEXT_WINDOW_TRIMMED: CatalogueEntry(
+        "a model call leaves out the conversation's oldest messages, to stay within `context_window_limit`",
         ("turn", "data.limit", "data.tokens", "data.messages_left_out", "data.messages_sent"),
     ),
-    "progress_update_completion_chunk": CatalogueEntry("a piece of a streamed answer; not stored", ("turn", "data")),
-    "subscription_gap": CatalogueEntry(
-        "to one subscriber: events that it has missed are gone", ("data.after", "data.lost_up_to")
+    "progress_update_completion_chunk": CatalogueEntry(
+        "a piece of a streamed answer has arrived; this event is not stored", ("turn", "data")
+    ),
+    EventType.SUBSCRIPTION_GAP: CatalogueEntry(
+        "this subscriber missed events that are no longer stored", ("data.after", "data.lost_up_to")
     ),
 })  # fmt: skip
-"""Every type of event that Factorial publishes itself."""
+"""Every type of event that Factorial publishes."""
 
 
 @dataclass(kw_only=True)
 class BaseEvent:
-    """What every event has (checklist E03). `timestamp` is the moment the event was made, in UTC."""
+    """What every event has. `timestamp` is the moment at which the event was made, in UTC."""
 
     event_type: str = field(kw_only=False)
     task_id: str | None = None
@@ -138,7 +149,7 @@ class BaseEvent:
     metadata: dict[str, Any] | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """The event as plain data: the base fields, and whatever else is set."""
+        """The event as plain data: the base fields, and those of the others that are not None."""
         event = {
             "event_type": self.event_type,
             "task_id": self.task_id,
@@ -166,7 +177,7 @@ _further_fields_of: dict[type[BaseEvent], tuple[str, ...]] = {}
 
 
 def _further_fields(event: BaseEvent) -> tuple[str, ...]:
-    """What events of this class have beside the base fields. Asked once per class: an event is made in each step."""
+    """The fields of the event's class that `BaseEvent` does not have. Cached, because every step makes events."""
     known = _further_fields_of.get(type(event))
     if known is None:
         base = {field.name for field in fields(BaseEvent)}
@@ -177,7 +188,7 @@ def _further_fields(event: BaseEvent) -> tuple[str, ...]:
 
 @dataclass(kw_only=True)
 class AgentEvent(BaseEvent):
-    """Something an agent did. Extend it with fields of your own (checklist E10)."""
+    """Something that an agent did. Extend it to add fields."""
 
     turn: int | None = None
     data: Any = None
@@ -186,7 +197,7 @@ class AgentEvent(BaseEvent):
 
 @dataclass(kw_only=True)
 class QueueEvent(BaseEvent):
-    """Something that happened to a task on its way through the queue."""
+    """Something that happened to a task in the queue."""
 
     worker_id: str | None = None
     batch_id: str | None = None
@@ -196,37 +207,40 @@ class QueueEvent(BaseEvent):
 
 @dataclass(kw_only=True)
 class BatchEvent(BaseEvent):
-    """How far the tasks of a batch are."""
+    """How many tasks of a batch have ended. Kept for programs of 0.1.x that name it: the server's scripts write the
+    events of batches, with these fields."""
 
     batch_id: str | None = None
     progress: float | None = None
-    """Percent that have ended."""
+    """Percent of the tasks that have ended."""
     completed_tasks: int | None = None
     total_tasks: int | None = None
     status: str | None = None
 
 
 class EventPublisher(Protocol):
-    """Where an agent's events go: the mailbox, or the handler of an inline run."""
+    """Publishes the events of a task: through the server, or to the event handler of an inline run."""
 
     async def publish_event(self, event: BaseEvent) -> None:
         """Publish `event`, in order with the task's other events."""
-        ...
 
 
 def encode_event(event: BaseEvent) -> bytes:
-    """`event` as JSON in UTF-8. A value that JSON cannot hold is shown as text: an event never fails a run."""
+    """`event` as JSON in UTF-8. A value that JSON cannot hold becomes text, so an event never fails a run."""
     return dump_anything(event.to_dict())
 
 
 def bounded(value: Any, limit: int = MAX_EVENT_DATA, depth: int = 20, total: int = MAX_EVENT_TOTAL) -> Any:
-    """`value` as plain JSON data of a bounded size: each string shortened to `limit` characters, each list and dict to
-    100 items, no deeper than `depth`, and about `total` characters in all; what comes after these is left out."""
+    """`value` as plain JSON data of a bounded size.
+
+    Each string is shortened to `limit` characters, each list and dict to 100 items. Nothing is nested deeper than
+    `depth`. What exceeds about `total` characters in all is left out.
+    """
     return _Measure(limit, total).take(value, depth)
 
 
 class _Measure:
-    """How much still fits."""
+    """The characters that are left."""
 
     def __init__(self, limit: int, total: int) -> None:
         self._limit = limit
@@ -236,7 +250,7 @@ class _Measure:
         """As much of `value` as fits."""
         if isinstance(value, str):
             return self._text(value, self._limit)
-        self._left -= 8  # about what a number takes, or the brackets and commas around something else
+        self._left -= 8  # roughly the size of a number, or of the brackets and commas around something else
         if value is None or isinstance(value, bool | int | float):
             return value
         if not depth:

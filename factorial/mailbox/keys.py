@@ -1,8 +1,8 @@
 """The name of every key, in one place: for Python as functions of `Keys`, for Lua as the prelude of every script.
 
-A key is `{namespace:partition}:<kind>:<name>`, or `{namespace:partition}:<kind>` if there is only one of its kind. The
-braces are a hash tag: on Redis Cluster a run, its owner's events and its queue share a slot, so one script may change
-them together.
+A key is `{namespace:0}:<kind>:<name>`, or `{namespace:0}:<kind>` if there is only one of its kind. The braces are a
+hash tag: on Redis Cluster a run, its owner's events and its queue share a slot, so one script may change them together.
+The 0 leaves room for a namespace of several slots.
 """
 
 import re
@@ -67,8 +67,8 @@ KINDS = {
 class Keys:
     """The key names of one namespace."""
 
-    def __init__(self, namespace: str, partition: int = 0) -> None:
-        self.prefix = f"{{{namespace}:{partition}}}:"
+    def __init__(self, namespace: str) -> None:
+        self.prefix = f"{{{namespace}:0}}:"
 
     def key(self, kind: str, name: str = "") -> str:
         """The key of any kind: 'run' and an id, 'ready' and an agent's name, 'processes', ..."""

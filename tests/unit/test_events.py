@@ -1,6 +1,7 @@
 """Events: their fields, their JSON, and the bounds of what they carry. Nothing is fake."""
 
 import json
+import re
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
@@ -199,3 +200,13 @@ def test_event_types_are_plain_words() -> None:
 
 def test_every_event_type_is_in_the_catalogue() -> None:
     assert {str(name) for name in EventType} <= CATALOGUE.keys()
+
+
+def test_what_the_catalogue_says_of_an_event_stands_alone() -> None:
+    """A dashboard shows one line of it: no pronoun may refer to another line, and fields have their full names."""
+    for event_type, entry in CATALOGUE.items():
+        first, *_ = entry.when.split()
+        assert first in ("a", "all", "another", "steering", "the", "this"), event_type
+        assert not re.search(r"\b(it|they|them|so)\b", entry.when), event_type
+        for name in re.findall(r"`(data\.\w+)`", entry.when):
+            assert name in entry.carries, event_type
