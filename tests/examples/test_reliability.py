@@ -1,12 +1,11 @@
-"""RELIABILITY.md names what is there: its folders, files, commands and events."""
+"""docs/explanation/reliability.md names what is there: its folders, files, commands and events."""
 
 import re
-from pathlib import Path
 
 from factorial.events import CATALOGUE
+from tests.examples.documents import DOCUMENTS, ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
-TEXT = (ROOT / "RELIABILITY.md").read_text()
+TEXT = DOCUMENTS["docs/explanation/reliability.md"]
 
 
 def test_every_path_is_there() -> None:

@@ -183,7 +183,7 @@ def test_what_is_wrong_is_wrapped_and_not_cut() -> None:
     assert " ".join(" ".join(told).split()) == f"! weather.1 is restarting; its last exit: {why}"
 
 
-def test_the_sample_in_the_readme_is_what_is_printed() -> None:
+def test_the_sample_in_the_guide_is_what_is_printed() -> None:
     crashed = RESTARTING | {"restarts": 2, "last_exit": "SIGSEGV", "last_exit_ago": 2.0}
     fresh = {"uptime": 273_720.0, "lag": 0.001, "rss": 96_468_992, "cpu": 7.0, "open_files": 21}
     old = {"process": "planner.1-0ddba1", "pid": 835, "uptime": 273_720.0, "tasks": 4, "rss": 90_000_000, "cpu": 1.0}
@@ -195,8 +195,8 @@ def test_the_sample_in_the_readme_is_what_is_printed() -> None:
     )
     report: dict[str, Any] = {"supervisor": "web1-3fa9c2", "host": "web1", "config": "system.toml", "uptime": 273_725.0}
     drawn = draw([subject(tree, **report)], {"weather": (40, 0, 1, 3, 0, 12), "planner": (0, 6, 0, 0, 2, 17)})
-    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text(encoding="utf-8")
-    assert f"```text\n{drawn}\n```\n" in readme, drawn
+    guide = (Path(__file__).resolve().parents[2] / "docs/guides/operating.md").read_text(encoding="utf-8")
+    assert f"```text\n{drawn}\n```\n" in guide, drawn
 
 
 def test_many_nodes_in_trouble_are_counted_and_the_first_are_named() -> None:
