@@ -13,7 +13,7 @@ from typing import Any
 from redis.asyncio import Redis
 
 from factorial import AgentContext, AgentWorkerConfig, BaseAgent, MaintenanceWorkerConfig, RedisConfig
-from factorial.actors.worker_process import Runner, prepare
+from factorial.actors.worker_process import WorkerProcess, prepare
 from factorial.mailbox import Namespace
 from factorial.mailbox.embedded.share import resolve
 from factorial.orchestrator import Orchestrator
@@ -95,7 +95,7 @@ class Stage:
         try:
             async with Redis.from_url(redis.url) as observer, asyncio.TaskGroup() as group:
                 worker = Worker(mailbox, observer)
-                runner = Runner(agent, mailbox, worker.process, POLICY, MAINTENANCE)
+                runner = WorkerProcess(agent, mailbox, worker.process, POLICY, MAINTENANCE)
                 group.create_task(runner.run(worker, grace=5))  # if it fails, so does the measurement
                 yield worker
                 worker.draining.set()

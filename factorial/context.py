@@ -1,14 +1,16 @@
 """The two contexts of a turn: the agent's own state, and what is known about its execution.
 
-`AgentContext` is stored with the task and travels with it (checklist C01, C02). `ExecutionContext` is made
-anew by whoever takes the task up, and is not stored (C04).
+`AgentContext` is stored with the task and travels with it. `ExecutionContext` is made by the process that executes the
+task, and is not stored.
+
+`Scope` and `scope` are for Factorial's own use: they tie an `ExecutionContext` to the run that is executed.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, ParamSpec, Protocol, Self, TypeVar, overload
 
 from pydantic import BaseModel, ConfigDict
 
@@ -16,6 +18,9 @@ from factorial.errors import FactorialError
 from factorial.events import EventPublisher
 
 __all__ = ["AgentContext", "Batch", "ContextType", "ExecutionContext", "execution_context", "opening_messages"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class AgentContext(BaseModel):
@@ -73,25 +78,44 @@ execution_context: ContextVar["ExecutionContext"] = ContextVar("factorial_execut
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Tasks that were spawned together (checklist T03). `orchestrator.get_batch_data(id)` tells how far they are."""
+    """Tasks that were spawned together. `orchestrator.get_batch_data(id)` says how many of them have ended."""
 
     id: str
     task_ids: list[str]
 
 
-class _Spawner(Protocol):
-    """What begins the children: the steps of the turn."""
-
-    async def spawn(
-        self, execution: "ExecutionContext", agent: Any, contexts: Sequence[AgentContext], *, as_batch: bool
-    ) -> Batch: ...
-
-
-class _AgentOf(Protocol[ContextType]):
-    """An agent, as far as its children's parent has to know it."""
+class AgentOf(Protocol[ContextType]):
+    """An agent, as far as the parent of its tasks has to know it."""
 
     name: str
     context_class: type[ContextType]
+
+
+class Scope(Protocol):
+    """Where in a run the present code is executed. `agent/lifecycle/step.py` implements it."""
+
+    @property
+    def turn(self) -> int:
+        """The turn that is being taken."""
+        ...
+
+    async def step(
+        self, name: str, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> Any:
+        """Call `function` once, and keep its result."""
+        ...
+
+    def step_sync(self, name: str, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """The same from a thread that is not the event loop's."""
+        ...
+
+    async def spawn(self, agent: Any, payloads: Sequence[AgentContext], *, as_batch: bool) -> Batch:
+        """Spawn a task of `agent` for each payload."""
+        ...
+
+
+scope: ContextVar[Scope | None] = ContextVar("factorial_scope", default=None)
+"""The scope of the present code; None outside of a run."""
 
 
 @dataclass(slots=True)
@@ -105,20 +129,16 @@ class ExecutionContext:
     retries: int = 0
     """Failed attempts at the present turn that were retried."""
     pickups: int = 1
-    """How many times a worker has taken the task up: more than 1 after a retry, a release or a crash."""
+    """How many times a worker has claimed the task: more than 1 after a retry, a release or a crash."""
     iterations: int = 0
-    """Turns begun since this worker took the task up."""
+    """Turns begun since this worker claimed the task."""
     process: str = ""
     """The process that executes the task."""
     tool_call_id: str = ""
-    """Within a tool: the id of the call. Whoever is to give a deferred tool's result needs it, and `task_id`."""
+    """Within a tool: the id of the call. A deferred tool's result is delivered with it and `task_id`."""
     idempotency_key: str = field(default="", repr=False)
-    """Within a tool: the same on every execution of the same tool call, also after a crash. Hand it to
-    services that can refuse a second order."""
-    step: str = field(default="", repr=False)
-    """What is being done within the turn: `completion`, `tool_action`, or nothing."""
-    run: Any = field(default=None, repr=False)
-    """The run this context belongs to: for Factorial's own use."""
+    """Within a step: the same on every execution of the step, also after a crash. Pass it to services that can refuse
+    a second order."""
 
     @classmethod
     def current(cls) -> "ExecutionContext":
@@ -131,41 +151,76 @@ class ExecutionContext:
             )
         return context
 
-    async def spawn_child_task(self, agent: _AgentOf[ContextType], payload: ContextType) -> str:
-        """Begin a task of `agent` over `payload`, as a child of this one, and give its id (checklist T03).
-
-        It has this task's owner. If this task is cancelled, it is cancelled, too. A `forking_tool` that returns the id
-        has this task wait for it; otherwise nobody does. If the step that spawns it is executed again, the id is the
-        same, and nothing is spawned twice. Raises `ContextError` if the payload does not fit, and `RetryableError` if
-        it could not be stored.
-        """
-        batch = await self._steps().spawn(self, agent, [payload], as_batch=False)
-        return batch.task_ids[0]
-
-    async def spawn_child_tasks(self, agent: _AgentOf[ContextType], payloads: Sequence[ContextType]) -> Batch:
-        """Begin a task of `agent` over each of `payloads`: a batch, whose progress is published (checklist T03).
-
-        `batch_progress` comes with each whole percent, and `batch_completed` with the end of the last one. At most
-        10,000 at once. Otherwise as `spawn_child_task`.
-        """
-        return await self._steps().spawn(self, agent, payloads, as_batch=True)
-
-    def _steps(self) -> "_Spawner":
-        if self.run is None:
-            raise FactorialError("tasks can be spawned only while an agent takes a turn")
-        steps: _Spawner = self.run.steps
-        return steps
-
-    @contextmanager
-    def active(self) -> Iterator["ExecutionContext"]:
-        """Make this the current context within a `with` block: for Factorial's own use."""
-        token = execution_context.set(self)
-        try:
-            yield self
-        finally:
-            execution_context.reset(token)
-
     @classmethod
     def get(cls) -> "ExecutionContext | None":
         """The context of the turn that is being executed, or None outside of one."""
         return execution_context.get(None)
+
+    async def spawn_child_task(self, agent: AgentOf[ContextType], payload: ContextType) -> str:
+        """Spawn a task of `agent` over `payload`, as a child of this one. Returns its id.
+
+        The child has this task's owner, and is cancelled with it. A `forking_tool` that returns the id makes this task
+        wait for the child; otherwise nothing waits for it. If the step that spawns it is executed again, the id is the
+        same, and nothing is spawned twice. Raises `ContextError` if the payload does not fit, and `RetryableError` if
+        it could not be stored.
+        """
+        batch = await _scope("a task can be spawned").spawn(agent, [payload], as_batch=False)
+        return batch.task_ids[0]
+
+    async def spawn_child_tasks(self, agent: AgentOf[ContextType], payloads: Sequence[ContextType]) -> Batch:
+        """Spawn a task of `agent` over each of `payloads`: a batch, whose progress is published.
+
+        `batch_progress` is published with each whole percent, and `batch_completed` with the end of the last task. At
+        most 10,000 tasks at once. Otherwise as `spawn_child_task`.
+        """
+        return await _scope("tasks can be spawned").spawn(agent, payloads, as_batch=True)
+
+    @overload
+    async def step(self, name: str, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
+    @overload
+    async def step(self, name: str, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
+    async def step(self, name: str, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        """Call `function(*args, **kwargs)` as a durable step, and return its result.
+
+        The result is recorded when the function has returned. If the turn is taken again, after a crash, a retry or a
+        release, the recorded result is returned and the function is not called. A call that was cut off before its
+        result was recorded is made again; `ExecutionContext.current().idempotency_key` is then the same.
+
+        May be called in async tools, callbacks and overridden agent methods. `function` is async, or a plain function,
+        which is called in a thread. `name` is 1 to 100 letters, digits, '-', '_' or '.'; the n-th call of a name within
+        its tool, callback or turn is a step of its own, so call the steps of one name in the same order each time. The
+        result must be something that JSON can hold. If the function's return type is annotated, the result is given
+        back as that type, else as plain JSON data. Changes that the function makes to the `AgentContext` are not part
+        of the record: return what has to be kept.
+
+        Raises what the function raises, and the step is not finished then. Raises `FactorialError` outside of a run,
+        `ConfigError` for a name that cannot be one, and `ContextError` if the result cannot be stored.
+        """
+        return await _scope("a step can be taken").step(name, function, args, kwargs)
+
+    def step_sync(self, name: str, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+        """`step` for plain `def` tools, which run in a thread: call `function` there as a durable step.
+
+        `function` must be a plain function. Raises `FactorialError` if it is called in an event loop: use
+        `await execution_ctx.step(...)` there. Otherwise as `step`.
+        """
+        result: T = _scope("a step can be taken").step_sync(name, function, args, kwargs)
+        return result
+
+
+def _scope(what: str) -> Scope:
+    found = scope.get()
+    if found is None:
+        raise FactorialError(f"{what} only while an agent takes a turn")
+    return found
+
+
+@contextmanager
+def entered(execution_ctx: ExecutionContext, within: Scope | None) -> Iterator[None]:
+    """Within the block, `execution_ctx` is the current context, in the scope `within`: for Factorial's own use."""
+    of_context, of_scope = execution_context.set(execution_ctx), scope.set(within)
+    try:
+        yield
+    finally:
+        scope.reset(of_scope)
+        execution_context.reset(of_context)

@@ -23,7 +23,6 @@ from factorial.errors import ConfigError, InvalidTaskIdError
 from factorial.utils import is_valid_task_id
 
 __all__ = [
-    "AwaitedCall", "NextStep", "Continue", "Complete", "Park", "Backoff", "Release", "Fail", "Cancel",
     "Task", "TaskMetadata", "TaskStatus", "check_owner_id", "check_task_id", "new_task_id",
 ]  # fmt: skip
 
@@ -164,69 +163,3 @@ def check_owner_id(owner_id: object) -> str:
     raise ConfigError(
         f"owner_id={shown} cannot name an owner: use a string of 1 to {_OWNER_ID_LIMIT} printable characters"
     )
-
-
-# What a turn asks of its host. A closed union: `match` on it and close with `assert_never`.
-
-
-@dataclass(frozen=True, slots=True)
-class Continue:
-    """Another turn follows, here."""
-
-
-@dataclass(frozen=True, slots=True)
-class Complete:
-    """The run has its output. `is_last`: no further turn is allowed, so unread steering cannot lead to one."""
-
-    output: Any
-    is_last: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class AwaitedCall:
-    """A tool call of a turn that waits. Each one of the turn is listed, in the model's order."""
-
-    tool_call_id: str
-    message: dict[str, Any] | None = None
-    """What answers the call, if that is known: it is held back until the others are answered."""
-    children: tuple[str, ...] | None = None
-    """The tasks whose ends it waits for; None: it waits for a result from outside."""
-    shown: str | None = None
-    """What the model sees before the results of the children."""
-    timeout: float = 0.0
-    """Seconds after which it is waited for no more; 0: never."""
-
-
-@dataclass(frozen=True, slots=True)
-class Park:
-    """The turn waits for results from outside, or for children; nobody holds the run meanwhile."""
-
-    calls: tuple[AwaitedCall, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Backoff:
-    """The turn failed; try again after `delay` seconds. One retry is spent."""
-
-    delay: float
-    error: BaseException
-
-
-@dataclass(frozen=True, slots=True)
-class Release:
-    """Give the task back, to be taken up by any worker. No retry is spent."""
-
-
-@dataclass(frozen=True, slots=True)
-class Fail:
-    """The run ends as failed."""
-
-    error: BaseException
-
-
-@dataclass(frozen=True, slots=True)
-class Cancel:
-    """The run ends as cancelled: somebody asked for it."""
-
-
-NextStep = Continue | Complete | Park | Backoff | Release | Fail | Cancel

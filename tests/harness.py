@@ -17,8 +17,8 @@ from typing import Any, NoReturn, Self
 
 import pytest
 
-from factorial.actors.durable_host import Execution
-from factorial.actors.worker_process import Runner
+from factorial.actors.durable_host import DurableHost
+from factorial.actors.worker_process import WorkerProcess
 from factorial.agent.agent import BaseAgent
 from factorial.config import AgentWorkerConfig, MaintenanceWorkerConfig, MetricsTimelineConfig, RedisConfig
 from factorial.context import AgentContext
@@ -43,16 +43,16 @@ def tidy(**changes: Any) -> MaintenanceWorkerConfig:
     return MaintenanceWorkerConfig(**{"interval": 0.05} | changes)
 
 
-def before_the_first_step(monkeypatch: pytest.MonkeyPatch, act: Callable[[Execution], Any]) -> None:
+def before_the_first_step(monkeypatch: pytest.MonkeyPatch, act: Callable[[DurableHost], Any]) -> None:
     """Have `act` called with the next execution in the moment of its start, when nothing of it has run."""
-    start = Execution.start
+    start = DurableHost.start
 
-    def act_at_once(execution: Execution) -> "asyncio.Task[None]":
+    def act_at_once(execution: DurableHost) -> "asyncio.Task[None]":
         monkeypatch.undo()
         act(execution)
         return start(execution)
 
-    monkeypatch.setattr(Execution, "start", act_at_once)
+    monkeypatch.setattr(DurableHost, "start", act_at_once)
 
 
 class Lifeline:
@@ -86,7 +86,7 @@ class Silence:
 class Process:
     """One runner, as it lives in a worker process."""
 
-    def __init__(self, runner: Runner, mailbox: Namespace, lifeline: Lifeline) -> None:
+    def __init__(self, runner: WorkerProcess, mailbox: Namespace, lifeline: Lifeline) -> None:
         self.runner = runner
         self.mailbox = mailbox
         self.lifeline = lifeline
@@ -105,7 +105,7 @@ class Process:
     @property
     def holds(self) -> set[str]:
         """The ids of the runs that this process executes."""
-        return {task_id for worker in self.runner._workers for task_id in worker.executions}
+        return {task_id for worker in self.runner._workers for task_id in worker.hosts}
 
     async def drain(self) -> None:
         """Stop gracefully, as on SIGTERM. Returns when the process has left."""
@@ -166,7 +166,7 @@ class System:
         """Start a process for `agent`."""
         name = process or f"p{len(self.processes) + 1}"
         mailbox = await Namespace.open(self.redis, metrics=metrics)
-        runner = Runner(agent, mailbox, name, worker or quick(), maintenance or tidy())
+        runner = WorkerProcess(agent, mailbox, name, worker or quick(), maintenance or tidy())
         started = Process(runner, mailbox, Lifeline(name))
         self.processes.append(started)
         await started.begin(grace)

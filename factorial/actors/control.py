@@ -98,7 +98,7 @@ class Control:
     async def _look_around(self) -> None:
         """Nothing came, or the connection was lost, and signals with it: look for work, and for cancelled runs."""
         self.send_for_work()
-        held = [execution for worker in self._workers for execution in worker.executions.values()]
+        held = [host for worker in self._workers for host in worker.hosts.values()]
         with contextlib.suppress(MailboxError):
             flags = await asyncio.gather(
                 *(
@@ -106,17 +106,17 @@ class Control:
                     for run in held
                 )
             )
-            for execution, flag in zip(held, flags, strict=True):
+            for host, flag in zip(held, flags, strict=True):
                 if flag == b"1":
-                    execution.cancel()
+                    host.cancel()
 
     def _obey(self, signal: str) -> None:
         verb, _, task_id = signal.partition(" ")
         match verb:
             case "cancel":
                 for worker in self._workers:
-                    if execution := worker.executions.get(task_id):
-                        execution.cancel()
+                    if host := worker.hosts.get(task_id):
+                        host.cancel()
             case "listen":
                 pass  # the next wait includes the tokens
             case _:

@@ -9,7 +9,7 @@ all the same, its token is not good any more when it arrives.
 from collections.abc import Callable, Mapping
 
 from factorial.actors.actor import Actor, Tick
-from factorial.actors.durable_host import Execution
+from factorial.actors.durable_host import DurableHost
 from factorial.mailbox.operations import lease
 from factorial.mailbox.script import Scripts
 from factorial.telemetry.story import Story
@@ -18,7 +18,7 @@ __all__ = ["Inventory"]
 
 
 class Inventory(Actor[None]):
-    """Looks every `interval` seconds. `executions` gives what the process has at hand, by task id."""
+    """Looks every `interval` seconds. `hosts` gives what the process has at hand, by task id."""
 
     def __init__(
         self,
@@ -26,24 +26,24 @@ class Inventory(Actor[None]):
         process: str,
         agent: str,
         interval: float,
-        executions: Callable[[], Mapping[str, Execution]],
+        hosts: Callable[[], Mapping[str, DurableHost]],
     ) -> None:
         super().__init__("inventory", interval)
         self._scripts = scripts
         self._process = process
         self._agent = agent
-        self._executions = executions
+        self._hosts = hosts
         self._before: set[str] = set()
         """What differed at the last look."""
 
     async def receive(self, message: Tick | None) -> None:
         """One look."""
         held = await lease.held(self._scripts, process=self._process)
-        executions = self._executions()
-        differs = held ^ executions.keys()
+        hosts = self._hosts()
+        differs = held ^ hosts.keys()
         again, self._before = differs & self._before, differs
         for task_id in again - held:
-            executions[task_id].abandon()
+            hosts[task_id].abandon()
         if strays := again & held:
             for task_id in await lease.disown(self._scripts, process=self._process, task_ids=strays):
                 Story(task_id, self._agent).reclaimed(self._process, lease.Cause.LEFT)

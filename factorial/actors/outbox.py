@@ -1,8 +1,8 @@
-"""What a held run has to tell the mailbox: finished steps and events, in order, in as few messages as possible.
+"""`Outbox`: finished steps and events of an activation that were not sent yet, in order.
 
-A step that must be kept before the turn goes on is sent at once, with all events before it. Anything else waits a
-moment for company: usually the turn's commit takes it along, and costs no message of its own. One message is under way
-at a time, so nothing overtakes anything.
+A step that must be recorded before the turn goes on is sent at once, with all events before it. Anything else waits a
+moment: usually the turn's commit takes it along, and it costs no message of its own. One message is under way at a
+time, so nothing overtakes anything.
 """
 
 import asyncio
@@ -16,10 +16,10 @@ from factorial.mailbox.operations.claim import Token
 from factorial.mailbox.operations.record import Noted, Superseded, record
 from factorial.mailbox.script import Scripts
 
-__all__ = ["Ledger", "Pending", "Reply"]
+__all__ = ["Outbox", "Pending", "Reply"]
 
 LINGER = 0.05
-"""Seconds that an event waits for company. Nobody who watches a run notices; a turn that is quicker saves a message."""
+"""Seconds that an event may wait. Subscribers do not notice, and a turn that is quicker saves a message."""
 
 Reply = Noted | Superseded | MailboxError
 
@@ -31,21 +31,21 @@ class Pending:
     entries: dict[str, bytes]
     events: list[bytes]
     doubtful: int = 0
-    """The number of the message that was sent and not answered: it brought the first `doubtful_events`; 0: none was."""
+    """The number of a message that was sent and not answered, with the first `doubtful_events`; 0: there is none."""
     doubtful_events: int = 0
 
 
-class Ledger:
-    """The outgoing side of one execution. `on_reply` hears what the mailbox answers to messages of its own."""
+class Outbox:
+    """The outgoing side of one activation. `on_reply` gets the reply to each message that the outbox sends itself."""
 
     def __init__(self, scripts: Scripts, task_id: str, token: Token, on_reply: Callable[[Reply], None]) -> None:
         self.token = token
-        """The token under which to write: the execution's present one."""
+        """The present token of the activation, under which messages are written."""
         self._scripts = scripts
         self._task_id = task_id
         self._on_reply = on_reply
         self._pending = Pending({}, [])
-        self._told = 0
+        self._message_number = 0
         self._unanswered: Pending | None = None
         """The latest message, from when it is sent until it is answered. It is sent again as it was, under the same
         number, so that its events are published once."""
@@ -65,7 +65,7 @@ class Ledger:
         self._arm()
 
     async def flush(self) -> None:
-        """Send what waits, and return when it is answered. What is under way goes on if the caller is cancelled."""
+        """Send everything, and return when it is answered. What is under way goes on if the caller is cancelled."""
         await self._may_send.wait()
         self._send_now()
         await self.answered()
@@ -77,7 +77,7 @@ class Ledger:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Send nothing within the block: a commit is under way, and what comes meanwhile belongs behind it."""
+        """Send nothing within the block: a commit is under way, and what is added meanwhile comes after it."""
         self._may_send.clear()
         try:
             yield
@@ -87,18 +87,20 @@ class Ledger:
                 self._arm()
 
     def close(self) -> None:
-        """The execution has ended: nothing more is sent, and nobody hears what is still answered."""
+        """The activation is over: nothing more is sent, and replies are ignored."""
         self._disarm()
         self._on_reply = _ignore
 
     def take(self) -> Pending:
-        """What waits, to be sent along with something else."""
+        """Everything that was not sent, to be sent with something else."""
         self._disarm()
         pending, self._pending = self._pending, Pending({}, [])
         sent, self._unanswered = self._unanswered, None
         if sent is None:
             return pending
-        return Pending(sent.entries | pending.entries, sent.events + pending.events, self._told, len(sent.events))
+        return Pending(
+            sent.entries | pending.entries, sent.events + pending.events, self._message_number, len(sent.events)
+        )
 
     @property
     def _has_more(self) -> bool:
@@ -106,7 +108,7 @@ class Ledger:
 
     def _arm(self) -> None:
         if self._timer is None and self._sender is None:
-            # In a context of its own: the event loop keeps a timer that was cancelled, and all that its context holds.
+            # With a context of its own: the event loop keeps a cancelled timer, and everything that its context holds.
             self._timer = asyncio.get_running_loop().call_later(LINGER, self._send_now, context=Context())
 
     def _disarm(self) -> None:
@@ -117,30 +119,30 @@ class Ledger:
     def _send_now(self) -> None:
         self._disarm()
         if self._sender is None and self._may_send.is_set() and self._has_more:
-            self._sender = asyncio.get_running_loop().create_task(self._send_all(), name=f"ledger of {self._task_id}")
+            self._sender = asyncio.get_running_loop().create_task(self._send_all(), name=f"outbox of {self._task_id}")
 
     async def _send_all(self) -> None:
-        """Send message after message until nothing waits, a commit is to take the rest, or the mailbox takes none."""
+        """Send message after message until nothing is left, a commit takes the rest, or the server refuses one."""
         reply: Reply = Noted(cancelled=False)
         while isinstance(reply, Noted) and self._may_send.is_set() and self._has_more:
             if self._unanswered is None:
                 self._unanswered = self.take()
-                self._told += 1
+                self._message_number += 1
             try:
                 reply = await record(
                     self._scripts,
                     task_id=self._task_id,
                     token=self.token,
-                    told=self._told,
+                    told=self._message_number,
                     entries=self._unanswered.entries,
                     events=self._unanswered.events,
                 )
                 self._unanswered = None
             except MailboxError as error:
-                reply = error  # it may still go along with what the execution writes last
+                reply = error  # it may still be sent with what the activation writes last
         self._sender = None
         self._on_reply(reply)
 
 
 def _ignore(reply: Reply) -> None:
-    """For what comes too late."""
+    """A reply that comes too late."""

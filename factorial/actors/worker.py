@@ -8,15 +8,11 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from factorial.actors.actor import Actor, Tick
-from factorial.actors.durable_host import Execution
-from factorial.agent.agent import BaseAgent
-from factorial.config import AgentWorkerConfig
+from factorial.actors.durable_host import DurableHost, Workplace
 from factorial.mailbox.operations.claim import Claim, NoLease, claim, new_nonce
-from factorial.mailbox.script import Scripts
 
 __all__ = ["Ready", "Refill", "Surroundings", "Worker"]
 
@@ -47,24 +43,14 @@ class Surroundings(Protocol):
         """Something may be ready, and the worker has no room for it: have another one look."""
 
 
-@dataclass(frozen=True, slots=True)
-class Post:
-    """Where a worker works: for which agent, in which process, by which rules."""
-
-    agent: BaseAgent[Any]
-    scripts: Scripts
-    process: str
-    policy: AgentWorkerConfig
-
-
 class Worker(Actor[Ready | Refill]):
     """`batch_size` slots, each with one run at a time."""
 
-    def __init__(self, name: str, post: Post, surroundings: Surroundings) -> None:
+    def __init__(self, name: str, workplace: Workplace, surroundings: Surroundings) -> None:
         super().__init__(name)
-        self._post = post
+        self._workplace = workplace
         self._surroundings = surroundings
-        self._executions: dict[str, Execution] = {}
+        self._hosts: dict[str, DurableHost] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._refill_is_due = False
         self._queue_is_empty = False
@@ -75,12 +61,12 @@ class Worker(Actor[Ready | Refill]):
     @property
     def free_slots(self) -> int:
         """How many more runs this worker can take; none while it drains."""
-        return 0 if self._draining else self._post.policy.batch_size - len(self._tasks)
+        return 0 if self._draining else self._workplace.policy.batch_size - len(self._tasks)
 
     @property
-    def executions(self) -> dict[str, Execution]:
+    def hosts(self) -> dict[str, DurableHost]:
         """The runs in this worker's slots, by task id."""
-        return self._executions
+        return self._hosts
 
     async def receive(self, message: Ready | Refill | Tick) -> None:
         """Fill the free slots."""
@@ -97,13 +83,13 @@ class Worker(Actor[Ready | Refill]):
         self._queue_is_empty = False
         while (wanted := self.free_slots) > 0:
             answer = await claim(
-                self._post.scripts,
-                process=self._post.process,
+                self._workplace.scripts,
+                process=self._workplace.process,
                 worker=self.name,
-                agent=self._post.agent.name,
+                agent=self._workplace.agent.name,
                 count=wanted,
-                recovery_limit=self._post.policy.max_recoveries,
-                owner_limit=self._post.policy.owner_limit,
+                recovery_limit=self._workplace.policy.max_recoveries,
+                owner_limit=self._workplace.policy.owner_limit,
                 nonce=self._nonce,
             )
             if isinstance(answer, NoLease):
@@ -120,21 +106,21 @@ class Worker(Actor[Ready | Refill]):
         if answer.next_due is not None:
             self._surroundings.wake_in(answer.next_due)
         for claimed in answer.runs:
-            execution = Execution(self._post.agent, claimed, self._post.scripts, self._post.process, self._post.policy)
-            self._executions[execution.task_id] = execution
-            task = execution.start()
+            host = DurableHost(self._workplace, claimed)
+            self._hosts[host.task_id] = host
+            task = host.start()
             self._tasks.add(task)
-            task.add_done_callback(self._freeing(execution))
+            task.add_done_callback(self._freeing(host))
             if self._draining:
-                execution.release()
+                host.release()
 
-    def _freeing(self, execution: Execution) -> Callable[["asyncio.Task[None]"], None]:
+    def _freeing(self, host: DurableHost) -> Callable[["asyncio.Task[None]"], None]:
         def free(task: "asyncio.Task[None]") -> None:
             self._tasks.discard(task)
-            if self._executions.get(execution.task_id) is execution:
-                del self._executions[execution.task_id]
-            if execution.due_in is not None:
-                self._surroundings.wake_in(execution.due_in)
+            if self._hosts.get(host.task_id) is host:
+                del self._hosts[host.task_id]
+            if host.due_in is not None:
+                self._surroundings.wake_in(host.due_in)
             if not self._refill_is_due and not self._draining:
                 self._refill_is_due = True
                 self.tell(Refill())
@@ -144,8 +130,8 @@ class Worker(Actor[Ready | Refill]):
     def drain(self) -> None:
         """Claim no more; give each run back at its next step boundary."""
         self._draining = True
-        for execution in list(self._executions.values()):
-            execution.drain()
+        for host in list(self._hosts.values()):
+            host.drain()
 
     async def settle(self, seconds: float) -> bool:
         """Wait until all slots are free, for so many seconds at the most. Tells whether they are."""
@@ -155,8 +141,8 @@ class Worker(Actor[Ready | Refill]):
 
     def release_all(self) -> None:
         """Give every run back now."""
-        for execution in list(self._executions.values()):
-            execution.release()
+        for host in list(self._hosts.values()):
+            host.release()
 
     async def tear_down(self) -> None:
         """What is still executing is given up: its lease will tell."""

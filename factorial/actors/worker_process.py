@@ -19,11 +19,11 @@ from typing import Any, Protocol
 
 from factorial.actors.actor import Actor
 from factorial.actors.control import Control
-from factorial.actors.durable_host import Execution
+from factorial.actors.durable_host import DurableHost, Workplace
 from factorial.actors.heartbeat import Heartbeat
 from factorial.actors.inventory import Inventory
 from factorial.actors.maintenance import Maintenance
-from factorial.actors.worker import Post, Worker
+from factorial.actors.worker import Worker
 from factorial.agent.agent import BaseAgent
 from factorial.agent.load import load_agent
 from factorial.config import (
@@ -41,7 +41,7 @@ from factorial.mailbox.operations.lease import Cause
 from factorial.mailbox.transport.blocking import BlockingConnection
 from factorial.telemetry.story import Story, TaskFields
 
-__all__ = ["Lifeline", "Runner", "prepare", "run_process"]
+__all__ = ["Lifeline", "WorkerProcess", "prepare", "run_process"]
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +96,7 @@ async def run_process(
         patient=True,
     )
     try:
-        await Runner(agent, mailbox, lifeline.process, config.worker, config.maintenance).run(lifeline, grace)
+        await WorkerProcess(agent, mailbox, lifeline.process, config.worker, config.maintenance).run(lifeline, grace)
     finally:
         await mailbox.close()
 
@@ -113,7 +113,7 @@ def prepare() -> None:
     gc.set_threshold(_OBJECTS_PER_COLLECTION)
 
 
-class Runner:
+class WorkerProcess:
     """The actors of one process, and the order in which they come and go."""
 
     def __init__(
@@ -131,13 +131,13 @@ class Runner:
         scripts = mailbox.scripts
         about = {"host": socket.gethostname(), "pid": os.getpid(), "agent": agent.name}
         self._heartbeat = Heartbeat(scripts, process, policy, about, self._on_registered)
-        self._inventory = Inventory(scripts, process, agent.name, 2 * policy.heartbeat_interval, self._executions)
+        self._inventory = Inventory(scripts, process, agent.name, 2 * policy.heartbeat_interval, self._hosts)
         self._maintenance = [
             Maintenance(f"maintenance-{number}", scripts, agent.name, maintenance)
             for number in range(1, maintenance.workers + 1)
         ]
-        post = Post(agent, scripts, process, policy)
-        self._workers = [Worker(f"worker-{number}", post, self) for number in range(1, policy.workers + 1)]
+        workplace = Workplace(agent, scripts, process, policy)
+        self._workers = [Worker(f"worker-{number}", workplace, self) for number in range(1, policy.workers + 1)]
         self._control: Control | None = None
 
     async def run(self, lifeline: Lifeline, grace: float) -> None:
@@ -179,11 +179,11 @@ class Runner:
             worker.release_all()
         await self._settled(min(_LAST_COMMITS, grace / 6))
 
-    def _executions(self) -> dict[str, Execution]:
-        return {task_id: one for worker in self._workers for task_id, one in worker.executions.items()}
+    def _hosts(self) -> dict[str, DurableHost]:
+        return {task_id: one for worker in self._workers for task_id, one in worker.hosts.items()}
 
     def _in_flight(self) -> int:
-        return sum(len(worker.executions) for worker in self._workers)
+        return sum(len(worker.hosts) for worker in self._workers)
 
     async def _settled(self, seconds: float) -> bool:
         return all(await asyncio.gather(*(worker.settle(seconds) for worker in self._workers)))
@@ -206,9 +206,9 @@ class Runner:
     def _on_registered(self, held: set[str]) -> None:
         """The lease was taken anew: abandon what is not ours any more, and look for work."""
         for worker in self._workers:
-            for task_id, execution in list(worker.executions.items()):
+            for task_id, host in list(worker.hosts.items()):
                 if task_id not in held:
-                    execution.abandon()
+                    host.abandon()
         if self._control is not None:
             self._control.send_for_work()
 

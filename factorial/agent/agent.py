@@ -14,10 +14,13 @@ from typing import TYPE_CHECKING, Any, Generic
 from factorial._core.text import with_article
 from factorial.agent.callbacks import Callback, checked_callback
 from factorial.agent.checks import check_options, checked_name, checked_tools, output_tool
+from factorial.agent.compat import own_conversation, warn_of_dropped_hooks
 from factorial.agent.completion import RunCompletion, TurnCompletion
-from factorial.agent.forgotten import warn_of_forgotten_hooks
+from factorial.agent.lifecycle.calls import as_step
+from factorial.agent.lifecycle.guard import Guard
+from factorial.agent.lifecycle.inline import InlineRun, run_inline
 from factorial.agent.lifecycle.progress import metadata
-from factorial.agent.lifecycle.step import journaled
+from factorial.agent.lifecycle.steps import current_frame
 from factorial.agent.lifecycle.turn import take_turn
 from factorial.agent.lifecycle.window import Fitted, fit_window
 from factorial.config import AgentWorkerConfig
@@ -84,6 +87,9 @@ class BaseAgent(Generic[ContextType]):
     Raises `ConfigError` that names the parameter or the tool, and what to do.
     """
 
+    guards: Sequence[Guard] = ()
+    """See each step of the agent's runs before and after it is taken: set it in a class or on an object."""
+
     def __init__(
         self,
         name: str | None = None,
@@ -139,10 +145,10 @@ class BaseAgent(Generic[ContextType]):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        warn_of_forgotten_hooks(cls)
+        warn_of_dropped_hooks(cls)
         for step in ("completion", "tool_action"):
             if step in cls.__dict__:
-                setattr(cls, step, journaled(step, cls.__dict__[step]))
+                setattr(cls, step, as_step(step, cls.__dict__[step]))
 
     # -- tasks and runs
 
@@ -180,9 +186,8 @@ class BaseAgent(Generic[ContextType]):
         `event_handler` gets each event, in order. `worker_config` says how failed turns are retried and how long a
         turn may take. Raises the error that ended the run as failed.
         """
-        from factorial.agent.lifecycle.inline import run_inline
-
-        return await run_inline(self, agent_ctx, event_handler, owner_id, worker_config or AgentWorkerConfig())
+        how = InlineRun(owner_id, worker_config or AgentWorkerConfig(), event_handler)
+        return await run_inline(self, agent_ctx, how)
 
     # -- what may be overridden
 
@@ -234,6 +239,16 @@ class BaseAgent(Generic[ContextType]):
         instructions = self.resolve_instructions(agent_ctx)
         opening = [{"role": "system", "content": instructions}] if instructions else []
         return [*opening, *agent_ctx.messages]
+
+    def messages_to_send(self, agent_ctx: ContextType) -> list[dict[str, Any]]:
+        """What `prepare_messages` makes of the context, for its next model call. For Factorial's own use."""
+        prepared, method = self.prepare_messages(agent_ctx), type(self).prepare_messages
+        if agent_ctx.turn == 0 and method is not BaseAgent.prepare_messages:
+            conversation = own_conversation(method, prepared, agent_ctx)
+            if conversation is not None:
+                agent_ctx.messages = conversation
+                return conversation
+        return prepared
 
     def resolve_instructions(self, agent_ctx: ContextType) -> str | None:
         """The system prompt for the state `agent_ctx`."""
@@ -302,17 +317,17 @@ class BaseAgent(Generic[ContextType]):
             raise ConfigError(f"agent {self.name!r}: {chosen}{unready}") from None
 
     async def _publish_trimmed(self, limit: int, fitted: Fitted) -> None:
-        execution = ExecutionContext.get()
-        if execution is None or execution.run is None:
+        execution_ctx, frame = ExecutionContext.get(), current_frame()
+        if execution_ctx is None or frame is None:
             return
-        turn = execution.run.context.turn
-        await execution.events.publish_event(
+        turn = frame.state.context.turn
+        await execution_ctx.events.publish_event(
             AgentEvent(
                 event_type=EventType.CONTEXT_WINDOW_TRIMMED,
-                task_id=execution.task_id,
-                owner_id=execution.owner_id,
-                agent_name=execution.agent_name,
-                metadata=metadata(execution, turn),
+                task_id=execution_ctx.task_id,
+                owner_id=execution_ctx.owner_id,
+                agent_name=execution_ctx.agent_name,
+                metadata=metadata(execution_ctx, turn),
                 turn=turn,
                 data={
                     "limit": limit,
@@ -324,14 +339,16 @@ class BaseAgent(Generic[ContextType]):
         )
 
     async def _publish_chunk(self, chunk: "ChatCompletionChunk") -> None:
-        execution = ExecutionContext.current()
-        await execution.run.host.publish_live(
+        execution_ctx, frame = ExecutionContext.current(), current_frame()
+        if frame is None:
+            return
+        await frame.state.host.publish_live(
             AgentEvent(
                 event_type="progress_update_completion_chunk",
-                task_id=execution.task_id,
-                owner_id=execution.owner_id,
-                agent_name=execution.agent_name,
-                turn=execution.run.context.turn,
+                task_id=execution_ctx.task_id,
+                owner_id=execution_ctx.owner_id,
+                agent_name=execution_ctx.agent_name,
+                turn=frame.state.context.turn,
                 data=chunk.model_dump(exclude_unset=True),
             )
         )
@@ -341,8 +358,8 @@ class Agent(BaseAgent[AgentContext]):
     """An agent over the plain `AgentContext`: what most agents are."""
 
 
-BaseAgent.completion = journaled("completion", BaseAgent.completion)  # type: ignore[method-assign]
-BaseAgent.tool_action = journaled("tool_action", BaseAgent.tool_action)  # type: ignore[method-assign]
+BaseAgent.completion = as_step("completion", BaseAgent.completion)  # type: ignore[method-assign]
+BaseAgent.tool_action = as_step("tool_action", BaseAgent.tool_action)  # type: ignore[method-assign]
 
 
 def settings_for_turn(

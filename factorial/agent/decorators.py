@@ -8,6 +8,7 @@ from typing import Any, ParamSpec, TypeVar, overload
 
 from factorial.agent.lifecycle.failure import is_final
 from factorial.agent.lifecycle.progress import Ending, Progress, showing
+from factorial.agent.lifecycle.steps import current_frame
 from factorial.context import AgentContext, ExecutionContext
 from factorial.errors import ConfigError
 
@@ -98,19 +99,20 @@ def publish_progress(
     def decorate(method: Method[P, T]) -> Method[P, T]:
         @wraps(method)
         async def watched(*args: P.args, **kwargs: P.kwargs) -> T:
-            execution = ExecutionContext.get()
-            if execution is None or execution.run is None:
+            execution_ctx, frame = ExecutionContext.get(), current_frame()
+            if execution_ctx is None or frame is None:
                 return await method(*args, **kwargs)
             shown = [arg for arg in args[1:] if not isinstance(arg, AgentContext | ExecutionContext)]
-            told = Progress(
+            progress = Progress(
                 func_name or method.__name__,
-                execution,
-                execution.run.context,
+                execution_ctx,
+                frame.state.context,
                 args=shown,
                 kwargs=kwargs,
                 hidden=hidden,
             )
-            return await told.follow(lambda: method(*args, **kwargs), showing if include_result else lambda _: Ending())
+            ending = showing if include_result else lambda _: Ending()
+            return await progress.follow(lambda: method(*args, **kwargs), ending)
 
         return watched
 

@@ -13,7 +13,7 @@ from factorial.agent.lifecycle.failure import describe
 from factorial.agent.lifecycle.snapshot import decode_context, encode_messages
 from factorial.agent.lifecycle.waiting import encode_result
 from factorial.config import AgentWorkerConfig
-from factorial.context import ExecutionContext
+from factorial.context import ExecutionContext, entered
 from factorial.errors import (
     ConfigError,
     ContextError,
@@ -143,7 +143,7 @@ async def _call_back_cancelled(scripts: Scripts, task_id: str, runners: Mapping[
             encode_messages(run.payload["messages"]),
         )
         async with asyncio.timeout(served.worker.turn_timeout):
-            with execution_ctx.active():
+            with entered(execution_ctx, None):
                 await call_back(agent.on_run_cancelled, context, execution_ctx)
     except (FatalAgentError, ContextError, TimeoutError) as error:  # the task has ended: this cannot change that
         logger.warning("task %s of %s: on_run_cancelled: %s", task_id, agent.name, describe(error))

@@ -180,12 +180,12 @@ class _Guest:
 
     async def run(self, mailbox: "Namespace", requests: StopRequests) -> None:
         """Work until the supervisor is asked to stop."""
-        from factorial.actors.worker_process import Runner
+        from factorial.actors.worker_process import WorkerProcess
 
         self.draining, self.leaving = requests.graceful, requests.now
         one = self._registered
         worker = replace(one.worker, processes=1)
-        await Runner(one.agent, mailbox, self.process, worker, one.maintenance).run(self, self._grace)
+        await WorkerProcess(one.agent, mailbox, self.process, worker, one.maintenance).run(self, self._grace)
 
     def node(self) -> dict[str, Any]:
         """How it is, as a process of the tree would be told of."""

@@ -30,7 +30,7 @@ from typing import Any
 
 from factorial._core.redact import hide_secrets
 from factorial._core.text import one_line
-from factorial.context import ExecutionContext
+from factorial.context import ExecutionContext, scope
 
 __all__ = ["Story", "TaskFields", "fields_here"]
 
@@ -157,8 +157,8 @@ def fields_here() -> Mapping[str, Any]:
         "agent": execution.agent_name,
         "owner_id": execution.owner_id,
     }
-    if execution.run is not None:
-        fields |= {"turn": execution.run.turn, "attempt": execution.retries + 1}
+    if (here := scope.get()) is not None:
+        fields |= {"turn": here.turn, "attempt": execution.retries + 1}
     return fields
 
 

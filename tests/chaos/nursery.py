@@ -13,7 +13,7 @@ import signal
 import sys
 from collections.abc import Callable
 
-from factorial.actors.worker_process import Runner, prepare
+from factorial.actors.worker_process import WorkerProcess, prepare
 from factorial.agent.load import load_agent
 from factorial.config import RunnerConfig, SystemConfig
 from factorial.mailbox import Namespace
@@ -48,7 +48,9 @@ async def live(config: SystemConfig, runner: RunnerConfig, name: str, predecesso
         if predecessor is not None:
             await mailbox.release_process(*predecessor)
         agent = load_agent(runner.agent)
-        await Runner(agent, mailbox, name, runner.worker, runner.maintenance).run(lifeline, config.supervisor.grace)
+        await WorkerProcess(agent, mailbox, name, runner.worker, runner.maintenance).run(
+            lifeline, config.supervisor.grace
+        )
     finally:
         await mailbox.close()
 

@@ -320,8 +320,8 @@ FAULTS = [
     # Journal, ledger, events.
     Fault(
         "the journal is not recalled",
-        "actors/durable_host.py",
-        "result = self._journal.get(key)",
+        "actors/journal.py",
+        "result = self._entries.get(key)",
         "result = None",
         (f"{JOURNAL}::test_a_turn_that_fails_after_one_of_two_tools_repeats_neither_model_call_nor_tool",),
     ),

@@ -14,7 +14,7 @@ import pytest
 from pydantic import ConfigDict, Field, model_validator
 
 from factorial import Agent, AgentContext, AgentEvent, ExecutionContext
-from factorial.actors.durable_host import Execution
+from factorial.actors.durable_host import DurableHost
 from factorial.errors import RetryableError
 from factorial.testing import ScriptedModel, call, calls, say
 from tests.harness import System, before_the_first_step, quick, texts
@@ -396,7 +396,7 @@ async def test_a_cancel_that_comes_before_an_executions_first_step_calls_back(
     system: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[str] = []
-    before_the_first_step(monkeypatch, Execution.cancel)
+    before_the_first_step(monkeypatch, DurableHost.cancel)
     agent = Agent(
         name="parent",
         model=ScriptedModel([say("done")]),

@@ -17,7 +17,7 @@ import pytest
 from openai.types.chat import ChatCompletion
 
 from factorial import Agent, AgentContext, ExecutionContext, FatalAgentError, deferred_result, forking_tool
-from factorial.actors.durable_host import Execution
+from factorial.actors.durable_host import DurableHost
 from factorial.context import Batch
 from factorial.errors import RetryableError
 from factorial.events import BaseEvent
@@ -120,7 +120,7 @@ async def test_a_tool_call_id_that_looks_like_the_journals_own_survives_a_crash(
     agent = Spelled(("x/context", "add"), ("other", "slow"), tools=[add, slow])
     process = await system.start(agent)
     task_id = await system.submit(agent)
-    await wait_until(lambda: is_journaled(system, task_id, "tool:x/context"))
+    await wait_until(lambda: is_journaled(system, task_id, "tool:x%2Fcontext"))
     await crash(system, process)
     gate.set()
     await system.start(agent)
@@ -245,7 +245,7 @@ async def test_a_run_that_is_released_before_it_starts_is_told_of_its_start_late
     system: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[str] = []
-    before_the_first_step(monkeypatch, Execution.release)
+    before_the_first_step(monkeypatch, DurableHost.release)
     agent = Agent(
         name="parent",
         model=ScriptedModel([say("done")]),

@@ -28,7 +28,7 @@ async def test_spec_O04_workers_times_batch_size_tasks_are_executed_at_once(
     process = await system.start(agent, quick(workers=workers, batch_size=batch_size))
     under_way = [await provider.called() for _ in range(slots)]
     assert (provider.at_once, len(process.holds)) == (slots, slots)
-    assert [len(worker.executions) for worker in process.runner._workers] == [batch_size] * workers
+    assert [len(worker.hosts) for worker in process.runner._workers] == [batch_size] * workers
     for _ in range(3):
         under_way.pop(0).answer("done")
         under_way.append(await provider.called())

@@ -3,7 +3,8 @@
 from types import SimpleNamespace
 from typing import Any
 
-from factorial.actors.worker import Post, Ready, Refill, Worker
+from factorial.actors.durable_host import Workplace
+from factorial.actors.worker import Ready, Refill, Worker
 from factorial.config import AgentWorkerConfig
 
 
@@ -19,7 +20,7 @@ class Process:
 
 def full_worker(process: Any) -> Worker:
     nobody: Any = SimpleNamespace(name="nobody")
-    worker = Worker("worker-1", Post(nobody, nobody, "p", AgentWorkerConfig(batch_size=1)), process)
+    worker = Worker("worker-1", Workplace(nobody, nobody, "p", AgentWorkerConfig(batch_size=1)), process)
     worker.drain()
     assert worker.free_slots == 0
     return worker

@@ -1,164 +1,150 @@
-"""THE lifecycle of a run, the same in a worker and inline: turn by turn until it ends or its host takes it away.
+"""`Activation`: one stay of a run in one place, from where it is claimed to where it ends, is parked, backs off or is
+released. It is the one lifecycle, in a worker and inline.
 
-    take a turn -> settle it with the host -> and again, as the host answers
+    take a turn -> an outcome -> the host carries it out -> another turn, or the end of the activation
 
-A turn whose tools wait for something is settled as `Park`; `finish_turn` is its second half, when everything is there.
-Called by `inline.py` and by `actors/execution.py`, each with itself as the host.
+A turn whose tools await something leads to `Park`. `_finish_turn` is its second half, when everything has arrived.
+Called by `inline.py` and by `actors/durable_host.py`, each with itself as the host.
 """
 
 import asyncio
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Generic, assert_never
+from typing import Any, Generic
 
 from factorial._core.json import dump_json, load_json
-from factorial._core.text import listed
 from factorial.agent.callbacks import Callback, call_back
 from factorial.agent.completion import RunCompletion, TurnCompletion
-from factorial.agent.lifecycle.failure import after_failure, describe, explain_failure, is_final
-from factorial.agent.lifecycle.host import (
-    RUN_START,
-    Answer,
-    Host,
-    Left,
-    Proceed,
-    Recorded,
-    Resumed,
-    Retried,
-    Settlement,
-)
-from factorial.agent.lifecycle.progress import Progress, metadata
-from factorial.agent.lifecycle.snapshot import readable
-from factorial.agent.lifecycle.step import Steps
-from factorial.agent.lifecycle.turn import settled
-from factorial.agent.lifecycle.waiting import answer_calls, park, read_results
+from factorial.agent.lifecycle.calls import publish_late_result
+from factorial.agent.lifecycle.decide import announced, outcome_of_failure, outcome_of_turn
+from factorial.agent.lifecycle.definition import AgentDefinition
+from factorial.agent.lifecycle.failure import describe
+from factorial.agent.lifecycle.guard import StepKind
+from factorial.agent.lifecycle.host import Host, Recorded
+from factorial.agent.lifecycle.outcome import Backoff, Cancel, Complete, Continue, Fail, Outcome
+from factorial.agent.lifecycle.progress import Progress
+from factorial.agent.lifecycle.run_state import RunState
+from factorial.agent.lifecycle.step import Step
+from factorial.agent.lifecycle.steps import Frame, Steps
+from factorial.agent.lifecycle.waiting import answer_calls, read_results
 from factorial.config import AgentWorkerConfig
-from factorial.context import ContextType, ExecutionContext
-from factorial.errors import (
-    ContextError,
-    FactorialError,
-    FatalAgentError,
-    MaxTurnsError,
-    RetryableError,
-    TurnTimeoutError,
-)
-from factorial.events import AgentEvent, BaseEvent, EventType, QueueEvent
-from factorial.task import Backoff, Cancel, Complete, Continue, Fail
+from factorial.context import ContextType, ExecutionContext, entered, scope
+from factorial.errors import ContextError, FactorialError, FatalAgentError, RetryableError, TurnTimeoutError
+from factorial.events import BaseEvent
 from factorial.telemetry.story import fields_here
 
-if TYPE_CHECKING:
-    from factorial.agent.agent import BaseAgent
-
-__all__ = ["Run"]
+__all__ = ["RUN_START", "Activation", "PickedUp"]
 
 logger = logging.getLogger(__name__)
 
+RUN_START = "run_start"
+"""The key of the step in which `on_run_start` is called."""
 
-class Run(Generic[ContextType]):
-    """One activation of a run: from where it is taken up to where it is left."""
+
+@dataclass(frozen=True, slots=True)
+class PickedUp:
+    """How far the run was when the activation began."""
+
+    awaits: Mapping[str, bytes] = field(default_factory=dict)
+    """What the run was parked for, with the results; empty if it was not parked."""
+    started_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    """When the task was claimed for the first time."""
+    is_new: bool = True
+    """No turn of the run is finished yet."""
+
+
+class Activation(Generic[ContextType]):
+    """One run in the hands of one host. `policy` says how failed turns are retried."""
 
     def __init__(
         self,
-        agent: "BaseAgent[ContextType]",
+        agent: AgentDefinition[ContextType],
         context: ContextType,
-        execution: ExecutionContext,
+        execution_ctx: ExecutionContext,
         host: Host,
         policy: AgentWorkerConfig,
-        *,
-        awaited: Mapping[str, bytes] | None = None,
-        started_at: datetime | None = None,
+        picked_up: PickedUp | None = None,
     ) -> None:
-        self.agent = agent
-        self.context = context
-        self.execution = execution
-        self.host = host
-        self.policy = policy
-        self.turn = context.turn
-        """The turn that is being taken, or was taken last."""
-        self.steps = Steps(host, execution, RUN_START)
-        self.awaited: Mapping[str, bytes] = awaited or {}
-        """What the turn was parked for, with the results, until it is finished with them."""
-        self.started_at = started_at or datetime.now(UTC)
-        execution.run = self
+        picked_up = picked_up or PickedUp()
+        self.state = RunState(agent, context, execution_ctx, host, picked_up.started_at, turn=context.turn)
+        self._policy = policy
+        self._awaits = picked_up.awaits
+        self._is_new = picked_up.is_new
+        self._steps = Steps(self.state, "")
 
-    async def take_turns(self, *, begins: bool = True) -> None:
-        """Take turns until the run is left. `begins`: nothing of it was done before."""
-        try:
-            with self.execution.active():
-                left = await self._until_left(begins)
-                await self.tell_of_end(left)
-        finally:
-            # Else the two would hold each other, and the whole conversation, until the garbage collector comes.
-            self.execution.run = None
+    async def take_turns(self) -> None:
+        """Take turns until the activation is over."""
+        with entered(self.state.execution_ctx, Frame(self._steps)):
+            await self.notify_end(await self._until_over())
 
-    async def _until_left(self, begins: bool) -> Left:
+    def _begin_steps(self, place: str) -> None:
+        """What is taken from now on are the steps of another turn, of another attempt, or of a second half."""
+        self._steps.close()
+        self._steps = Steps(self.state, place)
+        scope.set(Frame(self._steps))
+
+    async def _until_over(self) -> Outcome | None:
+        execution_ctx = self.state.execution_ctx
         while True:
-            match await self._settle(await self._next_settlement(begins)):
-                case Proceed():
-                    self.execution.retries = 0
-                    self.awaited = {}
-                case Retried():
-                    self.execution.retries += 1
-                    continue
-                case Resumed(awaited):
-                    self.execution.retries = 0
-                    self.awaited = awaited
-                case Left() as left:
-                    return left
-                case never:
-                    assert_never(never)
-            begins = False
+            wanted = await self._next_outcome()
+            try:
+                done = await self._settle(wanted)
+            except ContextError as unfit:
+                wanted = self._after_failure(unfit)
+                done = await self._settle(wanted)
+            if not isinstance(done, Continue):
+                return done
+            self._awaits = done.awaits
+            if isinstance(wanted, Backoff):  # the host has waited
+                execution_ctx.retries += 1
+            else:
+                execution_ctx.retries, self._is_new = 0, False
 
-    async def tell_of_end(self, left: Left) -> None:
-        """Call back if the run has ended here. Raises nothing: no error of a callback's can change that any more."""
-        agent, error = self.agent, None
-        match left.ended:
-            case None:
-                return
-            case Cancel():
-                await self._call_back_finally(agent.on_run_cancelled)
-                return
-            case Fail(failure):
-                error = failure
-        completion = RunCompletion(
-            self.context.output, self.context, self.started_at, finished_at=datetime.now(UTC), error=error
-        )
-        await self._call_back_finally(agent.on_run_end, completion)
+    async def _settle(self, outcome: Outcome) -> Outcome | None:
+        state = self.state
+        return await state.host.settle(outcome, state.context, announced(state, outcome, self._policy))
 
-    async def _call_back(self, callback: Callback, *told: Any) -> None:
+    async def notify_end(self, outcome: Outcome | None) -> None:
+        """Call back if the run has ended here, by `outcome`. Raises nothing: no callback can change that any more."""
+        state = self.state
+        with entered(state.execution_ctx, Frame(self._steps)):
+            match outcome:
+                case Cancel():
+                    await self._call_back_finally(state.agent.on_run_cancelled)
+                case Complete() | Fail():
+                    error = outcome.error if isinstance(outcome, Fail) else None
+                    completion = RunCompletion(
+                        state.context.output, state.context, state.started_at, datetime.now(UTC), error
+                    )
+                    await self._call_back_finally(state.agent.on_run_end, completion)
+
+    async def _call_back(self, callback: Callback, *arguments: Any) -> None:
         """Call back within the time that a turn may take."""
         if callback is not None:
-            async with asyncio.timeout(self.policy.turn_timeout):
-                await call_back(callback, self.context, self.execution, *told)
+            async with asyncio.timeout(self._policy.turn_timeout):
+                await call_back(callback, self.state.context, self.state.execution_ctx, *arguments)
 
-    async def _call_back_finally(self, callback: Callback, *told: Any) -> None:
+    async def _call_back_finally(self, callback: Callback, *arguments: Any) -> None:
         """Call back, and log what it raises."""
         try:
-            await self._call_back(callback, *told)
+            await self._call_back(callback, *arguments)
         except (FatalAgentError, TimeoutError) as error:
-            about = (self.execution.task_id, self.execution.agent_name, describe(error))
+            about = (self.state.execution_ctx.task_id, self.state.execution_ctx.agent_name, describe(error))
             logger.warning("task %s of %s: a callback failed after the run's end: %s", *about, extra=fields_here())
 
-    async def _settle(self, settlement: Settlement) -> Answer:
+    async def _next_outcome(self) -> Outcome:
         try:
-            return await self.host.settle(settlement)
-        except ContextError as unfit:
-            return await self.host.settle(self._after_failure(unfit))
-
-    async def _next_settlement(self, begins: bool) -> Settlement:
-        try:
-            if begins:
-                await self._begin()
-            if self.awaited:
+            if self._awaits:
                 return await self._finish_turn()
             completion, ended = await self._turn()
-            settlement = self._after_turn(completion)
-            await self.execution.events.publish_event(ended)  # with the commit, which follows at once
-            return settlement
+            outcome = outcome_of_turn(self.state, completion)
+            await self.state.execution_ctx.events.publish_event(ended)  # with the commit, which follows at once
+            return outcome
         except asyncio.CancelledError:
-            if interruption := self.host.interruption():
-                return Settlement(interruption, self.context, turn_done=False)
+            if interruption := self.state.host.interruption():
+                return interruption
             if _is_being_cancelled():
                 raise
             return self._after_failure(RetryableError("the turn was cancelled from within"))
@@ -167,152 +153,89 @@ class Run(Generic[ContextType]):
         except BaseException as error:  # the boundary to the user's code: whatever it raises fails the turn alone
             return self._after_failure(error)
 
-    async def _begin(self) -> None:
-        """Tell of the run's start. That is a step: what it changes is kept for all tries of the first turn."""
-        if self.agent.on_run_start is None:
-            return
-        if earlier := self.host.recall(RUN_START):
-            with readable(f"what is kept of the step {RUN_START!r}"):
-                if change := load_json(earlier.result):
-                    self.context.messages[: change["before"]] = change["messages"]
-            return
-        count, before = len(self.context.messages), dump_json(self.context.messages)
-        await self._call_back(self.agent.on_run_start)
-        edited = dump_json(self.context.messages) != before
-        change = {"before": count, "messages": self.context.messages} if edited else None
-        await self.host.record(RUN_START, Recorded(dump_json(change)), urgent=False)
-
     async def _turn(self) -> tuple[TurnCompletion[ContextType], BaseEvent]:
-        self.turn = self.context.turn
-        self.steps = Steps(self.host, self.execution, "run_turn")
-        self.execution.iterations += 1
-        await self._call_back(self.agent.on_turn_start)
-        told = Progress("run_turn", self.execution, self.context)
-        completion = await told.follow(self._turn_in_time, lambda _: None)
+        state = self.state
+        state.turn = state.context.turn
+        self._begin_steps("")
+        if self._is_new and state.agent.on_run_start is not None:
+            await self._steps.take(self._run_start(state.agent.on_run_start), state.context)
+        state.execution_ctx.iterations += 1
+        await self._call_back(state.agent.on_turn_start)
+        progress = Progress("run_turn", state.execution_ctx, state.context)
+        completion = await progress.follow(self._turn_in_time, lambda _: None)
         if not isinstance(completion, TurnCompletion):
             raise FatalAgentError(
-                f"{type(self.agent).__name__}.run_turn returned {type(completion).__name__}: return a TurnCompletion"
+                f"{type(state.agent).__name__}.run_turn returned {type(completion).__name__}: return a TurnCompletion"
             )
-        self.context = completion.context
-        self.context.turn = max(self.context.turn, self.turn + 1)
-        await self._call_back(self.agent.on_turn_end, completion)
-        return completion, told.event("completed")
+        state.context = completion.context
+        state.context.turn = max(state.context.turn, state.turn + 1)
+        await self._call_back(state.agent.on_turn_end, completion)
+        return completion, progress.event("completed")
 
-    async def _finish_turn(self) -> Settlement:
-        """The second half of a turn that was parked: its calls are answered, in their order."""
-        self.turn = self.context.turn - 1
-        self.steps = Steps(self.host, self.execution, "pending_results")
-        results = read_results(self.awaited)
-        came = [result for result, was_awaited in results if was_awaited]
-        told = [(result.tool_call_id, result.output_data if result.error is None else result.error) for result in came]
-        await self._call_back(self.agent.on_pending_tool_results, told)
-        calls = {call["id"]: call for message in self.context.messages for call in message.get("tool_calls") or ()}
-        for result in came:
-            await self.steps.told_late(self.context, calls.get(result.tool_call_id, {}), result)
-        answer_calls(self.context.messages, [result for result, _ in results])
-        return Settlement(Continue(), self.context, turn_done=True)
+    def _run_start(self, callback: Callback) -> Step[Any]:
+        """The callback `on_run_start` as a step: what it changes is kept for all attempts at the first turn."""
+        context = self.state.context
+        count, before = len(context.messages), dump_json(context.messages)
+
+        async def call() -> None:
+            async with asyncio.timeout(self._policy.turn_timeout):
+                await call_back(callback, context, ExecutionContext.current())
+
+        def record(_: None) -> Recorded:
+            edited = dump_json(context.messages) != before
+            return Recorded(dump_json({"before": count, "messages": context.messages} if edited else None))
+
+        def recall(recorded: Recorded) -> None:
+            if change := load_json(recorded.result):
+                context.messages[: change["before"]] = change["messages"]
+
+        return Step(
+            name=RUN_START,
+            kind=StepKind.CALLBACK,
+            about="on_run_start",
+            call=call,
+            record=record,
+            recall=recall,
+            urgent=lambda _: False,
+        )
 
     async def _turn_in_time(self) -> TurnCompletion[ContextType]:
         try:
-            async with asyncio.timeout(self.policy.turn_timeout) as limit:
-                return await self.agent.run_turn(self.context)
+            async with asyncio.timeout(self._policy.turn_timeout) as limit:
+                return await self.state.agent.run_turn(self.state.context)
         except TimeoutError as late:
             if not limit.expired():
                 raise
             raise TurnTimeoutError(
-                f"turn {self.context.turn} took longer than turn_timeout={self.policy.turn_timeout:g} seconds"
+                f"turn {self.state.context.turn} took longer than turn_timeout={self._policy.turn_timeout:g} seconds"
             ) from late
 
-    def _after_turn(self, completion: TurnCompletion[ContextType]) -> Settlement:
-        waits = completion.pending_tool_call_ids or completion.pending_child_task_ids
-        results = [result for _, result in completion.tool_call_results]
-        if any(result.is_pending for result in results) and (completion.is_done or self._is_last or not waits):
-            answer_calls(self.context.messages, [settled(result) for result in results])
-        if completion.is_done:
-            return self._complete(completion.output)
-        if self._is_last:
-            return self._fail(
-                MaxTurnsError(f"the run was not done within max_turns={self.agent.max_turns}"), turn_done=True
-            )
-        if waits:
-            return self._park(completion)
-        return Settlement(Continue(), self.context, turn_done=True)
+    async def _finish_turn(self) -> Outcome:
+        """The second half of a turn that was parked: its calls are answered, in their order."""
+        state = self.state
+        state.turn = state.context.turn - 1
+        self._begin_steps("results:")
+        results = read_results(self._awaits)
+        arrived = [result for result, was_awaited in results if was_awaited]
+        shown = [
+            (result.tool_call_id, result.output_data if result.error is None else result.error) for result in arrived
+        ]
+        await self._call_back(state.agent.on_pending_tool_results, shown)
+        calls = {call["id"]: call for message in state.context.messages for call in message.get("tool_calls") or ()}
+        for result in arrived:
+            await publish_late_result(state, calls.get(result.tool_call_id, {}), result)
+        answer_calls(state.context.messages, [result for result, _ in results])
+        return Continue()
 
-    def _park(self, completion: TurnCompletion[ContextType]) -> Settlement:
-        results = completion.tool_call_results
-        covered = {child for _, result in results for child in result.pending_child_task_ids}
-        covered |= {result.tool_call_id for _, result in results if result.pending_result}
-        if strays := {*completion.pending_tool_call_ids, *completion.pending_child_task_ids} - covered:
-            raise FatalAgentError(
-                f"{type(self.agent).__name__}.run_turn waits for {listed(sorted(strays))}, and no tool call of the "
-                "turn does: use deferred_result and forking_tool"
-            )
-        endings = []
-        if calls := completion.pending_tool_call_ids:
-            endings.append(
-                self._queue_event(EventType.TASK_PENDING_TOOL_CALL_RESULTS, data={"tool_call_ids": calls[:100]})
-            )
-        if children := completion.pending_child_task_ids:
-            about = {"child_task_ids": children[:100], "children": len(children)}
-            endings.append(self._queue_event(EventType.TASK_PENDING_CHILD_TASK_RESULTS, data=about))
-        return Settlement(park(results), self.context, turn_done=True, endings=endings)
-
-    @property
-    def _is_last(self) -> bool:
-        """Whether the finished turn is the last one that `max_turns` allows (checklist O17)."""
-        return self.agent.max_turns is not None and self.context.turn >= self.agent.max_turns
-
-    def _complete(self, output: Any) -> Settlement:
-        try:
-            dump_json(output)
-        except ValueError as unfit:
-            raise ContextError(f"the output ({type(output).__name__}) cannot be stored as JSON: {unfit}") from None
-        self.context.output = output
-        endings = (
-            self._agent_event(EventType.AGENT_OUTPUT, turn=self.turn, data=output),
-            self._agent_event(EventType.RUN_COMPLETED),
-        )
-        return Settlement(Complete(output, self._is_last), self.context, turn_done=True, endings=endings)
-
-    def _after_failure(self, error: BaseException) -> Settlement:
+    def _after_failure(self, error: BaseException) -> Outcome:
+        state = self.state
         if not isinstance(error, FactorialError):  # the user's code: where it failed is what they need to know
-            about = (self.execution.task_id, self.execution.agent_name, self.turn)
+            about = (state.execution_ctx.task_id, state.execution_ctx.agent_name, state.turn)
             logger.warning("task %s of %s: turn %d failed", *about, exc_info=error, extra=fields_here())
-        match after_failure(error, self.execution.retries, self.policy):
-            case Fail(final):
-                return self._fail(final, turn_done=False)
-            case Backoff(delay) as backoff:
-                failed = self._queue_event(EventType.TASK_FAILED, error=describe(error))
-                retried = self._queue_event(EventType.TASK_RETRIED, data={"delay": round(delay, 3)})
-                return Settlement(backoff, self.context, turn_done=False, endings=(failed, retried))
-
-    def _fail(self, error: BaseException, *, turn_done: bool) -> Settlement:
-        tries = None if is_final(error) else self.policy.max_retries
-        explanation = explain_failure(self.agent.name, self.execution.task_id, error, tries)
-        endings = (
-            self._queue_event(EventType.TASK_FAILED, error=describe(error)),
-            self._agent_event(EventType.RUN_FAILED, error=explanation),
-        )
-        return Settlement(Fail(error), self.context, turn_done=turn_done, endings=endings)
-
-    def _agent_event(self, event_type: str, **more: Any) -> BaseEvent:
-        return AgentEvent(**self._base(event_type), **more)
-
-    def _queue_event(self, event_type: str, **more: Any) -> BaseEvent:
-        return QueueEvent(**self._base(event_type), **more)
-
-    def _base(self, event_type: str) -> dict[str, Any]:
-        execution = self.execution
-        return {
-            "event_type": event_type,
-            "task_id": execution.task_id,
-            "owner_id": execution.owner_id,
-            "agent_name": execution.agent_name,
-            "metadata": metadata(execution, self.turn),
-        }
+        return outcome_of_failure(state, error, self._policy)
 
 
 def _is_being_cancelled() -> bool:
-    """Whether somebody has cancelled this asyncio task; if not, a `CancelledError` comes from the agent's own code."""
+    """Whether this asyncio task was cancelled from outside; if not, a `CancelledError` comes from the agent's code."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0

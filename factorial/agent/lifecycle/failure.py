@@ -1,38 +1,38 @@
-"""What becomes of a failed turn: another try, and when, or the end of the run."""
+"""What a failed turn leads to: another attempt, and when, or the end of the run."""
 
 import random
 
 from factorial._core.redact import hide_secrets
 from factorial._core.text import printable_text
+from factorial.agent.lifecycle.outcome import Backoff, Fail
 from factorial.config import AgentWorkerConfig
 from factorial.errors import ConfigError, ContextError, FatalAgentError, ModelRefusedError
-from factorial.task import Backoff, Fail
 
 __all__ = ["after_failure", "describe", "explain_failure", "is_final"]
 
 _FINAL = (
     FatalAgentError, ModelRefusedError, ConfigError, ContextError, ImportError, NameError, NotImplementedError,
 )  # fmt: skip
-"""Errors that another try would meet again."""
+"""Errors that another attempt would meet again."""
 
 
 def after_failure(error: BaseException, retries: int, policy: AgentWorkerConfig) -> Backoff | Fail:
-    """`retries` tries in a row have failed before this one."""
+    """The outcome after `error`. `retries` attempts in a row have failed before this one."""
     if is_final(error) or retries >= policy.max_retries:
         return Fail(error)
     delay = min(policy.retry_delay * 2**retries, policy.max_retry_delay) * random.uniform(0.5, 1.0)
     asked_for = getattr(error, "retry_after", None)
-    # More or less, but not less: those who were sent away together should not all come back together.
+    # Never less than the provider asked for. The jitter keeps tasks that were refused together from returning together.
     return Backoff(max(delay, (asked_for or 0.0) * random.uniform(1.0, 1.1)), error)
 
 
 def is_final(error: BaseException) -> bool:
-    """Whether `error` ends the run whatever the number of retries: it is one of those, or no ordinary exception."""
+    """Whether `error` ends the run whatever the number of retries: one of `_FINAL`, or not an ordinary exception."""
     return isinstance(error, _FINAL) or not isinstance(error, Exception)
 
 
 def explain_failure(agent: str, task_id: str, error: BaseException, tries: int | None = None) -> str:
-    """The `error` of `run_failed` (checklist E06); `tries`: the number of retries after which the run was given up."""
+    """The `error` of `run_failed`. `tries`: the number of retries after which the run was ended."""
     limit = "" if tries is None else f" due to max retries ({tries})"
     return f"Agent {agent} failed to complete task {task_id}{limit}: {describe(error)}"
 

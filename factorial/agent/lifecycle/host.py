@@ -1,76 +1,36 @@
-"""What a run needs from the place where it lives. One lifecycle, two hosts: `inline.py`, and `actors/execution.py`."""
+"""What a run needs from the place where it lives: `InlineHost` in `inline.py`, `DurableHost` in `actors/`."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Protocol
 
+from factorial.agent.lifecycle.definition import Spawnable
+from factorial.agent.lifecycle.outcome import Cancel, Outcome, Release
 from factorial.context import AgentContext
 from factorial.events import BaseEvent
-from factorial.task import Cancel, Complete, Fail, NextStep, Release
 
-if TYPE_CHECKING:
-    from factorial.agent.agent import BaseAgent
-
-__all__ = ["Answer", "Child", "Host", "Left", "Proceed", "RUN_START", "Recorded", "Resumed", "Retried", "Settlement"]
-
-
-RUN_START = "run_start"
-"""The step before the first turn: the callback of that name."""
+__all__ = ["Child", "Host", "Recorded"]
 
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """A finished step as the journal keeps it. `message` is the part that goes into the conversation."""
+    """A finished step as the journal keeps it."""
 
     result: bytes
     message: bytes = b""
-
-
-@dataclass(frozen=True, slots=True)
-class Settlement:
-    """What a turn came to: handed by the run to its host."""
-
-    step: NextStep
-    context: AgentContext
-    turn_done: bool
-    """Whether the turn ran to its end: then its messages and changes are kept. If not, its finished steps are."""
-    endings: Sequence[BaseEvent] = field(default=())
-    """Events that tell of `step`: published if the host carries it out, and not if a steer or a cancel comes first."""
-
-
-@dataclass(frozen=True, slots=True)
-class Proceed:
-    """Take another turn. Steering messages that came have been appended to the context."""
-
-
-@dataclass(frozen=True, slots=True)
-class Retried:
-    """The backoff is over, and the context is as it was before the failed turn: take the turn again."""
-
-
-@dataclass(frozen=True, slots=True)
-class Resumed:
-    """The run was to be parked, and all that it would wait for is there: finish the turn with it."""
-
-    awaited: Mapping[str, bytes]
-
-
-@dataclass(frozen=True, slots=True)
-class Left:
-    """The run has ended, is parked, or is somebody else's now. `ended`: it is this host that has ended it, so."""
-
-    ended: Complete | Fail | Cancel | None = None
-
-
-Answer = Proceed | Retried | Resumed | Left
+    """The part that goes into the conversation."""
+    entries: Mapping[str, bytes] = field(default_factory=dict)
+    """What guards add, by name."""
+    altered: bool = False
+    """The result could not be stored as it was: the turn goes on with what is stored."""
 
 
 @dataclass(frozen=True, slots=True)
 class Child:
-    """A run that another one spawns: of which agent, over which context."""
+    """A task that a run spawns: of which agent, over which context."""
 
     task_id: str
-    agent: "BaseAgent[Any]"
+    agent: Spawnable
     context: AgentContext
 
 
@@ -82,36 +42,48 @@ class Host(Protocol):
         ...
 
     async def publish_live(self, event: BaseEvent) -> None:
-        """Publish `event` to those who listen now; it is not kept."""
+        """Publish `event` to present subscribers only; it is not stored."""
         ...
 
-    def recall(self, key: str) -> Recorded | None:
-        """The step `key` of this turn, if it was finished before: it is not taken again.
+    def recall(self, key: str, context: AgentContext, *, with_siblings: bool) -> Recorded | None:
+        """The step `key` of this turn, if it was recorded before; it is not taken again then.
 
-        The first one that is recalled brings with it what the finished steps of the turn have changed in the context,
-        all of them, since others may be executed beside it. (`RUN_START` comes before the turn, and brings its own.)
-        What the turn changes before its first step is so not changed twice.
+        What the step changed in the context is restored: up to this step, or with `with_siblings` up to the latest
+        recorded step, because steps that run side by side are recalled while others may be executed.
         """
         ...
 
-    async def record(self, key: str, step: Recorded, *, urgent: bool) -> None:
-        """Keep a finished step. `urgent`: return when it is kept; otherwise the turn's end follows at once, and it
-        may be kept together with that."""
+    async def record(self, key: str, step: Recorded, context: AgentContext | None, *, urgent: bool) -> None:
+        """Record a finished step, and with it what has changed in `context`, if that is given.
+
+        `urgent`: return when the record is stored. Otherwise the turn's end follows at once, and the record may be
+        stored together with that.
+        """
+        ...
+
+    async def boundary(self) -> None:
+        """A step boundary, at which the run may be released: the model has answered, and no tool runs yet."""
         ...
 
     async def expect(self, key: str, tool: str) -> None:
-        """From now on, the result of the step `key`, a call of `tool`, may come from outside. Raises `FatalAgentError`
-        if nobody could give it here."""
+        """From now on the result of the step `key`, a call of `tool`, may be delivered from outside.
+
+        Raises `FatalAgentError` if nobody could deliver it here.
+        """
         ...
 
     async def spawn(self, batch_id: str, children: Sequence[Child]) -> None:
-        """Begin these runs, of one batch if it has an id. One that was begun before is left as it is."""
+        """Begin these tasks, as one batch if it has an id. A task that was begun before is left as it is."""
         ...
 
-    async def settle(self, settlement: Settlement) -> Answer:
-        """Carry out what the turn came to. Raises `ContextError` if the context cannot be stored."""
+    async def settle(self, outcome: Outcome, context: AgentContext, events: Sequence[BaseEvent]) -> Outcome | None:
+        """Carry out what the turn leads to, and return what was carried out; None if another process holds the task.
+
+        `events` are published if `outcome` is carried out as asked. Raises `ContextError` if the context cannot be
+        stored.
+        """
         ...
 
     def interruption(self) -> Cancel | Release | None:
-        """Why the run's asyncio task was cancelled; None: for a reason that is not the host's."""
+        """Why the run's asyncio task was cancelled; None for a reason that is not the host's."""
         ...

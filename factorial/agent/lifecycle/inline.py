@@ -4,53 +4,56 @@ import asyncio
 import contextlib
 import inspect
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any, cast
 
 from factorial._core.json import dump_json
 from factorial._core.text import with_article
 from factorial.agent.completion import RunCompletion
-from factorial.agent.lifecycle.activation import Run
+from factorial.agent.lifecycle.activation import Activation
+from factorial.agent.lifecycle.definition import AgentDefinition
 from factorial.agent.lifecycle.failure import describe
-from factorial.agent.lifecycle.host import (
-    RUN_START,
-    Answer,
-    Child,
-    Left,
-    Proceed,
-    Recorded,
-    Resumed,
-    Retried,
-    Settlement,
+from factorial.agent.lifecycle.host import Child, Recorded
+from factorial.agent.lifecycle.outcome import (
+    Backoff,
+    Cancel,
+    Continue,
+    Fail,
+    Outcome,
+    Park,
+    Release,
+    turn_is_done,
 )
 from factorial.agent.lifecycle.snapshot import ContextSnapshot
 from factorial.agent.lifecycle.waiting import PLAN, awaited_keys, encode_plan
 from factorial.config import AgentWorkerConfig
-from factorial.context import ContextType, ExecutionContext, opening_messages
+from factorial.context import AgentContext, ContextType, ExecutionContext, opening_messages
 from factorial.errors import ConfigError, FatalAgentError
 from factorial.events import AgentEvent, BaseEvent, EventType
-from factorial.task import Backoff, Cancel, Complete, Continue, Fail, Park, Release, new_task_id
-from factorial.telemetry.story import Story
+from factorial.task import new_task_id
+from factorial.telemetry.story import Story, fields_here
 
-if TYPE_CHECKING:
-    from factorial.agent.agent import BaseAgent
-
-__all__ = ["run_inline"]
+__all__ = ["InlineRun", "run_inline"]
 
 EventHandler = Callable[[BaseEvent], Awaitable[None] | None]
 
 
+@dataclass(frozen=True, slots=True)
+class InlineRun:
+    """How a run is executed in the caller's process. Its children are executed in the same way."""
+
+    owner_id: str
+    policy: AgentWorkerConfig
+    event_handler: EventHandler | None = None
+
+
 async def run_inline(
-    agent: "BaseAgent[ContextType]",
-    context: ContextType,
-    event_handler: EventHandler | None,
-    owner_id: str,
-    policy: AgentWorkerConfig,
-    task_id: str = "",
+    agent: AgentDefinition[ContextType], context: ContextType, how: InlineRun, task_id: str = ""
 ) -> RunCompletion[ContextType]:
     """Run `agent` over `context` in this asyncio task. Raises the error that ended the run as failed.
 
-    What it spawns runs beside it, has ended when this returns, and is cancelled if it fails or is cancelled.
+    What it spawns runs at the same time, has ended when this returns, and is cancelled if it fails or is cancelled.
     """
     if not isinstance(context, agent.context_class):
         raise ConfigError(
@@ -60,73 +63,64 @@ async def run_inline(
     agent.check_ready()
     started_at = datetime.now(UTC)
     context.messages = opening_messages(context)
-    host = InlineHost(ContextSnapshot(context), event_handler, owner_id, policy)
-    execution = ExecutionContext(
-        task_id=task_id or new_task_id(), owner_id=owner_id, events=host, agent_name=agent.name
+    host = InlineHost(ContextSnapshot(context), how)
+    execution_ctx = ExecutionContext(
+        task_id=task_id or new_task_id(), owner_id=how.owner_id, events=host, agent_name=agent.name
     )
-    run = Run(agent, context, execution, host, policy)
-    story = Story(execution.task_id, agent.name, owner_id)
+    activation = Activation(agent, context, execution_ctx, host, how.policy)
+    state, story = activation.state, Story(execution_ctx.task_id, agent.name, how.owner_id)
     story.taken_up(turn=context.turn, attempt=1, pickups=1)
-    await host.tell(execution, EventType.RUN_STARTED)
+    await host.publish_about(execution_ctx, EventType.RUN_STARTED)
     try:
-        await run.take_turns()
+        await activation.take_turns()
         if host.failure is None:
             await host.children_ended()
     except asyncio.CancelledError:
-        story.cancelled(turn=run.turn)
-        with contextlib.suppress(FatalAgentError):  # whoever cancels has to see that
-            await host.tell(execution, EventType.RUN_CANCELLED)
-            with execution.active():
-                await run.tell_of_end(Left(Cancel()))
+        story.cancelled(turn=state.turn)
+        with contextlib.suppress(FatalAgentError):  # the caller that cancels must see the cancellation
+            await host.publish_about(execution_ctx, EventType.RUN_CANCELLED)
+            await activation.notify_end(Cancel())
         raise
     finally:
         await host.cancel_children()
     if host.failure is not None:
-        story.failed(describe(host.failure), turn=run.turn, attempt=execution.retries + 1)
+        story.failed(describe(host.failure), turn=state.turn, attempt=execution_ctx.retries + 1)
         raise host.failure
-    story.completed(turns=run.context.turn)
-    return RunCompletion(run.context.output, run.context, started_at, finished_at=datetime.now(UTC))
+    story.completed(turns=state.context.turn)
+    return RunCompletion(state.context.output, state.context, started_at, finished_at=datetime.now(UTC))
 
 
 class InlineHost:
-    """Keeps the run's journal in memory, for the retries of its turns, and runs its children beside it."""
+    """Keeps the run's journal in memory, for the retries of its turns, and runs its children at the same time."""
 
-    def __init__(
-        self,
-        snapshot: ContextSnapshot,
-        event_handler: EventHandler | None,
-        owner_id: str,
-        policy: AgentWorkerConfig,
-    ) -> None:
+    def __init__(self, snapshot: ContextSnapshot, how: InlineRun) -> None:
         self.failure: BaseException | None = None
         self._snapshot = snapshot
-        self._event_handler = event_handler
-        self._owner_id = owner_id
-        self._policy = policy
+        self._how = how
         self._children: dict[str, asyncio.Task[RunCompletion[Any]]] = {}
         self._journal: dict[str, Recorded] = {}
         self._changes: dict[str, Mapping[str, bytes]] = {}
-        """For each finished step of this turn: the context fields that the turn had changed by then."""
-        self._recalled: set[str] = set()
-        """Those whose changes the context has, in the present try."""
+        """For each finished step of this turn that keeps them: the context fields that the turn had changed by then."""
+        self._restored: set[str] = set()
+        """The steps whose changes the context has, in the present attempt."""
 
-    async def tell(self, execution: ExecutionContext, event_type: EventType) -> None:
-        """Publish what the mailbox publishes for a run that lives in Redis."""
+    async def publish_about(self, execution_ctx: ExecutionContext, event_type: EventType) -> None:
+        """Publish what the scripts publish for a run that lives in Redis."""
         await self.publish_event(
             AgentEvent(
                 event_type=event_type,
-                task_id=execution.task_id,
-                owner_id=execution.owner_id,
-                agent_name=execution.agent_name,
+                task_id=execution_ctx.task_id,
+                owner_id=execution_ctx.owner_id,
+                agent_name=execution_ctx.agent_name,
             )
         )
 
     async def publish_event(self, event: BaseEvent) -> None:
-        """Hand `event` to the handler. What it raises ends the run, since another try would cost again."""
-        if self._event_handler is None:
+        """Pass `event` to the handler. What it raises ends the run, because another attempt would cost again."""
+        if self._how.event_handler is None:
             return
         try:
-            handled = self._event_handler(event)
+            handled = self._how.event_handler(event)
             if inspect.isawaitable(handled):
                 await handled
         except Exception as broken:
@@ -134,22 +128,25 @@ class InlineHost:
 
     publish_live = publish_event
 
-    def recall(self, key: str) -> Recorded | None:
-        """The step, if a try of this turn finished it."""
+    def recall(self, key: str, context: AgentContext, *, with_siblings: bool) -> Recorded | None:
+        """The step, if an earlier attempt at this turn finished it."""
         if key not in self._journal:
             return None
-        latest = key if key == RUN_START else next(reversed(self._changes))
-        if latest not in self._recalled:
-            self._recalled.update([key] if key == RUN_START else self._changes)
-            self._snapshot.restore_fields(ExecutionContext.current().run.context, self._changes[latest])
+        steps = list(self._changes) if with_siblings else [key]
+        if steps and steps[-1] in self._changes and steps[-1] not in self._restored:
+            self._restored.update(steps)
+            self._snapshot.restore_fields(context, self._changes[steps[-1]])
         return self._journal[key]
 
-    async def record(self, key: str, step: Recorded, *, urgent: bool) -> None:
-        """Keep a finished step for the turn's next try, with the context fields that it changed."""
+    async def record(self, key: str, step: Recorded, context: AgentContext | None, *, urgent: bool) -> None:
+        """Keep a finished step for the turn's next attempt, with the context fields that it changed."""
         self._journal[key] = step
-        run: Run[Any] = ExecutionContext.current().run
-        self._changes[key] = self._snapshot.changed_fields(run.context)
-        self._recalled.add(key)
+        if context is not None:
+            self._changes[key] = self._snapshot.changed_fields(context)
+            self._restored.add(key)
+
+    async def boundary(self) -> None:
+        """An inline run is not released."""
 
     async def expect(self, key: str, tool: str) -> None:
         """There is nobody outside."""
@@ -159,12 +156,11 @@ class InlineHost:
         )
 
     async def spawn(self, batch_id: str, children: Sequence[Child]) -> None:
-        """Run them in asyncio tasks beside this one."""
+        """Run them in asyncio tasks of their own."""
         for child in children:
             if child.task_id not in self._children:
-                running = run_inline(
-                    child.agent, child.context, self._event_handler, self._owner_id, self._policy, child.task_id
-                )
+                agent = cast(AgentDefinition[Any], child.agent)
+                running = run_inline(agent, child.context, self._how, child.task_id)
                 self._children[child.task_id] = asyncio.create_task(running, name=f"task {child.task_id}")
 
     async def children_ended(self) -> None:
@@ -195,37 +191,36 @@ class InlineHost:
         await asyncio.gather(*(wait(task_ids, timeout) for timeout, task_ids in by_timeout.items()))
         return arrived
 
-    async def settle(self, settlement: Settlement) -> Answer:
-        """Carry out what the turn came to."""
-        if settlement.turn_done:
+    async def settle(self, outcome: Outcome, context: AgentContext, events: Sequence[BaseEvent]) -> Outcome:
+        """Carry out what the turn leads to."""
+        if turn_is_done(outcome):
             self._journal.clear()
             self._changes.clear()
-            self._recalled.clear()
-            self._snapshot.stored(settlement.context, self._snapshot.changes(settlement.context))
-        if isinstance(settlement.step, Continue):
-            return Proceed()
-        for event in settlement.endings:
+            self._restored.clear()
+            self._snapshot.stored(context, self._snapshot.changes(context))
+        for event in events:
             await self.publish_event(event)
-        match settlement.step:
-            case Park() as waiting:
-                return Resumed(await self._await(waiting))
-            case Complete() as completed:
-                return Left(completed)
-            case Backoff(delay, error):
-                here = ExecutionContext.current()
-                story = Story(here.task_id, here.agent_name, here.owner_id)
-                story.retried(describe(error), turn=here.run.turn, attempt=here.retries + 1, delay=delay)
-                await asyncio.sleep(delay)
-                self._snapshot.restore(settlement.context)
-                self._recalled.clear()
-                return Retried()
-            case Fail(error) as failed:
+        match outcome:
+            case Park():
+                return Continue(awaits=await self._await(outcome))
+            case Backoff(delay):
+                await self._pause(delay, outcome.error)
+                self._snapshot.restore(context)
+                self._restored.clear()
+                return Continue()
+            case Fail(error):
                 self.failure = error
-                return Left(failed)
-        return Left()
+        return outcome
+
+    async def _pause(self, delay: float, error: BaseException) -> None:
+        here = ExecutionContext.current()
+        turn = fields_here()["turn"]
+        story = Story(here.task_id, here.agent_name, here.owner_id)
+        story.retried(describe(error), turn=turn, attempt=here.retries + 1, delay=delay)
+        await asyncio.sleep(delay)
 
     def interruption(self) -> Cancel | Release | None:
-        """An inline run is only ever cancelled by its caller."""
+        """Only its caller cancels an inline run."""
         return None
 
 

@@ -1,7 +1,7 @@
-"""Progress events: `progress_update_{operation}_{started|completed|failed}` around whatever an agent does.
+"""Progress events: `progress_update_{operation}_{started|completed|failed}` around what an agent does.
 
-`data` holds `args`, `kwargs` and `context` (checklist E05), and `result` once there is one. All of it is bounded: the
-context is a summary, so that an event never grows with the conversation.
+`data` holds `args`, `kwargs` and `context`, and `result` when there is one. All of it is bounded: the context is a
+summary, so an event never grows with the conversation.
 """
 
 from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
@@ -19,29 +19,29 @@ T = TypeVar("T")
 
 
 def summary(context: AgentContext) -> dict[str, Any]:
-    """What an event tells of a context."""
+    """What an event shows of a context."""
     return {"query": shorten(context.query, 200), "turn": context.turn, "messages": len(context.messages)}
 
 
-def metadata(execution: ExecutionContext, turn: int) -> dict[str, Any]:
+def metadata(execution_ctx: ExecutionContext, turn: int) -> dict[str, Any]:
     """Where and when something happened: the turn, the attempt at it (from 1, as in the log), how many times the task
-    has been taken up (a step that is executed again after a crash has another number), and the process."""
+    was claimed (a step that is executed again after a crash has another number), and the process."""
     return {
         "turn": turn,
-        "attempt": execution.retries + 1,
-        "pickups": execution.pickups,
-        "process": execution.process,
+        "attempt": execution_ctx.retries + 1,
+        "pickups": execution_ctx.pickups,
+        "process": execution_ctx.process,
     }
 
 
 class Progress:
-    """One operation of an agent, as the events tell of it. `args` and `kwargs` are what it was called with; `hidden`
-    names what is left out: `args`, `kwargs`, `context`."""
+    """The events about one operation of an agent. `args` and `kwargs` are what it was called with; `hidden` names what
+    is left out: `args`, `kwargs`, `context`."""
 
     def __init__(
         self,
         operation: str,
-        execution: ExecutionContext,
+        execution_ctx: ExecutionContext,
         context: AgentContext,
         *,
         args: Sequence[Any] = (),
@@ -49,7 +49,7 @@ class Progress:
         hidden: Collection[str] = (),
     ) -> None:
         self._operation = operation
-        self._execution = execution
+        self._execution_ctx = execution_ctx
         self._turn = context.turn
         about = {
             "args": bounded(list(args)) if args else [],
@@ -59,44 +59,44 @@ class Progress:
         self._about = {name: value for name, value in about.items() if name not in hidden} if hidden else about
 
     def event(self, status: str, error: str | None = None, **more: Any) -> AgentEvent:
-        """What tells that the operation has `started`, `completed` or `failed` now."""
-        execution, turn = self._execution, self._turn
+        """The event that the operation has `started`, `completed` or `failed` now."""
+        execution_ctx, turn = self._execution_ctx, self._turn
         return AgentEvent(
             event_type=f"progress_update_{self._operation}_{status}",
-            task_id=execution.task_id,
-            owner_id=execution.owner_id,
-            agent_name=execution.agent_name,
+            task_id=execution_ctx.task_id,
+            owner_id=execution_ctx.owner_id,
+            agent_name=execution_ctx.agent_name,
             turn=turn,
-            metadata=metadata(execution, turn),
+            metadata=metadata(execution_ctx, turn),
             data={**self._about, **more},
             error=error,
         )
 
-    async def tell(self, status: str, error: str | None = None, **more: Any) -> None:
-        """Publish it."""
-        await self._execution.events.publish_event(self.event(status, error, **more))
+    async def publish(self, status: str, error: str | None = None, **more: Any) -> None:
+        """Publish that event."""
+        await self._execution_ctx.events.publish_event(self.event(status, error, **more))
 
     async def follow(self, call: Callable[[], Awaitable[T]], ending: Callable[[T], "Ending | None"]) -> T:
-        """Await `call()`, with an event before and one after. `ending` says what the latter tells of the result, if
-        there is anything to tell yet."""
-        await self.tell("started")
+        """Await `call()`, with an event before and one after. `ending` gives what the latter says of the result, or
+        None if the result is still to come."""
+        await self.publish("started")
         try:
             result = await call()
-        except Exception as error:  # whatever the agent raises is told of, and goes on its way
-            await self.tell("failed", error=describe(error))
+        except Exception as error:  # the boundary to the user's code: the error is published, and raised again
+            await self.publish("failed", error=describe(error))
             raise
-        if told := ending(result):
-            await self.tell_end(told)
+        if ended := ending(result):
+            await self.publish_end(ended)
         return result
 
-    async def tell_end(self, ending: "Ending") -> None:
+    async def publish_end(self, ending: "Ending") -> None:
         """Publish how the operation has ended."""
-        await self.tell("completed" if ending.error is None else "failed", error=ending.error, **ending.more)
+        await self.publish("completed" if ending.error is None else "failed", error=ending.error, **ending.more)
 
 
 @dataclass(frozen=True, slots=True)
 class Ending:
-    """What an event tells of a result."""
+    """What an event says of a result."""
 
     error: str | None = None
     more: Mapping[str, Any] = field(default_factory=dict)

@@ -1,15 +1,16 @@
 """One turn: prepare the messages, ask the model, run the tools it calls, and see whether the run is done.
 
-Called by `BaseAgent.run_turn`, which a user's agent may override; its `TurnCompletion` goes to `run.py`.
+Called by `BaseAgent.run_turn`, which a user's agent may override. Its `TurnCompletion` goes to `activation.py`.
 """
 
 import asyncio
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from factorial.agent.completion import TurnCompletion
+from factorial.agent.lifecycle.definition import AgentDefinition
+from factorial.agent.lifecycle.steps import current_frame
 from factorial.agent.lifecycle.waiting import answer_calls
-from factorial.agent.opening import messages_to_send
 from factorial.context import ContextType, ExecutionContext
 from factorial.errors import RetryableError
 from factorial.models import assistant_message
@@ -17,15 +18,12 @@ from factorial.models.answer import function_calls
 from factorial.tools import FunctionToolActionResult, call_tool
 from factorial.tools.output import failure
 
-if TYPE_CHECKING:
-    from factorial.agent.agent import BaseAgent
-
 __all__ = ["settled", "take_turn"]
 
 
-async def take_turn(agent: "BaseAgent[ContextType]", agent_ctx: ContextType) -> TurnCompletion[ContextType]:
+async def take_turn(agent: AgentDefinition[ContextType], agent_ctx: ContextType) -> TurnCompletion[ContextType]:
     """Take the next turn of the run, and append its messages to the context."""
-    response = await agent.completion(agent_ctx, messages_to_send(agent, agent_ctx))
+    response = await agent.completion(agent_ctx, agent.messages_to_send(agent_ctx))
     if not response.choices:
         raise RetryableError("the model's answer holds no choice")
     calls = function_calls(response)
@@ -42,7 +40,7 @@ async def take_turn(agent: "BaseAgent[ContextType]", agent_ctx: ContextType) -> 
         is_done=done, context=agent_ctx, output=output, tool_call_results=list(zip(calls, results, strict=True))
     )
     pending = [result for result in results if result.is_pending]
-    if pending and not done:  # the answers to all calls come later, together
+    if pending and not done:  # all calls are answered together, when the results have arrived
         completion.pending_tool_call_ids = [result.tool_call_id for result in pending if result.pending_result]
         completion.pending_child_task_ids = [child for result in pending for child in result.pending_child_task_ids]
     else:
@@ -51,33 +49,32 @@ async def take_turn(agent: "BaseAgent[ContextType]", agent_ctx: ContextType) -> 
 
 
 async def _answer(
-    agent: "BaseAgent[ContextType]", agent_ctx: ContextType, calls: Sequence[Any]
+    agent: AgentDefinition[ContextType], agent_ctx: ContextType, calls: Sequence[Any]
 ) -> list[FunctionToolActionResult]:
-    """The result of each call, in their order. Every tool may finish, and is journaled, before an error goes on."""
+    """The result of each call, in their order. Every tool finishes, and is recorded, before an error is raised."""
     tool_calls = [call for call in calls if not agent.is_final_output(call)]
-    execution = ExecutionContext.get()
-    if execution is not None and execution.run is not None:
-        execution.run.steps.outstanding = len(tool_calls)
-    outcomes = iter(
+    if (frame := current_frame()) is not None:
+        frame.steps.expect_calls(len(tool_calls))
+    results = iter(
         await asyncio.gather(*(agent.tool_action(call, agent_ctx) for call in tool_calls), return_exceptions=True)
     )
     return [
-        await call_tool(agent.final_output, call, agent_ctx, execution)
+        await call_tool(agent.final_output, call, agent_ctx, ExecutionContext.get())
         if agent.is_final_output(call)
-        else _checked(call, next(outcomes))
+        else _checked(call, next(results))
         for call in calls
     ]
 
 
 def settled(result: FunctionToolActionResult) -> FunctionToolActionResult:
-    """`result`, which the run does not wait for any more: each call needs an answer, should the run go on after all."""
+    """`result`, or if it is still to come an error: the run does not await it, and each call needs an answer."""
     return failure(result.tool_call_id, "the run has ended without this result") if result.is_pending else result
 
 
-def _checked(call: Any, outcome: Any) -> FunctionToolActionResult:
-    if isinstance(outcome, asyncio.CancelledError):
+def _checked(call: Any, returned: Any) -> FunctionToolActionResult:
+    if isinstance(returned, asyncio.CancelledError):
         raise RetryableError(f"tool {call.function.name!r} was cancelled from within")
-    if isinstance(outcome, BaseException):
-        raise outcome
-    result: FunctionToolActionResult = outcome
+    if isinstance(returned, BaseException):
+        raise returned
+    result: FunctionToolActionResult = returned
     return result

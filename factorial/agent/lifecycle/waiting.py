@@ -1,10 +1,10 @@
-"""What a parked turn waits for, and what becomes of it when everything is there (checklist T01 to T03).
+"""What a parked turn awaits, and how it is finished when everything has arrived.
 
-A turn whose tools wait is ended with the model's message alone. The answers to all of its calls are held back, so that
-they enter the conversation together, in the model's order, before anything else does. The plan is stored with the
-run; the results come as the mailbox collects them, under the keys `tool:<call id>` and `child:<task id>`.
+A turn whose tools await results is committed with the model's message alone. The answers to all of its calls are held
+back, so that they enter the conversation together, in the model's order, before anything else. The plan for that is
+stored with the run. The results are collected in the mailbox, under the keys `tool:<call id>` and `child:<task id>`.
 
-Called by `run.py` (both ways), and by the orchestrator for a result from outside.
+Called by `activation.py` (both ways), and by the client for a result from outside.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,22 +12,22 @@ from dataclasses import asdict
 from typing import Any
 
 from factorial._core.json import dump_json, load_json
+from factorial.agent.lifecycle.calls import tool_message
+from factorial.agent.lifecycle.outcome import AwaitedCall, Park
 from factorial.agent.lifecycle.snapshot import MAX_VALUE_BYTES, readable
-from factorial.agent.lifecycle.step import tool_message
 from factorial.errors import ContextError
-from factorial.task import AwaitedCall, Park
 from factorial.tools import FunctionToolActionResult
 from factorial.tools.output import failure, shape
 
 __all__ = ["PLAN", "answer_calls", "awaited_keys", "encode_plan", "encode_result", "park", "read_results"]
 
 PLAN = "plan"
-"""Under which key the plan comes back with the results."""
+"""The key of the plan among the results."""
 
 
-def park(results: Iterable[tuple[Any, FunctionToolActionResult]]) -> Park:
-    """What a turn waits for that has these calls, some of them without a result."""
-    return Park(tuple(_awaited_call(result) for _, result in results))
+def park(results: Iterable[FunctionToolActionResult]) -> Park:
+    """The outcome of a turn with these calls, some of which await their results."""
+    return Park(tuple(_awaited_call(result) for result in results))
 
 
 def _awaited_call(result: FunctionToolActionResult) -> AwaitedCall:
@@ -40,7 +40,7 @@ def _awaited_call(result: FunctionToolActionResult) -> AwaitedCall:
 
 
 def awaited_keys(waiting: Park) -> dict[str, float]:
-    """Each thing that is waited for, with the seconds after which it is not any more (0: never). Tools come first."""
+    """Each thing that the run awaits, with the seconds after which it stops waiting (0: never). Tools come first."""
     open_calls = [call for call in waiting.calls if call.message is None]
     tools = {f"tool:{call.tool_call_id}": call.timeout for call in open_calls if call.children is None}
     children = {f"child:{child}": call.timeout for call in open_calls for child in call.children or ()}
@@ -48,7 +48,7 @@ def awaited_keys(waiting: Park) -> dict[str, float]:
 
 
 def encode_plan(waiting: Park) -> bytes:
-    """What has to be known of `waiting` when it is over."""
+    """What has to be known of `waiting` when everything has arrived."""
     return dump_json([asdict(call) for call in waiting.calls])
 
 
@@ -78,8 +78,8 @@ def encode_result(tool_call_id: str, value: Any) -> bytes:
 
 
 def read_results(awaited: Mapping[str, bytes]) -> list[tuple[FunctionToolActionResult, bool]]:
-    """The result of each call of the turn, in the model's order, and whether it was waited for."""
-    with readable("what the run has waited for"):
+    """The result of each call of the turn, in the model's order, and whether the run was parked for it."""
+    with readable("what the run was parked for"):
         calls = [AwaitedCall(**call) for call in load_json(awaited[PLAN])]
         return [(_result(call, awaited), call.message is None) for call in calls]
 
@@ -104,8 +104,8 @@ def _arrived(awaited: Mapping[str, bytes], key: str) -> dict[str, Any]:
 
 
 def answer_calls(messages: list[dict[str, Any]], results: Sequence[FunctionToolActionResult]) -> None:
-    """Put the results behind the message that made the calls, the latest one that did; but for calls that are answered
-    there already."""
+    """Insert the results after the latest message that made the calls, except for calls that are answered there
+    already."""
     called = {result.tool_call_id for result in results}
     position = len(messages)
     for index in range(len(messages) - 1, -1, -1):

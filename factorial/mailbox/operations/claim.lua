@@ -34,12 +34,12 @@ local function contents(run, journal, awaited)
     tonumber(run.started_at)}
 end
 
--- What the callback before the first turn did is no part of a turn: entries such as `run_start`, `context:run_start`,
--- `message:#2:run_start:tool:...`.
+-- Whether the model has answered in the turn that this journal is of, or a tool was called. What callbacks did before
+-- that (`run_start`, `run_start/completion`, `step:<name>`) does not count.
 local function is_begun(journal)
   for i = 1, #journal, 2 do
-    local step = string.gsub(string.gsub(journal[i], '^[cm]%l+:', ''), '^#%d+:', '')
-    if string.sub(step, 1, 9) ~= 'run_start' then
+    local step = string.gsub(journal[i], '^#%d+:', '')
+    if step == 'completion' or string.find(step, '^tool:') or string.find(step, '^expected:') then
       return true
     end
   end

@@ -1,0 +1,179 @@
+"""Model calls and tool calls as steps, whichever class overrides `completion` or `tool_action`: the outermost call of
+each is the step.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import fields
+from functools import wraps
+from typing import TYPE_CHECKING, Any
+
+from factorial._core.json import dump_anything, dump_json, load_json
+from factorial.agent.callbacks import call_back
+from factorial.agent.lifecycle.guard import Guard, StepCall, StepKind
+from factorial.agent.lifecycle.host import Recorded
+from factorial.agent.lifecycle.progress import Ending, Progress, showing
+from factorial.agent.lifecycle.run_state import RunState
+from factorial.agent.lifecycle.step import Step
+from factorial.agent.lifecycle.steps import Steps, current_frame
+from factorial.context import AgentContext
+from factorial.models.answer import function_calls
+from factorial.tools import FINAL_OUTPUT, FunctionToolActionResult
+
+if TYPE_CHECKING:
+    from openai.types.chat import ChatCompletion, ChatCompletionMessageToolCall
+
+__all__ = ["as_step", "publish_late_result", "tool_message"]
+
+
+def as_step(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
+    """The agent method `name` (`completion` or `tool_action`) as a step, when it is the outermost call."""
+    if getattr(method, "is_step", False):
+        return method
+
+    @wraps(method)
+    async def step(self: Any, first: Any, second: Any) -> Any:
+        frame = current_frame()
+        if frame is None or frame.is_in_step:
+            return await method(self, first, second)
+        take = _take_completion if name == StepKind.COMPLETION else _take_tool_action
+        return await take(frame.steps, first, second, lambda: method(self, first, second))
+
+    step.is_step = True  # type: ignore[attr-defined]
+    return step
+
+
+async def _take_completion(
+    steps: Steps, agent_ctx: AgentContext, messages: list[Any], call: Callable[[], Awaitable["ChatCompletion"]]
+) -> "ChatCompletion":
+    from openai.types.chat import ChatCompletion
+
+    def recall(recorded: Recorded) -> ChatCompletion:
+        return ChatCompletion.model_validate_json(recorded.result)
+
+    step = Step(
+        name=StepKind.COMPLETION,
+        kind=StepKind.COMPLETION,
+        call=call,
+        returns=ChatCompletion,
+        record=_record_completion,
+        recall=recall,
+        kwargs={"messages": len(messages)},
+        ending=_end_of_completion,
+        urgent=_calls_tools,
+    )
+    return await steps.take(step, agent_ctx)
+
+
+def _record_completion(response: "ChatCompletion") -> Recorded:
+    answer = response.model_dump(exclude_unset=True)
+    try:
+        return Recorded(dump_json(answer))
+    except ValueError:  # text that UTF-8 cannot hold: half of an emoji
+        return Recorded(dump_anything(answer), altered=True)
+
+
+def _calls_tools(response: "ChatCompletion") -> bool:
+    return any(call.function.name != FINAL_OUTPUT for call in function_calls(response))
+
+
+def _end_of_completion(response: "ChatCompletion") -> Ending:
+    choice = response.choices[0]
+    calls = [call.function.name for call in function_calls(response)]
+    usage = response.usage.model_dump(include={"prompt_tokens", "completion_tokens"}) if response.usage else None
+    about = {"model": response.model, "content": choice.message.content, "tool_calls": calls, "usage": usage}
+    return showing(about)
+
+
+async def _take_tool_action(
+    steps: Steps,
+    tool_call: "ChatCompletionMessageToolCall",
+    agent_ctx: AgentContext,
+    call: Callable[[], Awaitable[FunctionToolActionResult]],
+) -> FunctionToolActionResult:
+    async def called() -> FunctionToolActionResult:
+        result = await call()
+        if isinstance(result, FunctionToolActionResult):
+            result.tool_call_id = result.tool_call_id or tool_call.id  # an overridden method may leave it out
+        return result
+
+    with steps.open_call() as is_last:
+        step = Step(
+            name=f"tool:{_without_slashes(tool_call.id)}",
+            kind=StepKind.TOOL_ACTION,
+            about=tool_call,
+            call=called,
+            returns=FunctionToolActionResult,
+            record=_record_result,
+            recall=_recall_result,
+            args=[tool_call.model_dump()],
+            ending=_end_of_tool_action,
+            urgent=lambda _: not is_last(),
+            guards=(_Deferral(steps.state),),
+            tool_call_id=tool_call.id,
+        )
+        return await steps.take(step, agent_ctx)
+
+
+class _Deferral(Guard):
+    """Has the host expect the result of a deferred tool before the tool begins, because it may come at once."""
+
+    def __init__(self, state: RunState[Any]) -> None:
+        self._state = state
+
+    async def before(self, call: StepCall) -> None:
+        tool = self._state.agent.tools.get(call.about.function.name)
+        if tool is not None and tool.deferral is not None and tool.deferral.awaits == "result":
+            await self._state.host.expect(f"tool:{call.about.id}", tool.name)
+
+    async def after(self, call: StepCall) -> None:
+        if call.has_result and call.error is None and call.result.pending_result:
+            await call_back(self._state.agent.on_pending_tool_call, call.agent_ctx, call.execution_ctx, call.about)
+
+
+async def publish_late_result(
+    state: RunState[Any], tool_call: Mapping[str, Any], result: FunctionToolActionResult
+) -> None:
+    """Publish the end of a tool call whose result came after its turn was parked."""
+    if ending := _end_of_tool_action(result):
+        progress = Progress(StepKind.TOOL_ACTION, state.execution_ctx, state.context, args=[tool_call])
+        await progress.publish_end(ending)
+
+
+def tool_message(result: FunctionToolActionResult) -> dict[str, Any]:
+    """The result of a tool call as the message that answers it."""
+    return {"role": "tool", "tool_call_id": result.tool_call_id, "content": result.output_str}
+
+
+def _record_result(result: FunctionToolActionResult) -> Recorded:
+    if result.is_pending:
+        about = {field.name: getattr(result, field.name) for field in fields(result)}  # asdict would copy the value
+        return Recorded(result=dump_anything(about))
+    about = {"error": result.error}
+    if not (isinstance(result.output_data, str) and result.output_data == result.output_str):  # mostly they are one
+        about["output_data"] = result.output_data
+    return Recorded(result=dump_anything(about), message=dump_json(tool_message(result)))
+
+
+def _recall_result(recorded: Recorded) -> FunctionToolActionResult:
+    about = load_json(recorded.result)
+    if not recorded.message:
+        return FunctionToolActionResult(**about)
+    message = load_json(recorded.message)
+    return FunctionToolActionResult(
+        tool_call_id=message["tool_call_id"],
+        output_str=message["content"],
+        output_data=about.get("output_data", message["content"]),
+        error=about["error"],
+    )
+
+
+def _end_of_tool_action(result: FunctionToolActionResult) -> Ending | None:
+    """None for a result that is still to come."""
+    if result.is_pending:
+        return None
+    return showing(result.output_data, result.error)
+
+
+def _without_slashes(call_id: str) -> str:
+    """A provider's id as a part of a step's key, in which slashes separate a step from the one that contains it."""
+    return call_id.replace("%", "%25").replace("/", "%2F")

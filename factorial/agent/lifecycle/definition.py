@@ -1,0 +1,72 @@
+"""What the lifecycle needs to know of an agent. `BaseAgent` fits; the lifecycle does not import it."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
+from factorial.agent.callbacks import Callback
+from factorial.agent.completion import TurnCompletion
+from factorial.agent.lifecycle.guard import Guard
+from factorial.context import ContextType
+from factorial.tools import FunctionTool, FunctionToolActionResult
+
+if TYPE_CHECKING:
+    from openai.types.chat import ChatCompletion, ChatCompletionMessageToolCall
+
+__all__ = ["AgentDefinition", "Spawnable"]
+
+
+@runtime_checkable
+class Spawnable(Protocol):
+    """An agent as the parent of its task sees it."""
+
+    @property
+    def name(self) -> str:
+        """What the agent is called in queues, events and logs."""
+        ...
+
+    def check_payload(self, payload: object) -> None:
+        """Raise `ContextError` if a task of the agent cannot be over `payload`."""
+        ...
+
+
+class AgentDefinition(Spawnable, Protocol[ContextType]):
+    """An agent as the lifecycle sees it. The attributes are those of `BaseAgent`."""
+
+    context_class: type[ContextType]
+    tools: dict[str, FunctionTool]
+    final_output: FunctionTool | None
+    max_turns: int | None
+    guards: Sequence[Guard]
+    on_run_start: Callback
+    on_run_end: Callback
+    on_turn_start: Callback
+    on_turn_end: Callback
+    on_pending_tool_call: Callback
+    on_pending_tool_results: Callback
+    on_run_cancelled: Callback
+
+    def check_ready(self) -> None:
+        """Raise `ConfigError` if the agent cannot work as it is."""
+        ...
+
+    def messages_to_send(self, agent_ctx: ContextType) -> list[dict[str, Any]]:
+        """The messages of the next model call."""
+        ...
+
+    async def run_turn(self, agent_ctx: ContextType) -> TurnCompletion[ContextType]:
+        """Take one turn."""
+        ...
+
+    async def completion(self, agent_ctx: ContextType, messages: list[dict[str, Any]]) -> "ChatCompletion":
+        """Ask the model."""
+        ...
+
+    async def tool_action(
+        self, tool_call: "ChatCompletionMessageToolCall", agent_ctx: ContextType
+    ) -> FunctionToolActionResult:
+        """Run a tool."""
+        ...
+
+    def is_final_output(self, tool_call: "ChatCompletionMessageToolCall") -> bool:
+        """Whether the model ends the run with this call."""
+        ...

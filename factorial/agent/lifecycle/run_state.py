@@ -1,0 +1,25 @@
+"""The state of a run in its activation: what its steps and its turns share."""
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Generic
+
+from factorial.agent.lifecycle.definition import AgentDefinition
+from factorial.agent.lifecycle.host import Host
+from factorial.context import ContextType, ExecutionContext
+
+__all__ = ["RunState"]
+
+
+@dataclass(slots=True)
+class RunState(Generic[ContextType]):
+    """One run, in the hands of one host."""
+
+    agent: AgentDefinition[ContextType]
+    context: ContextType
+    execution_ctx: ExecutionContext
+    host: Host
+    started_at: datetime
+    """When the task was claimed for the first time."""
+    turn: int = 0
+    """The turn that is being taken, or was taken last. `context.turn` counts finished turns."""

@@ -1,0 +1,196 @@
+"""`Steps.take` takes a step of a turn:
+
+    recall -> guards before -> events around the call -> guards after -> record
+
+A turn that is taken again (after a crash, a retry or a release) recalls its finished steps from the journal and does
+not repeat them. Model calls and tool calls that are made from within a step belong to that step. What the user's code
+makes a step by `execution_ctx.step` is recorded for itself, under the key of the step that contains it.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
+
+from factorial.agent.lifecycle.children import spawn_children
+from factorial.agent.lifecycle.guard import Guard, StepCall, StepKind
+from factorial.agent.lifecycle.progress import Progress
+from factorial.agent.lifecycle.run_state import RunState
+from factorial.agent.lifecycle.snapshot import readable
+from factorial.agent.lifecycle.step import Step
+from factorial.agent.lifecycle.user_step import called, called_in_thread, result_of, user_step
+from factorial.context import AgentContext, Batch, ExecutionContext, entered, scope
+from factorial.errors import FactorialError, FatalAgentError
+
+__all__ = ["Frame", "Steps", "current_frame"]
+
+T = TypeVar("T")
+
+
+class Steps:
+    """The steps of one turn, or of what comes before the first one or after a parked one: its `place`."""
+
+    def __init__(self, state: RunState[Any], place: str) -> None:
+        self.state = state
+        self.place = place
+        self.loop = asyncio.get_running_loop()
+        self._counts: dict[str, int] = {}
+        self._open_calls = 0
+        self._is_closed = False
+
+    async def take(self, step: Step[T], agent_ctx: AgentContext) -> T:
+        """The result of `step`: recalled if it was recorded before, else of the call, which is recorded."""
+        key, host = self._key(step.name), self.state.host
+        if recorded := host.recall(key, self.state.context, with_siblings=step.kind is not StepKind.CALLBACK):
+            with readable(f"what is recorded of the step {key!r}"):
+                return step.recall(recorded)
+        call = StepCall(key, step.kind, step.about, agent_ctx, self._context_of(step, key))
+        with entered(call.execution_ctx, Frame(self, key, step.kind)):
+            result = await self._guarded(step, call)
+        recorded = replace(step.record(result), entries=call.entries) if call.entries else step.record(result)
+        if recorded.altered:
+            result = step.recall(recorded)
+        self._check_open(key)
+        urgent = step.urgent(result)
+        await host.record(key, recorded, self.state.context if step.keeps_context else None, urgent=urgent)
+        if urgent and step.kind is StepKind.COMPLETION and "/" not in key:
+            await host.boundary()
+        return result
+
+    async def _guarded(self, step: Step[T], call: StepCall) -> T:
+        guards = [*step.guards, *self.state.agent.guards]
+        entered_by: list[Guard] = []
+        try:
+            for guard in guards:
+                entered_by.append(guard)
+                await guard.before(call)
+                if call.has_result:
+                    break
+            else:
+                call.result = await self._with_events(step, call)
+        except BaseException as error:
+            call.error = error
+            raise
+        finally:
+            for guard in reversed(entered_by):
+                await guard.after(call)
+        result: T = call.result
+        return result
+
+    async def _with_events(self, step: Step[T], call: StepCall) -> T:
+        if step.ending is None:
+            return await self._checked(step)
+        progress = Progress(step.kind, call.execution_ctx, call.agent_ctx, args=step.args, kwargs=step.kwargs)
+        return await progress.follow(lambda: self._checked(step), step.ending)
+
+    async def _checked(self, step: Step[T]) -> T:
+        value: object = await step.call()
+        if step.returns is not None and not isinstance(value, step.returns):
+            agent = type(self.state.agent).__name__
+            raise FatalAgentError(
+                f"{agent}.{step.kind} returned {type(value).__name__}: return a {step.returns.__name__}"
+            )
+        return value  # type: ignore[return-value]  # a step without `returns` returns what its own call does
+
+    def _context_of(self, step: Step[T], key: str) -> ExecutionContext:
+        """The execution context as the called code sees it."""
+        around = ExecutionContext.get() or self.state.execution_ctx
+        return replace(
+            around,
+            tool_call_id=step.tool_call_id or around.tool_call_id,
+            idempotency_key=f"{around.task_id}:{self.state.turn}:{self.place}{key}",
+        )
+
+    def _key(self, name: str) -> str:
+        """The name of a step in the journal: the same when the turn is taken again."""
+        frame = current_frame()
+        within = f"{frame.key}/" if frame is not None and frame.key else ""
+        count = self.count(within + name)
+        return f"{within}{name}" if count == 1 else f"{within}#{count}:{name}"
+
+    def count(self, name: str) -> int:
+        """How many times `name` has been counted in this turn, this time included."""
+        self._counts[name] = self._counts.get(name, 0) + 1
+        return self._counts[name]
+
+    def close(self) -> None:
+        """The turn is over, or is tried again: what still runs of it, in some thread, records nothing any more."""
+        self._is_closed = True
+
+    def _check_open(self, key: str) -> None:
+        if self._is_closed:
+            raise FactorialError(f"step {key!r} has come too late: its turn is over, or is tried again")
+
+    def expect_calls(self, count: int) -> None:
+        """So many tool calls run side by side now, and the end of the turn follows the last of them."""
+        self._open_calls = count
+
+    @contextmanager
+    def open_call(self) -> Iterator[Callable[[], bool]]:
+        """One of these calls. Gives a function that ends it, and says whether it was the last one that was open."""
+        is_open = True
+
+        def end() -> bool:
+            nonlocal is_open
+            self._open_calls -= is_open
+            is_open = False
+            return self._open_calls == 0
+
+        try:
+            yield end
+        finally:
+            end()
+
+
+@dataclass(frozen=True, slots=True)
+class Frame:
+    """The scope of code that a run executes: in which step, or in none."""
+
+    steps: Steps
+    key: str = ""
+    kind: StepKind | None = None
+
+    @property
+    def turn(self) -> int:
+        """The turn that is being taken."""
+        return self.steps.state.turn
+
+    @property
+    def state(self) -> RunState[Any]:
+        """The run."""
+        return self.steps.state
+
+    @property
+    def is_in_step(self) -> bool:
+        """Whether model calls and tool calls that are made here belong to a step already."""
+        return self.kind not in (None, StepKind.CALLBACK)
+
+    async def step(
+        self, name: str, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> Any:
+        """Take a step of the user's own."""
+        step = user_step(name, lambda: called(function, args, kwargs))
+        return result_of(name, function, await self.steps.take(step, self.state.context))
+
+    def step_sync(self, name: str, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """The same in the thread of a plain tool, which calls the function."""
+
+        async def take(call: Callable[[], Awaitable[Any]]) -> bytes:
+            return await self.steps.take(user_step(name, call), self.state.context)
+
+        recorded = called_in_thread(self.steps.loop, take, lambda: function(*args, **kwargs))
+        return result_of(name, function, recorded)
+
+    async def spawn(self, agent: Any, payloads: Sequence[AgentContext], *, as_batch: bool) -> Batch:
+        """Spawn children of this run. Their ids follow from the step that spawns them, or from the place in the run."""
+        context = ExecutionContext.current()
+        place = self.steps.place or "run_turn"
+        origin = context.idempotency_key or f"{context.task_id}:{self.turn}:{place}"
+        return await spawn_children(self.state, origin, self.steps.count, agent, payloads, as_batch=as_batch)
+
+
+def current_frame() -> Frame | None:
+    """The frame of the present code; None outside of a run."""
+    found = scope.get()
+    return found if isinstance(found, Frame) else None

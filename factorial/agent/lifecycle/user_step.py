@@ -1,0 +1,158 @@
+"""Steps of the user's own: `execution_ctx.step` and `execution_ctx.step_sync`.
+
+The function's result is recorded as JSON. The caller gets what was recorded, whether the function was called or not, so
+a turn that is taken again goes on with the same value.
+"""
+
+import asyncio
+import inspect
+import queue
+import re
+import typing
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from functools import lru_cache, partial
+from typing import Any
+
+from pydantic import PydanticUserError, TypeAdapter, ValidationError
+from pydantic_core import PydanticSerializationError, to_json
+
+from factorial._core.json import load_json
+from factorial.agent.lifecycle.guard import StepKind
+from factorial.agent.lifecycle.host import Recorded
+from factorial.agent.lifecycle.progress import showing
+from factorial.agent.lifecycle.snapshot import MAX_VALUE_BYTES
+from factorial.agent.lifecycle.step import Step
+from factorial.errors import ConfigError, ContextError, FactorialError
+
+__all__ = ["called", "called_in_thread", "result_of", "user_step"]
+
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}")
+
+
+def user_step(name: str, call: Callable[[], Awaitable[Any]]) -> Step[bytes]:
+    """The step `name` that makes `call`. Its result is the recorded JSON: see `result_of`.
+
+    Raises `ConfigError` for a name that cannot be one.
+    """
+    given: object = name
+    if not isinstance(given, str) or not _NAME.fullmatch(given):
+        raise ConfigError(f"step name {given!r}: use 1 to 100 letters, digits, '-', '_' or '.'")
+
+    async def encoded() -> bytes:
+        return _encoded(name, await call())
+
+    return Step(
+        name=f"step:{name}",
+        kind=StepKind.STEP,
+        about=name,
+        call=encoded,
+        record=Recorded,
+        recall=lambda recorded: recorded.result,
+        args=(name,),
+        ending=lambda result: showing(load_json(result)),
+        keeps_context=False,
+    )
+
+
+def result_of(name: str, function: Callable[..., Any], recorded: bytes) -> Any:
+    """What was recorded of `function`'s result, as the type that its annotation says, or as plain JSON data.
+
+    Raises `ContextError` if it does not fit the type: the function was changed while the task was in flight.
+    """
+    adapter = _adapter_of(function)
+    if adapter is None:
+        return load_json(recorded)
+    try:
+        return adapter.validate_json(recorded)
+    except ValidationError as unfit:
+        raise ContextError(f"what is recorded of the step {name!r} does not fit its return type: {unfit}") from None
+
+
+async def called(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """What `function` returns. A plain function is called in a thread, because it may block."""
+    if inspect.iscoroutinefunction(inspect.unwrap(function)) or inspect.iscoroutinefunction(function):
+        return await function(*args, **kwargs)
+    value = await asyncio.to_thread(_guarded, function, args, kwargs)
+    return await value if inspect.isawaitable(value) else value
+
+
+def called_in_thread(
+    loop: asyncio.AbstractEventLoop,
+    take: Callable[[Callable[[], Awaitable[Any]]], Coroutine[Any, Any, bytes]],
+    call: Callable[[], Any],
+) -> bytes:
+    """`take(...)` on the event loop `loop`, with `call` made in the present thread if the step is not recalled.
+
+    Raises `FactorialError` in the thread of an event loop, which must not be blocked.
+    """
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        pass
+    else:
+        raise FactorialError(
+            "step_sync blocks, and this is the event loop's thread: await execution_ctx.step(...) here"
+        )
+    wanted: queue.SimpleQueue[asyncio.Future[Any] | None] = queue.SimpleQueue()
+
+    async def call_there() -> Any:
+        future: asyncio.Future[Any] = loop.create_future()
+        wanted.put(future)
+        return await future
+
+    taken = asyncio.run_coroutine_threadsafe(take(call_there), loop)
+    taken.add_done_callback(lambda _: wanted.put(None))  # it was recalled, or refused
+    if (future := wanted.get()) is not None:
+        try:
+            value = _guarded(call, (), {})
+        except BaseException as error:  # it is raised where the step is taken, and comes back by `taken.result()`
+            loop.call_soon_threadsafe(_settle, future, None, error)
+        else:
+            loop.call_soon_threadsafe(_settle, future, value, None)
+    return taken.result()
+
+
+def _settle(future: "asyncio.Future[Any]", value: Any, error: BaseException | None) -> None:
+    if future.done():  # the turn was given up meanwhile
+        return
+    if error is None:
+        future.set_result(value)
+    else:
+        future.set_exception(error)
+
+
+def _guarded(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    try:
+        return function(*args, **kwargs)
+    except StopIteration as stop:  # a future cannot carry it: the caller would wait for ever
+        raise RuntimeError("the step's function raised StopIteration") from stop
+
+
+def _encoded(name: str, value: Any) -> bytes:
+    try:
+        encoded = to_json(value, inf_nan_mode="strings")
+    except (PydanticSerializationError, ValueError, RecursionError) as unfit:
+        raise ContextError(
+            f"the result of step {name!r} ({type(value).__name__}) cannot be stored as JSON: {unfit}"
+        ) from None
+    if len(encoded) > MAX_VALUE_BYTES:
+        raise ContextError(
+            f"the result of step {name!r} takes {len(encoded)} bytes as JSON, and {MAX_VALUE_BYTES} is the most: "
+            "keep large data elsewhere, and return a reference to it"
+        )
+    return encoded
+
+
+def _adapter_of(function: Callable[..., Any]) -> TypeAdapter[Any] | None:
+    """Reads results of `function`'s return type; None if it has none that can be read from JSON."""
+    while isinstance(function, partial):
+        function = function.func
+    try:
+        return _adapter(typing.get_type_hints(function).get("return", Any))
+    except (PydanticUserError, NameError, TypeError, AttributeError):
+        return None
+
+
+@lru_cache(maxsize=1000)
+def _adapter(returns: Any) -> TypeAdapter[Any] | None:
+    return None if returns is Any else TypeAdapter(returns)
