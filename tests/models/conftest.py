@@ -1,4 +1,4 @@
-"""Servers for the real openai client: `llmock` (the plugin's fixture), and one that sends any bytes we like."""
+"""Servers for the real openai client: `llmock` (the plugin's fixture), and one whose bytes the test writes."""
 
 import asyncio
 import json
@@ -14,7 +14,7 @@ from factorial.models import Model, ModelRequest, Provider, close_clients
 
 @pytest.fixture(autouse=True)
 async def closed_clients() -> AsyncIterator[None]:
-    """No connection outlives its test."""
+    """Close the connections after each test."""
     yield
     await close_clients()
 
@@ -31,7 +31,7 @@ class RawServer:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator["RawServer"]:
-        """Serve on a free port; leave when the clients' connections have ended."""
+        """Serve on a free port. At the end, wait until the clients' connections are closed."""
         server = await asyncio.start_server(self.serve, "127.0.0.1", 0)
         self.port = server.sockets[0].getsockname()[1]
         try:
@@ -44,7 +44,7 @@ class RawServer:
 
     @property
     def model(self) -> Model:
-        """A model that this server serves, with no key."""
+        """A model on this server, without a key."""
         return Model("raw", Provider("local", f"http://127.0.0.1:{self.port}/v1", api_key_env=None))
 
     def answer(
@@ -85,5 +85,5 @@ async def raw_server() -> AsyncIterator[RawServer]:
 
 @pytest.fixture
 def request_() -> ModelRequest:
-    """A plain question."""
+    """A request without tools and settings."""
     return ModelRequest([{"role": "user", "content": "What is the weather in Paris?"}], timeout=10.0)

@@ -1,5 +1,6 @@
-"""The real openai client against a real HTTP server whose answers are written byte by byte: what compatible
-servers send that OpenAI does not, and what is no answer at all.
+"""Answers that compatible servers send and OpenAI does not, and invalid ones.
+
+Real: the openai client, HTTP. Fake: the server's answers, which the tests write byte by byte.
 """
 
 import asyncio
@@ -30,9 +31,7 @@ def piece(delta: dict[str, Any], finish: str | None = None) -> dict[str, Any]:
         (b"[1, 2]", "application/json"),
     ],
 )
-async def test_an_answer_that_is_none(
-    raw_server: RawServer, request_: ModelRequest, body: bytes, content_type: str
-) -> None:
+async def test_an_invalid_answer(raw_server: RawServer, request_: ModelRequest, body: bytes, content_type: str) -> None:
     raw_server.answer(body, content_type=content_type)
     with pytest.raises(TruncatedResponseError, match="raw at local"):
         await complete(raw_server.model, request_)
@@ -41,7 +40,7 @@ async def test_an_answer_that_is_none(
 @pytest.mark.parametrize(
     "junk", ['"text"', "[1]", "{", "{}", '{"choices": [{"index": 0}]}', '{"choices": 5}', '{"choices": [{"delta": 5}]}']
 )
-async def test_a_stream_that_is_none(raw_server: RawServer, request_: ModelRequest, junk: str) -> None:
+async def test_an_invalid_stream(raw_server: RawServer, request_: ModelRequest, junk: str) -> None:
     raw_server.stream(junk, "[DONE]")
     with pytest.raises(TruncatedResponseError):
         await complete(raw_server.model, replace(request_, stream=True))
@@ -54,7 +53,7 @@ async def test_an_error_within_a_stream(raw_server: RawServer, request_: ModelRe
 
 
 async def test_parallel_tool_calls_all_under_index_0(raw_server: RawServer, request_: ModelRequest) -> None:
-    """Gemini streams each call whole, with its own id, and with the same index or none."""
+    """Gemini streams each call in one chunk, with its own id, and with index 0 or none."""
     calls: list[dict[str, Any]] = [
         {"index": 0, "id": "a", "type": "function", "function": {"name": "f", "arguments": '{"x": 1}'}},
         {"index": 0, "id": "b", "type": "function", "function": {"name": "f", "arguments": '{"x": 2}'}},
@@ -74,7 +73,7 @@ async def test_parallel_tool_calls_all_under_index_0(raw_server: RawServer, requ
 async def test_a_thought_signature_goes_back_with_its_call(
     raw_server: RawServer, request_: ModelRequest, stream: bool
 ) -> None:
-    """Gemini refuses a tool call that comes back without it."""
+    """Gemini rejects a tool call that comes back without it."""
     call = {
         "id": "a",
         "type": "function",
@@ -96,7 +95,7 @@ async def test_a_refusal_in_words(raw_server: RawServer, request_: ModelRequest)
     assert assistant_message(completion) == {"role": "assistant", "content": "", "refusal": "I cannot."}
 
 
-async def test_no_key_is_shown(
+async def test_keys_are_not_shown(
     raw_server: RawServer, request_: ModelRequest, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("RAW_KEY", "topsecretkey\n")
@@ -110,13 +109,13 @@ async def test_no_key_is_shown(
     assert refused.value.__cause__ is None and refused.value.__suppress_context__
 
 
-async def test_nobody_there(request_: ModelRequest, unused_tcp_port: int) -> None:
+async def test_a_server_that_does_not_exist(request_: ModelRequest, unused_tcp_port: int) -> None:
     model = Model("gone", Provider("local", f"http://127.0.0.1:{unused_tcp_port}/v1", None))
     with pytest.raises(ModelError, match=rf"no connection to http://127.0.0.1:{unused_tcp_port}/v1"):
         await complete(model, replace(request_, timeout=1.0))
 
 
-async def test_a_conversation_that_is_no_json(raw_server: RawServer) -> None:
+async def test_a_conversation_that_does_not_serialise(raw_server: RawServer) -> None:
     with pytest.raises(ContextError, match="does not serialise"):
         await complete(raw_server.model, ModelRequest([{"role": "user", "content": object()}]))
 

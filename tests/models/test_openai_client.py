@@ -67,7 +67,7 @@ async def test_settings_and_tools_are_sent(llmock: LLMock, request_: ModelReques
 
 
 async def test_settings_for_tools_are_not_sent_without_tools(llmock: LLMock, request_: ModelRequest) -> None:
-    """OpenAI refuses a request that has them and no tools."""
+    """OpenAI rejects a request that has them without tools."""
     await complete(gpt_41, replace(request_, settings=ResolvedModelSettings(None, None, "auto", True)))
     assert set(llmock.last_request.body) == {"model", "messages"}
 
@@ -89,7 +89,7 @@ async def test_a_stream_becomes_a_whole_answer(llmock: LLMock, request_: ModelRe
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_tool_is_called_and_its_result_goes_back(llmock: LLMock, request_: ModelRequest, stream: bool) -> None:
-    """The whole walk; what `assistant_message` returns is accepted when it is sent back."""
+    """The server accepts what `assistant_message` returns when it is sent back."""
     llmock.call_tool("get_weather", {"city": "Paris, in the springtime"})
     offered = replace(request_, tools=[tool.param for tool in TOOLS.values()], stream=stream)
     completion = await complete(gpt_41, offered)
@@ -125,7 +125,7 @@ async def test_an_unknown_tool_goes_back_to_the_model(llmock: LLMock, request_: 
     assert result.output_str == f"Error: there is no tool '{name}'; the tools are: get_weather"
 
 
-async def test_a_rate_limit_is_waited_for(llmock: LLMock, request_: ModelRequest) -> None:
+async def test_a_short_rate_limit_is_waited_out_within_the_call(llmock: LLMock, request_: ModelRequest) -> None:
     llmock.rate_limit(times=1, retry_after=1).reply("Sunny.")
     started = time.monotonic()
     completion = await complete(gpt_41, request_)
@@ -142,14 +142,14 @@ async def test_a_long_rate_limit_is_left_to_the_task(llmock: LLMock, request_: M
     assert len(llmock.requests) == 1
 
 
-async def test_a_quota_that_is_used_up_is_no_rate_limit(llmock: LLMock, request_: ModelRequest) -> None:
+async def test_an_exhausted_quota_is_not_a_rate_limit(llmock: LLMock, request_: ModelRequest) -> None:
     llmock.fail(429, code="insufficient_quota", times=None)
     with pytest.raises(ModelRefusedError):
         await complete(gpt_41, request_)
     assert len(llmock.requests) == 1
 
 
-async def test_a_passing_fault_is_tried_again_in_place(llmock: LLMock, request_: ModelRequest) -> None:
+async def test_a_temporary_error_is_retried_within_the_call(llmock: LLMock, request_: ModelRequest) -> None:
     llmock.fail(503, times=2).reply("Sunny.")
     completion = await complete(gpt_41, request_)
     assert completion.choices[0].message.content == "Sunny."
@@ -204,7 +204,7 @@ async def test_when_all_models_fail_the_error_names_each(llmock: LLMock, request
 
 @pytest.mark.parametrize("fault", ["truncate", "disconnect", "corrupt"])
 async def test_a_broken_stream_is_a_failed_call(llmock: LLMock, request_: ModelRequest, fault: str) -> None:
-    """A failed call, not half an answer."""
+    """A partial answer is not returned."""
     getattr(llmock, fault)(after_chunks=3, times=None)
     with pytest.raises(TruncatedResponseError):
         await complete(gpt_41, replace(request_, stream=True))
@@ -218,7 +218,7 @@ async def test_a_broken_stream_falls_back(llmock: LLMock, request_: ModelRequest
     assert completion.choices[0].message.content == "From the second."
 
 
-async def test_a_stalled_stream_is_given_up(llmock: LLMock, request_: ModelRequest) -> None:
+async def test_a_stalled_stream_times_out(llmock: LLMock, request_: ModelRequest) -> None:
     llmock.stall(after_chunks=2, seconds=5)
     started = time.monotonic()
     with pytest.raises(TruncatedResponseError, match="no answer in time"):
@@ -226,8 +226,8 @@ async def test_a_stalled_stream_is_given_up(llmock: LLMock, request_: ModelReque
     assert time.monotonic() - started < 3
 
 
-async def test_a_slow_answer_is_given_up(llmock: LLMock, request_: ModelRequest) -> None:
-    """And not waited for again: the time that the call may take is over."""
+async def test_a_slow_answer_times_out(llmock: LLMock, request_: ModelRequest) -> None:
+    """There is no further try, because the timeout of the whole call is over."""
     llmock.delay(1.5, times=None)
     with pytest.raises(ModelError, match="no answer in time"):
         await complete(gpt_41, replace(request_, timeout=0.3))
@@ -235,7 +235,7 @@ async def test_a_slow_answer_is_given_up(llmock: LLMock, request_: ModelRequest)
 
 
 async def test_what_the_chunk_handler_raises_passes_through(llmock: LLMock, request_: ModelRequest) -> None:
-    """It is not the model's fault, though it looks like one."""
+    """It is not an error of the model, although it is raised within the call."""
 
     async def fail(chunk: Any) -> None:
         raise ValueError("mine")
@@ -245,8 +245,8 @@ async def test_what_the_chunk_handler_raises_passes_through(llmock: LLMock, requ
     assert len(llmock.requests) == 1
 
 
-def test_clients_of_ended_event_loops_are_let_go(llmock: LLMock) -> None:
-    """A program that calls `asyncio.run` again and again does not collect them, and hears no warning of open ones."""
+def test_clients_of_ended_event_loops_are_released(llmock: LLMock) -> None:
+    """A program that calls `asyncio.run` repeatedly accumulates no clients, and gets no warnings about open ones."""
     program = (
         "import asyncio; from factorial.models import ModelRequest, complete, gpt_41\n"
         "from factorial.models.transports import sdk\n"

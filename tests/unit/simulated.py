@@ -1,4 +1,4 @@
-"""Simulated children for the tests of the tree: they obey at once, unless told otherwise. The event loop is real."""
+"""Simulated children for the tests of the tree. Real: the tree, the event loop. Fake: the processes."""
 
 import asyncio
 import signal
@@ -17,7 +17,7 @@ KILLED = -signal.SIGKILL
 
 
 class SimulatedChild:
-    """A child that obeys at once, unless told otherwise."""
+    """A child that obeys at once, unless a test says otherwise in `World`."""
 
     def __init__(self, world: "World", id: str, number: int) -> None:
         self.process, self.pid, self.failure = f"{id}-{number}", number, ""
@@ -69,7 +69,7 @@ class SimulatedChild:
 
 
 class World:
-    """Starts simulated children and keeps a log of what was done to them."""
+    """Starts simulated children, and keeps a log of what was done to them."""
 
     def __init__(self) -> None:
         self.log: list[str] = []
@@ -98,7 +98,7 @@ class World:
         self.exits.append(exit)
 
     async def has(self, *lines: str) -> None:
-        """Wait until the log says this, and nothing else; then begin a new one."""
+        """Wait for these lines, assert that the log holds no others, and clear it."""
         await wait_until(lambda: len(self.log) >= len(lines), timeout=10, message=f"{lines} in {self.log}")
         assert self.log == list(lines)
         self.log.clear()
@@ -116,7 +116,7 @@ def supervisor(id: str, *children: Spec, restart: Any = "permanent", **flags: An
 
 @asynccontextmanager
 async def living(world: World, spec: SupervisorSpec) -> AsyncIterator[tuple[Tree, "asyncio.Task[None]"]]:
-    """The tree, and its life."""
+    """A running tree, and the asyncio task that runs it."""
     tree = Tree(spec, launch=world.launch, on_exit=world.on_exit)
     task = asyncio.create_task(tree.run(world.stop, world.now))
     try:

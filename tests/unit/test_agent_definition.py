@@ -1,4 +1,4 @@
-"""What an agent may be made of, and what each turn's request is made of. The model only records what it is asked."""
+"""The options of an agent, and the requests of its turns. Real: everything but the model, which plays a script."""
 
 from typing import Any
 
@@ -27,7 +27,7 @@ from factorial.testing import ScriptedModel, call, say
 
 
 class Recording(ScriptedModel):
-    """Plays its script, and keeps the requests."""
+    """Plays its script, and records the requests."""
 
     requests: list[ModelRequest]
 
@@ -38,12 +38,12 @@ class Recording(ScriptedModel):
     def transport(self) -> Any:
         played, requests = super().transport(), self.requests
 
-        class Noting:
+        class Recorder:
             async def create(self, model: Any, request: ModelRequest, on_chunk: Any) -> Any:
                 requests.append(request)
                 return await played.create(model, request, on_chunk)
 
-        return Noting()
+        return Recorder()
 
 
 def tool(x: int = 0) -> str:
@@ -63,7 +63,7 @@ def tool(x: int = 0) -> str:
         ("HTTPBot", "http_bot"),
     ],
 )
-def test_names_are_made_fit_for_queues_and_logs(given: str, name: str) -> None:
+def test_names_are_normalised_for_queues_and_logs(given: str, name: str) -> None:
     assert Agent(name=given).name == name
 
 
@@ -88,13 +88,13 @@ def test_the_name_of_a_class_is_the_name_of_its_agents() -> None:
         ({"tools": [tool, tool]}, "tool"),
     ],
 )
-def test_what_cannot_work_is_refused_when_it_is_written(options: dict[str, Any], complaint: str) -> None:
+def test_invalid_options_are_rejected_when_the_agent_is_made(options: dict[str, Any], complaint: str) -> None:
     with pytest.raises(ConfigError) as raised:
         Agent(**{"name": "a"} | options)
     assert complaint in str(raised.value)
 
 
-def test_an_unknown_model_is_named_with_the_nearest_one() -> None:
+def test_the_error_about_an_unknown_model_names_the_nearest_one() -> None:
     with pytest.raises(UnknownModelError, match="did you mean 'gpt_41_mini'"):
         Agent(name="a", model="gpt_41_mni")
 
@@ -113,7 +113,7 @@ def test_spec_A07_a_tool_of_the_user_may_not_be_called_final_output() -> None:
         Agent(name="a", tools=[mine], output_type=Out)
 
 
-def test_spec_C03_an_agent_over_a_context_of_its_own() -> None:
+def test_spec_C03_an_agent_with_its_own_context_class() -> None:
     class Mine(AgentContext):
         count: int = 0
 
@@ -146,7 +146,7 @@ def test_check_ready_names_agent_model_and_variable(monkeypatch: pytest.MonkeyPa
             raise NotImplementedError
 
     monkeypatch.delenv("OPENAI_API_KEY")
-    Own(name="own").check_ready()  # asks no model of ours
+    Own(name="own").check_ready()  # it does not use the model
 
 
 # -- requests
@@ -233,7 +233,7 @@ async def test_spec_A01_the_time_limit_of_a_request_and_streaming_are_passed_on(
     assert Agent(name="a").request_timeout == 120.0
 
 
-async def test_spec_A01_parse_tool_args_false_hands_over_the_raw_text() -> None:
+async def test_spec_A01_parse_tool_args_false_passes_the_raw_text() -> None:
     seen = []
 
     def raw(arguments: str) -> str:
@@ -278,7 +278,7 @@ async def test_spec_A09_tool_action_may_be_overridden_and_call_the_original() ->
         ("tool_action", r"Wrong\.tool_action returned str: return a FunctionToolActionResult"),
     ],
 )
-async def test_an_override_that_returns_something_else_is_told_so(method: str, complaint: str) -> None:
+async def test_an_override_that_returns_another_type_is_an_error(method: str, complaint: str) -> None:
     async def wrong(self: Any, *args: Any) -> str:
         return "wrong"
 
@@ -289,7 +289,7 @@ async def test_an_override_that_returns_something_else_is_told_so(method: str, c
         await agent.run_inline(AgentContext(query="q"))
 
 
-async def test_spec_A10_run_turn_may_end_the_run_and_give_another_context() -> None:
+async def test_spec_A10_run_turn_may_end_the_run_and_return_another_context() -> None:
     class Short(Agent):
         async def run_turn(self, agent_ctx: AgentContext) -> TurnCompletion[AgentContext]:
             other = AgentContext(query="other", note="kept")
@@ -300,7 +300,7 @@ async def test_spec_A10_run_turn_may_end_the_run_and_give_another_context() -> N
     assert completion.context.query == "other" and completion.context.turn == 1
 
 
-def test_a_model_of_the_users_own() -> None:
+def test_a_model_that_is_not_in_the_catalogue_can_be_used() -> None:
     provider = Provider("local", "http://127.0.0.1:1/v1", api_key_env=None)
     model = Model("mine", provider, "mine-7b", 8192)
     agent = Agent(name="a", model=model)

@@ -1,4 +1,4 @@
-"""What a request leaves out to stay within `context_window_limit`. Nothing is fake; the models only play scripts."""
+"""What a request leaves out to stay within `context_window_limit`. Real: all but the models, which play scripts."""
 
 from itertools import chain
 from typing import Any
@@ -46,7 +46,7 @@ def size(*messages: Message) -> int:
     return count_tokens(list(messages))
 
 
-# -- what goes, and in which order
+# -- what is left out, and in which order
 
 
 def test_a_request_that_fits_is_sent_as_it_is() -> None:
@@ -56,20 +56,20 @@ def test_a_request_that_fits_is_sent_as_it_is() -> None:
     assert fitted.left_out == 0 and size(*messages) - 10 < fitted.tokens < 10_000
 
 
-def test_the_oldest_answers_go_first_with_their_tool_results() -> None:
+def test_the_oldest_answers_are_left_out_first_with_their_tool_results() -> None:
     messages = [SYSTEM, QUERY, *round_of(1), *round_of(2), *round_of(3)]
     assert fit(messages, size(*messages) - 1) == [SYSTEM, QUERY, *round_of(2), *round_of(3)]
     assert fit(messages, size(SYSTEM, QUERY, *round_of(3)) + 5) == [SYSTEM, QUERY, *round_of(3)]
 
 
-def test_earlier_conversations_go_before_anything_of_the_run() -> None:
+def test_earlier_conversations_are_left_out_before_messages_of_the_run() -> None:
     earlier = [user("hello"), assistant(LONG), user("and then?"), assistant("", "a"), tool("a"), assistant("done")]
     messages = [SYSTEM, *earlier, QUERY, *round_of(1), *round_of(2)]
     assert fit(messages, size(*messages) - 1) == [SYSTEM, *earlier[2:], QUERY, *round_of(1), *round_of(2)]
     assert fit(messages, size(*messages) - 200) == [SYSTEM, QUERY, *round_of(1), *round_of(2)]
 
 
-def test_what_the_user_said_meanwhile_goes_last() -> None:
+def test_steering_messages_are_left_out_last() -> None:
     steering = [user("one: " + LONG), user("two: " + LONG)]
     messages = [SYSTEM, QUERY, *round_of(1), steering[0], *round_of(2), steering[1], *round_of(3)]
     kept = [SYSTEM, QUERY, *steering, *round_of(3)]
@@ -82,21 +82,21 @@ def test_what_came_after_the_newest_answer_stays() -> None:
     assert fit(messages, size(*messages) - 1) == [SYSTEM, QUERY, *round_of(2), user("one"), user("two")]
 
 
-def test_a_late_result_goes_with_its_call() -> None:
-    """Somebody steered between a call and its result."""
+def test_a_late_result_is_left_out_with_its_call() -> None:
+    """A steering message came between a call and its result."""
     messages = [QUERY, assistant("", "a"), user("quick!"), tool("a"), *round_of(2)]
     assert fit(messages, size(*messages) - 1) == [QUERY, user("quick!"), *round_of(2)]
 
 
-def test_the_query_is_told_by_its_text_else_it_is_the_first_user_message() -> None:
+def test_the_query_is_found_by_its_text_or_is_the_first_user_message() -> None:
     asked_twice = [SYSTEM, QUERY, assistant(LONG), QUERY, *round_of(1)]
     assert fit(asked_twice, size(*asked_twice) - 1) == [SYSTEM, QUERY, *round_of(1)]
     rewritten = [SYSTEM, user("in other words"), *round_of(1), *round_of(2)]
     assert fit(rewritten, size(*rewritten) - 1) == [SYSTEM, user("in other words"), *round_of(2)]
 
 
-def test_requests_begin_alike_for_some_turns() -> None:
-    """A cut that moved with each turn would make each request new to the provider's cache of prompts."""
+def test_requests_of_successive_turns_begin_with_the_same_messages() -> None:
+    """If the cut moved in each turn, the provider's prompt cache would never hit."""
     beginnings = []
     messages = [SYSTEM, QUERY]
     for number in range(100):
@@ -106,7 +106,7 @@ def test_requests_begin_alike_for_some_turns() -> None:
     assert 5 < len(set(beginnings)) < 25
 
 
-def test_tools_and_the_answer_have_their_share_of_the_window() -> None:
+def test_tools_and_the_answer_count_towards_the_limit() -> None:
     messages = [SYSTEM, QUERY, *round_of(1), *round_of(2)]
     limit = size(*messages)
     tools = [{"type": "function", "function": {"name": "look", "description": LONG}}]
@@ -116,7 +116,7 @@ def test_tools_and_the_answer_have_their_share_of_the_window() -> None:
     assert fit(messages, limit + 50, answer=50) == messages
 
 
-def test_what_cannot_fit_is_an_error_that_says_why() -> None:
+def test_a_request_that_cannot_fit_is_an_error_with_the_reason() -> None:
     messages = [SYSTEM, QUERY, *round_of(1), assistant("", "b"), tool("b", LONG * 20)]
     with pytest.raises(ContextWindowError) as raised:
         fit(messages, 500, answer=100)
@@ -206,14 +206,14 @@ def is_valid(messages: list[Message]) -> bool:
         ),
     ],
 )
-def test_spec_A16_a_limit_that_cannot_work_is_refused_when_it_is_written(options: Message, complaint: str) -> None:
+def test_spec_A16_an_invalid_limit_is_rejected_when_the_agent_is_made(options: Message, complaint: str) -> None:
     with pytest.raises(ConfigError) as raised:
         Agent(name="a", **options)
     assert complaint in str(raised.value)
 
 
 async def run_reading_pages(agent: Agent) -> tuple[int, list[Message]]:
-    """How many messages the conversation has in the end, and the data of the events about trimming."""
+    """The number of messages in the final conversation, and the data of the events about trimming."""
     trimmed: list[Message] = []
 
     def note(event: BaseEvent) -> None:
@@ -237,24 +237,24 @@ def reader(limit: int | None, **options: Any) -> Agent:
     return Agent(name="reader", tools=[read_page], model=model, context_window_limit=limit, **options)
 
 
-async def test_spec_A16_inline_the_conversation_is_kept_whole_and_the_event_tells() -> None:
+async def test_spec_A16_inline_the_conversation_stays_whole_and_an_event_is_published() -> None:
     stored, trimmed = await run_reading_pages(reader(1000))
     assert stored == 14
     assert trimmed and all(set(one) == {"limit", "tokens", "messages_left_out", "messages_sent"} for one in trimmed)
     assert all(one["limit"] == 1000 and one["tokens"] <= 1000 for one in trimmed)
-    assert trimmed[-1]["messages_left_out"] + trimmed[-1]["messages_sent"] == 13  # all but the last answer
+    assert trimmed[-1]["messages_left_out"] + trimmed[-1]["messages_sent"] == 13  # all except the last answer
 
 
 async def test_without_a_limit_nothing_is_left_out() -> None:
     assert await run_reading_pages(reader(None, context_window=1000)) == (14, [])
 
 
-async def test_spec_A16_the_window_of_the_model_holds_if_it_is_the_smaller_one() -> None:
+async def test_spec_A16_the_models_window_applies_if_it_is_smaller() -> None:
     _, trimmed = await run_reading_pages(reader(100_000, context_window=1000))
     assert trimmed and trimmed[0]["limit"] == 1000
 
 
-async def test_spec_A16_of_several_models_the_smallest_window_holds() -> None:
+async def test_spec_A16_of_several_models_the_smallest_window_applies() -> None:
     agent = reader(100_000)
     assert isinstance(agent.model, ScriptedModel)
     agent.model = fallback_models(agent.model, ScriptedModel([say("never asked")], context_window=900))

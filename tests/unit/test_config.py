@@ -216,7 +216,7 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
         ('[[runner]]\nagent = "a:b"\nprocesses = 2\n[runner.worker]\nprocesses = 3', "contradict each other"),
     ],
 )
-def test_a_slip_in_the_file_is_told_in_its_own_terms(tmp_path: Path, text: str, complaint: str) -> None:
+def test_a_slip_in_the_file_is_reported_in_its_own_terms(tmp_path: Path, text: str, complaint: str) -> None:
     file = tmp_path / "system.toml"
     file.write_text(text)
     with pytest.raises(ConfigError) as refused:
@@ -260,7 +260,7 @@ def test_groups_supervisors_and_health(tmp_path: Path) -> None:
     assert (weather.group, weather.restart, weather.health.hard_memory) == (None, "temporary", None)
 
 
-def test_what_is_found_wrong_later_is_told_with_the_name_of_the_file() -> None:
+def test_errors_that_are_found_later_name_the_file() -> None:
     with pytest.raises(ConfigError, match=r"^a\.toml: no such agent$"), naming("a.toml"):
         raise ConfigError("no such agent")
 
@@ -278,13 +278,13 @@ def test_urls_of_every_kind(url: str) -> None:
 
 @pytest.mark.parametrize("url", ["unix://:12/34s3cret@/tmp/s", "unix://u:pa/s3cret@/tmp/s", "unix://tmp/s"])
 def test_a_unix_socket_has_no_host(url: str) -> None:
-    """What looks like one is a password with a slash, whose rest would be taken for the path, and shown."""
+    """What looks like a host is a password with a slash. Its rest would be taken for the path, and shown."""
     with pytest.raises(ConfigError, match=r"unix://USER:PASSWORD@/PATH.*%2F") as raised:
         RedisConfig(url=url)
     assert "cret" not in str(raised.value)
 
 
-def test_what_may_be_a_password_is_no_scheme() -> None:
+def test_a_possible_password_is_not_taken_for_a_scheme() -> None:
     with pytest.raises(ConfigError, match=r"redis\+cluster://.*embedded:DIR$"):
         RedisConfig(url="s3cr3tpassword@redis:6379")
 

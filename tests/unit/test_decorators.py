@@ -1,4 +1,4 @@
-"""`@retry` and `@publish_progress` on an agent's methods. The model is scripted."""
+"""`@retry` and `@publish_progress` on an agent's methods. Real: everything but the model, which plays a script."""
 
 import asyncio
 from types import SimpleNamespace
@@ -47,7 +47,7 @@ async def test_spec_A11_retry_calls_until_it_works() -> None:
     assert Flaky.patient.__name__ == "patient" and Flaky.patient.__doc__ == "Documented."
 
 
-async def test_spec_A11_when_the_attempts_are_spent_the_last_error_goes_on() -> None:
+async def test_spec_A11_after_the_last_attempt_the_last_error_is_raised() -> None:
     flaky = Flaky(9)
     with pytest.raises(RuntimeError, match="flaky"):
         await flaky.patient(7)
@@ -58,7 +58,7 @@ async def test_spec_A11_when_the_attempts_are_spent_the_last_error_goes_on() -> 
 
 @pytest.fixture
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The pauses between the tries; none takes time. Whoever else sleeps meanwhile sleeps as ever."""
+    """The pauses between the attempts. They take no time. Other code sleeps as usual."""
     taken: list[float] = []
 
     async def note(seconds: float) -> None:
@@ -87,7 +87,7 @@ async def test_spec_A11_bare(pauses: list[float]) -> None:
 
 
 @pytest.mark.parametrize("error", [FatalAgentError("no"), ModelRefusedError("no"), ConfigError("no")])
-async def test_what_cannot_pass_is_not_tried_again(error: Exception) -> None:
+async def test_permanent_errors_are_not_retried(error: Exception) -> None:
     flaky = Flaky(9, error)
     with pytest.raises(type(error)):
         await flaky.patient(1)
@@ -102,12 +102,12 @@ async def test_a_cancellation_is_not_an_error_to_retry() -> None:
 
 
 @pytest.mark.parametrize("options", [{"max_attempts": 0}, {"delay": -1}, {"exponential_base": 0.5}])
-def test_senseless_options_are_refused(options: dict[str, Any]) -> None:
+def test_invalid_options_are_rejected(options: dict[str, Any]) -> None:
     with pytest.raises(ConfigError, match="retry"):
         retry(**options)
 
 
-class Telling(Agent):
+class Reporting(Agent):
     """Publishes the progress of its own methods."""
 
     @publish_progress(func_name="data_processing")
@@ -127,9 +127,9 @@ class Telling(Agent):
         return TurnCompletion(is_done=True, context=agent_ctx, output=output)
 
 
-async def test_spec_A12_publish_progress_tells_before_and_after() -> None:
+async def test_spec_A12_progress_is_published_before_and_after() -> None:
     heard: list[BaseEvent] = []
-    agent = Telling(name="telling", model=ScriptedModel(["unused"]))
+    agent = Reporting(name="reporting", model=ScriptedModel(["unused"]))
     completion = await agent.run_inline(AgentContext(query="q"), event_handler=heard.append)
     assert completion.output == "5 kg, unchecked"
     events = {event.event_type: event.to_dict() for event in heard}
@@ -137,8 +137,8 @@ async def test_spec_A12_publish_progress_tells_before_and_after() -> None:
     assert (started["args"], started["kwargs"]) == ([5], {"unit": "kg"})
     assert events["progress_update_data_processing_completed"]["data"]["result"] == "5 kg"
     assert events["progress_update_check_failed"]["error"] == "ValueError: unchecked"
-    assert events["progress_update_check_started"]["data"]["args"] == []  # a context is summed up, not repeated
+    assert events["progress_update_check_started"]["data"]["args"] == []  # contexts are left out
 
 
-async def test_outside_of_a_turn_the_method_is_just_called() -> None:
-    assert await Telling(name="telling").process(1, unit="g") == "1 g"
+async def test_outside_a_turn_the_method_is_only_called() -> None:
+    assert await Reporting(name="reporting").process(1, unit="g") == "1 g"

@@ -1,4 +1,4 @@
-"""Events: their fields, their JSON, and the bounds of what they carry. Nothing is fake."""
+"""Events: their fields, their JSON, and the limits of their data. Nothing is fake."""
 
 import json
 import re
@@ -45,7 +45,7 @@ def test_fields_that_are_not_set_are_left_out() -> None:
     assert "data" not in event and "error" not in event
 
 
-def test_spec_E04_an_output_is_always_there_though_it_may_be_none() -> None:
+def test_spec_E04_an_output_is_always_there_even_if_it_is_none() -> None:
     assert AgentEvent(event_type="agent_output", turn=0, **BASE).to_dict()["data"] is None
 
 
@@ -64,7 +64,7 @@ class Custom(AgentEvent):
 
 @dataclass
 class PlainCustom(AgentEvent):
-    """As the document writes it: required fields, and no word of keywords."""
+    """As in the documentation: required fields, without `kw_only`."""
 
     analysis_type: str
     score: float
@@ -94,7 +94,7 @@ def test_to_json_is_plain_json() -> None:
 
 
 class Hostile:
-    """Nothing of it can be shown."""
+    """Cannot be shown: its `repr` raises."""
 
     def __repr__(self) -> str:
         raise RuntimeError
@@ -122,7 +122,7 @@ CIRCLE.append(CIRCLE)
     ],
     ids=lambda data: type(data).__name__,
 )  # fmt: skip
-def test_an_event_never_fails_for_what_it_carries(data: Any) -> None:
+def test_an_event_never_fails_because_of_its_data(data: Any) -> None:
     for carried in (data, bounded(data)):
         json.loads(encode_event(AgentEvent(event_type="x", data=carried)))
 

@@ -1,4 +1,4 @@
-"""`run_inline`: the lifecycle and the events of a worker, without Redis. The model is scripted; the rest is real."""
+"""`run_inline`: the lifecycle and the events of a worker, without Redis. Real: all but the model, which is scripted."""
 
 import asyncio
 import json
@@ -71,7 +71,7 @@ async def test_spec_O14_an_async_handler_finds_the_tool_and_its_arguments() -> N
     assert called == [("lookup", {"city": "Rome"})]
 
 
-async def test_spec_O14_a_failure_is_told_of_with_its_error() -> None:
+async def test_spec_O14_a_failure_is_published_with_its_error() -> None:
     class Failing(Agent):
         async def completion(self, agent_ctx: AgentContext, messages: list[dict[str, Any]]) -> Any:
             raise FatalAgentError("no way")
@@ -101,7 +101,7 @@ async def test_spec_O15_a_tool_may_run_another_agent() -> None:
     assert set(owners) == {"inner"}
 
 
-async def test_a_failed_turn_is_retried_from_where_it_began_and_its_finished_steps_are_kept() -> None:
+async def test_a_failed_turn_is_retried_from_its_start_and_its_finished_steps_are_kept() -> None:
     counted = {"tool": 0, "bad": 0, "completion": 0}
 
     class Notes(AgentContext):
@@ -134,7 +134,7 @@ async def test_a_failed_turn_is_retried_from_where_it_began_and_its_finished_ste
     ]  # fmt: skip
 
 
-async def test_what_a_finished_tool_changed_is_there_in_the_next_try() -> None:
+async def test_changes_by_a_finished_tool_are_kept_in_the_next_attempt() -> None:
     tries = []
 
     class Notes(AgentContext):
@@ -160,7 +160,7 @@ async def test_what_a_finished_tool_changed_is_there_in_the_next_try() -> None:
     assert completion.context.notes == ["noted"]
 
 
-async def test_the_retries_are_bounded_and_a_finished_turn_starts_them_afresh() -> None:
+async def test_the_retries_are_bounded_and_a_finished_turn_resets_their_count() -> None:
     tries: dict[int, int] = {}
 
     class Stumbling(Agent):
@@ -193,18 +193,18 @@ async def test_spec_O17_max_turns() -> None:
     assert context.turn == 2
 
 
-async def test_a_cancelled_run_tells_so_and_is_cancelled() -> None:
+async def test_a_cancelled_run_publishes_an_event_and_raises() -> None:
     heard: list[str] = []
-    begun = asyncio.Event()
+    started = asyncio.Event()
 
     def handle(event: BaseEvent) -> None:
         heard.append(event.event_type)
         if event.event_type == "progress_update_completion_started":
-            begun.set()
+            started.set()
 
     slow = Agent(name="slow", model=ScriptedModel(["never"], delay=30))
     running = asyncio.create_task(slow.run_inline(AgentContext(query="q"), event_handler=handle))
-    await begun.wait()
+    await started.wait()
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
@@ -212,11 +212,11 @@ async def test_a_cancelled_run_tells_so_and_is_cancelled() -> None:
 
 
 async def test_a_cancelled_run_is_cancelled_whatever_its_callback_raises(caplog: pytest.LogCaptureFixture) -> None:
-    begun = asyncio.Event()
+    started = asyncio.Event()
 
     async def wait() -> str:
         """Wait."""
-        begun.set()
+        started.set()
         await asyncio.Event().wait()
         return "never"
 
@@ -225,14 +225,14 @@ async def test_a_cancelled_run_is_cancelled_whatever_its_callback_raises(caplog:
 
     agent = Agent(name="a", tools=[wait], model=ScriptedModel([call("wait")]), on_run_cancelled=refuse)
     running = asyncio.create_task(agent.run_inline(AgentContext(query="q")))
-    await asyncio.wait_for(begun.wait(), 20)
+    await asyncio.wait_for(started.wait(), 20)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
     assert "a callback failed after the run's end: not with me" in caplog.text
 
 
-async def test_a_cancelled_error_of_the_agents_own_is_a_failed_turn() -> None:
+async def test_a_cancelled_error_that_the_agent_raises_is_a_failed_turn() -> None:
     tries = []
 
     class Strange(Agent):
@@ -246,7 +246,7 @@ async def test_a_cancelled_error_of_the_agents_own_is_a_failed_turn() -> None:
 
 
 async def test_two_runs_of_one_agent_at_the_same_time_do_not_mix() -> None:
-    """C06: the agent holds no state of a run."""
+    """The agent holds no state of a run."""
 
     async def echo(text: str, agent_ctx: AgentContext, execution_ctx: ExecutionContext) -> str:
         """Echo."""
@@ -275,7 +275,7 @@ async def test_the_context_has_to_fit_and_the_model_to_have_a_script() -> None:
 
 
 async def test_a_conversation_that_is_continued() -> None:
-    """Messages that the context brings along come first; a new question follows them."""
+    """The context's messages come first, and the query follows them."""
     agent = Agent(name="a", instructions="Be brief.", model=ScriptedModel(lambda m: say(f"{len(m)} messages")))
     history = [{"role": "user", "content": "hi"}, {"role": "assistant", "content": "hello"}]
     completion = await agent.run_inline(AgentContext(query="and now?", messages=history))

@@ -1,6 +1,6 @@
-"""The rules of `factorial/mailbox/checkup/invariants.py`, over runs that are made up. Pure: no server.
+"""The rules of `factorial/mailbox/doctor/invariants.py`: which runs violate them. Pure: the runs are written by hand.
 
-What each finding is made of in Redis is tested in tests/redis/test_doctor.py; here, what is allowed, and what is not.
+How the doctor reads runs from a server is tested in tests/redis/test_doctor.py.
 """
 
 from typing import Any
@@ -62,13 +62,13 @@ BAD = {
     "completed, and still in line": (run("completed", ("ended", "a:completed"), ("ready", "a")), Invariant.PLACE),
     "held without a process": (run("processing", ("held", "")), Invariant.PLACE),
     "completed by nobody": (Run("t1", "completed", "a", "o", places=(("ended", "a:completed"),)), Invariant.COMMIT),
-    "completed after it was taken back": (run("completed", ("ended", "a:completed"), epoch=2), Invariant.COMMIT),
+    "completed after it was reclaimed": (run("completed", ("ended", "a:completed"), epoch=2), Invariant.COMMIT),
     "failed by a commit that said otherwise": (
         run("failed", ("ended", "a:failed"), last_commit="1:n:0:continue:0"), Invariant.COMMIT,
     ),
     "a commit that cannot be read": (run("backoff", ("due", "a"), last_commit="1:n:0"), Invariant.COMMIT),
-    "told of as ended before": (run("backoff", ("due", "a"), ends=("failed",)), Invariant.TOLD),
-    "never told of": (run("completed", ("ended", "a:completed"), ends=()), Invariant.TOLD),
+    "published as ended before": (run("backoff", ("due", "a"), ends=("failed",)), Invariant.TOLD),
+    "never published": (run("completed", ("ended", "a:completed"), ends=()), Invariant.TOLD),
 }  # fmt: skip
 
 

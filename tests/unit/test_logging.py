@@ -28,13 +28,13 @@ KEY = "sk-proj-0123456789abcdef"
 
 @pytest.fixture(autouse=True)
 def nothing_is_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What one test calls a secret is none in the next."""
+    """Secrets of one test are not remembered in the next."""
     monkeypatch.setattr(redact, "_remembered", [])
 
 
 @dataclass
 class Log:
-    """What a handler with the formatter under test has written."""
+    """What a handler with the tested formatter has written."""
 
     stream: io.StringIO
 
@@ -52,7 +52,7 @@ Formatter = Callable[[str], logging.Formatter]
 
 @pytest.fixture
 def log_with() -> Iterator[Callable[[Formatter], Log]]:
-    """Have all that is logged written by a formatter for the process `w.1`."""
+    """Write all log records with a formatter for the process `w.1`."""
     root, level = logging.getLogger(), logging.getLogger().level
     added = []
 
@@ -85,7 +85,7 @@ def as_text(log_with: Callable[[Formatter], Log]) -> Log:
 # -- the story of a task
 
 
-def tell_all(story: Story) -> None:
+def log_everything(story: Story) -> None:
     story.enqueued()
     story.taken_up(turn=0, attempt=1, pickups=1)
     story.retried("ValueError: no", turn=0, attempt=1, delay=0.25)
@@ -101,7 +101,7 @@ def tell_all(story: Story) -> None:
 
 
 def test_spec_I10_each_line_of_a_task_has_its_id_and_agent_as_fields(as_json: Log) -> None:
-    tell_all(Story("t1", "weather", "o1"))
+    log_everything(Story("t1", "weather", "o1"))
     lines = as_json.objects
     assert [line["event"] for line in lines] == [
         "enqueued", "started", "retried", "resumed", "parked", "released", "reclaimed", "superseded", "given_up",
@@ -120,8 +120,8 @@ def test_spec_I10_each_line_of_a_task_has_its_id_and_agent_as_fields(as_json: Lo
     assert [line["level"] for line in lines if line["event"] in ("enqueued", "failed")] == ["debug", "error"]
 
 
-def test_spec_I10_the_text_tells_the_same(as_text: Log) -> None:
-    tell_all(Story("t1", "weather", "o1"))
+def test_spec_I10_text_lines_have_the_same_content(as_text: Log) -> None:
+    log_everything(Story("t1", "weather", "o1"))
     lines = [line.split("factorial.task: ")[1] for line in as_text.text.splitlines()]
     assert lines[2:4] == [
         "task t1 of weather for o1: turn 0 failed, attempt 1; again in 0.25 s: ValueError: no",
@@ -132,7 +132,7 @@ def test_spec_I10_the_text_tells_the_same(as_text: Log) -> None:
     assert "WARNING w.1 factorial.task: " in as_text.text
 
 
-def test_a_line_that_nobody_wants_is_not_made(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_line_below_the_level_is_not_formatted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logging.getLogger("factorial.task"), "level", logging.ERROR)
     monkeypatch.setattr("factorial.telemetry.story.one_line", lambda text: pytest.fail("a line was made"))
     Story("t1", "weather").enqueued()
@@ -157,7 +157,7 @@ async def test_what_is_logged_within_a_task_carries_its_fields(as_json: Log) -> 
     assert "task_id" not in as_json.objects[-1]
 
 
-async def test_spec_I10_an_inline_run_tells_its_story_to_whoever_has_set_up_logging(as_json: Log) -> None:
+async def test_spec_I10_an_inline_run_is_logged_if_the_program_has_set_up_logging(as_json: Log) -> None:
     def sometimes(agent_ctx: AgentContext) -> str:
         attempts.append(1)
         if len(attempts) == 1:
@@ -180,7 +180,7 @@ async def test_spec_I10_an_inline_run_tells_its_story_to_whoever_has_set_up_logg
 # -- the two formats
 
 
-def test_json_has_the_time_in_utc_and_whatever_was_given_as_extra(as_json: Log) -> None:
+def test_json_has_the_time_in_utc_and_all_extra_fields(as_json: Log) -> None:
     odd = {"when": datetime(2026, 1, 2), "names": {"b"}, "self": object(), "half": "\ud83d"}
     logging.getLogger("mine").warning("%d\nlines", 2, extra=odd)
     [line] = as_json.objects
@@ -204,7 +204,7 @@ def test_json_has_the_traceback_in_one_field(as_json: Log) -> None:
 @pytest.mark.parametrize(
     "evil", ["x\n2026-01-02 03:04:05,678 ERROR w.1 factorial.task: forged", "\x1b[2Jx", "a\rb", "a\u2028b"]
 )
-def test_no_text_forges_a_line(evil: str, as_text: Log) -> None:
+def test_text_cannot_forge_a_line(evil: str, as_text: Log) -> None:
     Story("t1", evil, evil).failed(evil)
     assert len(as_text.text.splitlines()) == 1
     logging.getLogger("mine").error("%s", evil, exc_info=ValueError(evil))
@@ -214,7 +214,7 @@ def test_no_text_forges_a_line(evil: str, as_text: Log) -> None:
     assert all(character == "\n" or character.isprintable() for character in as_text.text)
 
 
-def test_one_line_is_quick_and_the_same_for_what_is_one() -> None:
+def test_one_line_changes_only_control_characters() -> None:
     assert one_line("Grüße") == "Grüße"
     assert one_line("a\tb\x00") == "a b "
 
@@ -247,21 +247,23 @@ def test_one_line_is_quick_and_the_same_for_what_is_one() -> None:
         ("OPENAI_API_KEY, which is not set", "OPENAI_API_KEY, which is not set"),
     ],
 )  # fmt: skip
-def test_spec_I10_secrets_are_hidden_by_how_they_look(text: str, shown: str) -> None:
+def test_spec_I10_secrets_are_recognised_by_their_form(text: str, shown: str) -> None:
     assert hide_secrets(text) == shown
     assert hide_secrets(shown) == shown
 
 
 @pytest.mark.parametrize("part", [" ", "'", "authorization: ", "@://a:", "-eyJaaaaaaaaa", "-sk-aaaaaaaa", "password"])
-def test_no_text_takes_long_to_be_searched_for_secrets(part: str) -> None:
-    """Whatever a tool prints, the event loop goes on: the time is in proportion to the length."""
+def test_the_search_for_secrets_takes_time_in_proportion_to_the_text(part: str) -> None:
+    """Otherwise the output of a tool could block the event loop."""
     text = "authorization: " + part * (100_000 // len(part))
     begun = time.thread_time()
     hide_secrets(text)
-    assert time.thread_time() - begun < 5  # 0.1 s; minutes, if it grew with the square of the length
+    assert (
+        time.thread_time() - begun < 5
+    )  # it takes 0.1 s; it would take minutes in proportion to the square of the length
 
 
-def test_spec_I10_secrets_are_hidden_by_what_they_are() -> None:
+def test_spec_I10_known_secrets_are_hidden() -> None:
     remember_environment({"LOCAL_API_KEY": "open sesame", "HOME": "/home/me", "X_TOKEN": "1", "DB_PASSWORD": "sesame"})
     remember_password("redis://app:p%40ssword@db/0")
     remember_secret(None)
@@ -309,9 +311,9 @@ async def test_spec_I10_the_error_of_a_task_that_is_stored_and_published_holds_n
         await agent.run_inline(
             AgentContext(query="q"), event_handler=events.append, worker_config=AgentWorkerConfig(max_retries=0)
         )
-    told = [event.error for event in events if event.error]
-    assert told
-    assert all("***" in error and KEY not in error for error in told)
+    errors = [event.error for event in events if event.error]
+    assert errors
+    assert all("***" in error and KEY not in error for error in errors)
 
 
 # -- what is set up
@@ -319,7 +321,7 @@ async def test_spec_I10_the_error_of_a_task_that_is_stored_and_published_holds_n
 
 @contextmanager
 def a_new_program() -> Iterator[None]:
-    """As in a program that has not set up logging."""
+    """The state of a program that has not set up logging."""
     root = logging.getLogger()
     handlers, root.handlers, level = root.handlers, [], root.level
     try:
@@ -333,7 +335,7 @@ def a_new_program() -> Iterator[None]:
 HANDLER = logging.NullHandler()
 
 
-def test_what_is_printed_is_json_too_and_then_no_more(capsys: pytest.CaptureFixture[str]) -> None:
+def test_printed_text_is_json_too_until_logging_ends(capsys: pytest.CaptureFixture[str]) -> None:
     with a_new_program(), logging_to_stderr("s", LoggingConfig(format="json")):
         print("two\nlines")
         print(f"a key: {KEY}", file=sys.stderr)
@@ -350,7 +352,7 @@ def test_what_is_printed_is_json_too_and_then_no_more(capsys: pytest.CaptureFixt
     ]  # fmt: skip
 
 
-def test_who_has_set_up_logging_is_left_alone(capsys: pytest.CaptureFixture[str]) -> None:
+def test_logging_that_is_set_up_already_is_left_alone(capsys: pytest.CaptureFixture[str]) -> None:
     with a_new_program():
         logging.getLogger().addHandler(HANDLER)
         with logging_to_stderr("s", LoggingConfig(format="json", level="debug")) as handler:
@@ -360,7 +362,7 @@ def test_who_has_set_up_logging_is_left_alone(capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().out == "plain\n"
 
 
-def test_a_request_to_a_model_is_no_line_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+def test_http_requests_to_models_are_logged_at_debug_level_only(capsys: pytest.CaptureFixture[str]) -> None:
     with a_new_program(), logging_to_stderr("s", LoggingConfig()):
         logging.getLogger("httpx").info("HTTP Request: POST")
     with a_new_program(), logging_to_stderr("s", LoggingConfig(level="debug")):
@@ -371,7 +373,7 @@ def test_a_request_to_a_model_is_no_line_of_its_own(capsys: pytest.CaptureFixtur
     assert "the conversation" not in err
 
 
-def test_the_environment_goes_before_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_takes_precedence_over_the_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     config = LoggingConfig(level="warning", format="text")
     assert config.resolved == config
     monkeypatch.setenv("FACTORIAL_LOG_FORMAT", "JSON ")

@@ -1,5 +1,6 @@
-"""The scripts on a second implementation of the protocol: fakeredis, in this process. The scripts are real, the server
-is fake; what needs blocking, pub/sub or restarts is tested on a real Valkey in tests/redis.
+"""The scripts on a second implementation of the protocol. Real: the scripts. Fake: the server, which is fakeredis.
+
+What needs blocking commands, pub/sub or restarts is tested on a real Valkey in tests/redis.
 """
 
 import pytest
@@ -21,7 +22,7 @@ from tests.redis.invariants import assert_invariants
 
 @pytest.fixture
 def scripts() -> Scripts:
-    """A namespace on a server of its own."""
+    """A namespace on a new server."""
     constants = {"EVENTS_MAX": 1000, "EVENTS_TTL_MS": 60_000, "METRICS_BUCKET": 60, "METRICS_RETENTION": 7200}
     return Scripts(FakeServer(), Keys("ns"), constants)
 

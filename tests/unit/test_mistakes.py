@@ -1,6 +1,6 @@
-"""What people write by mistake, and what they are told: at once, in one line, with the option and its mend.
+"""Mistakes of users, and the messages about them: one line, raised at once, with the option and what to do.
 
-Nothing is fake; nothing is reached over the network, since each mistake is found before.
+Nothing is fake. Nothing is reached over the network, because each mistake is found before.
 """
 
 import asyncio
@@ -39,11 +39,11 @@ def search(query: str) -> str:
 
 
 def nothing() -> Any:
-    """A function without a parameter, where one is called with the context."""
+    """A function without parameters, for options whose functions are called with the context."""
 
 
-def told(mistake: Callable[[], Any], kind: type[Exception] = ConfigError) -> str:
-    """What is said about it."""
+def message_of(mistake: Callable[[], Any], kind: type[Exception] = ConfigError) -> str:
+    """The message of the error that `mistake` raises."""
     with pytest.raises(kind) as raised:
         mistake()
     return str(raised.value)
@@ -85,8 +85,8 @@ def told(mistake: Callable[[], Any], kind: type[Exception] = ConfigError) -> str
         ({"on_pending_tool_call": nothing}, "(agent_ctx, execution_ctx, tool_call)"),
     ],
 )
-def test_an_agent_that_could_not_work(options: dict[str, Any], message: str) -> None:
-    assert message in told(lambda: Agent(**{"name": "a"} | options))
+def test_an_agent_with_an_invalid_option(options: dict[str, Any], message: str) -> None:
+    assert message in message_of(lambda: Agent(**{"name": "a"} | options))
 
 
 @dataclass
@@ -118,7 +118,7 @@ class Row(TypedDict):
         {"on_run_start": lambda *args: None},
     ],
 )
-def test_an_agent_that_works(options: dict[str, Any]) -> None:
+def test_an_agent_with_unusual_valid_options(options: dict[str, Any]) -> None:
     assert Agent(**{"name": "a"} | options).name == "a"
 
 
@@ -138,7 +138,7 @@ async def test_instructions_may_be_a_builtin() -> None:
     ],
 )
 def test_model_settings_that_are_functions_of_something_else(options: dict[str, Any], message: str) -> None:
-    assert message in told(lambda: ModelSettings(**options))
+    assert message in message_of(lambda: ModelSettings(**options))
 
 
 async def test_run_inline_wants_a_context() -> None:
@@ -159,11 +159,11 @@ async def test_run_inline_wants_a_context() -> None:
         ({"description": 5}, "description=5: give text"),
     ],
 )
-def test_a_tool_that_could_not_work(options: dict[str, Any], message: str) -> None:
-    complaint = told(lambda: function_tool(**options)(search))
+def test_a_tool_with_an_invalid_option(options: dict[str, Any], message: str) -> None:
+    complaint = message_of(lambda: function_tool(**options)(search))
     assert complaint.startswith("tool 'search' (") and message in complaint
     by_hand: dict[str, Any] = {"name": "search", "description": "", "params_json_schema": {}, "on_invoke_tool": search}
-    assert message in told(lambda: FunctionTool(**by_hand | options))
+    assert message in message_of(lambda: FunctionTool(**by_hand | options))
 
 
 def ask(question: str) -> None:
@@ -180,24 +180,24 @@ def ask(question: str) -> None:
     ],
 )
 def test_marks_of_deferred_tools(mistake: Callable[[], Any], message: str) -> None:
-    assert message in told(mistake)
+    assert message in message_of(mistake)
 
 
 @pytest.mark.parametrize("above", [deferred_result, forking_tool])
-def test_a_tool_waits_for_one_thing(above: Any) -> None:
+def test_a_tool_awaits_children_or_a_result_but_not_both(above: Any) -> None:
     below: Any = forking_tool if above is deferred_result else deferred_result
 
     def research(topic: str) -> None:
         """Research."""
 
-    complaint = told(lambda: above(timeout=60)(below(timeout=60)(research)))
+    complaint = message_of(lambda: above(timeout=60)(below(timeout=60)(research)))
     assert complaint.startswith("tool 'research' (")
     assert complaint.endswith(
         "has both deferred_result and forking_tool: a tool awaits children or a result from outside; keep one"
     )
 
 
-async def test_a_forking_tool_that_returns_something_else_is_told_of_in_the_log(
+async def test_a_forking_tool_that_returns_something_else_is_logged(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     @forking_tool(timeout=60)
@@ -253,15 +253,15 @@ async def test_what_cannot_be_spawned(spawn: Any, message: str) -> None:
         ({"redis_max_connections": "9"}, "redis_max_connections='9': use a whole number of at least 1"),
     ],
 )
-def test_an_orchestrator_that_could_not_work(options: dict[str, Any], message: str) -> None:
-    complaint = told(lambda: Orchestrator(**options))
+def test_an_orchestrator_with_an_invalid_option(options: dict[str, Any], message: str) -> None:
+    complaint = message_of(lambda: Orchestrator(**options))
     assert message in complaint
     assert "5551234" not in complaint
 
 
 def test_a_password_in_the_wrong_place_is_not_shown() -> None:
     misplaced: Any = RedisConfig(url="redis://:geheim123@db")
-    assert "geheim123" not in told(lambda: Orchestrator(events_config=misplaced))
+    assert "geheim123" not in message_of(lambda: Orchestrator(events_config=misplaced))
 
 
 @pytest.mark.parametrize(
@@ -274,16 +274,16 @@ def test_a_password_in_the_wrong_place_is_not_shown() -> None:
         ({"restart": "always"}, "register_runner: restart='always': use one of permanent, transient, temporary"),
     ],
 )
-def test_a_runner_that_could_not_work_is_not_registered(options: dict[str, Any], message: str) -> None:
+def test_a_runner_with_an_invalid_option_is_not_registered(options: dict[str, Any], message: str) -> None:
     orchestrator = Orchestrator()
-    assert message in told(lambda: orchestrator.register_runner(Agent(name="a"), **options))
+    assert message in message_of(lambda: orchestrator.register_runner(Agent(name="a"), **options))
     assert orchestrator.agents == []
 
 
 async def test_a_system_is_not_run_within_an_event_loop() -> None:
     orchestrator = Orchestrator()
     orchestrator.register_runner(Agent(name="a", model=ScriptedModel([])))
-    assert "orchestrator.run() blocks, and an event loop is running here" in told(orchestrator.run)
+    assert "orchestrator.run() blocks, and an event loop is running here" in message_of(orchestrator.run)
 
 
 @pytest.mark.parametrize(
@@ -299,7 +299,7 @@ def test_questions_that_cannot_be_answered(ask: Callable[[Any], Any], message: s
     async def asked() -> None:
         await ask(Orchestrator(redis_url="redis://127.0.0.1:1"))
 
-    assert message in told(lambda: asyncio.run(asked()))
+    assert message in message_of(lambda: asyncio.run(asked()))
 
 
 @pytest.mark.parametrize(
@@ -313,17 +313,17 @@ def test_questions_that_cannot_be_answered(ask: Callable[[Any], Any], message: s
     ],
 )
 def test_a_result_that_cannot_be_stored(value: Any, message: str) -> None:
-    assert message in told(lambda: encode_result("c1", value), ContextError)
+    assert message in message_of(lambda: encode_result("c1", value), ContextError)
 
 
-def test_an_ended_task_says_what_it_does_not_take() -> None:
+def test_the_error_about_an_ended_task_says_what_is_not_possible() -> None:
     said = str(InactiveTaskError("t1", "completed"))
     assert said == "task 't1' has ended (completed): it cannot be steered or cancelled any more"
 
 
 @pytest.mark.parametrize("origins", ["https://intranet.example", 5, ["https://intranet.example", 5]])
-def test_a_list_of_strings_is_no_list_of_tables(origins: Any) -> None:
-    complaint = told(lambda: ObservabilityConfig(cors_origins=origins))
+def test_a_list_of_strings_is_not_called_a_list_of_tables(origins: Any) -> None:
+    complaint = message_of(lambda: ObservabilityConfig(cors_origins=origins))
     assert complaint == 'ObservabilityConfig: cors_origins: give a list of strings, such as ["...", "..."]'
 
 

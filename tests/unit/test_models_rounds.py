@@ -1,4 +1,4 @@
-"""The rounds of a call: who is asked again, and after how long. Real: `complete`. Fake: the models and the clock."""
+"""The rounds of a call: which models are tried again, and when. Real: `complete`. Fake: the models and the clock."""
 
 import asyncio
 import sys
@@ -18,7 +18,7 @@ REQUEST = ModelRequest([{"role": "user", "content": "hi"}], timeout=30)
 
 @pytest.fixture
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The pauses between the rounds; none takes time. Whoever else sleeps meanwhile sleeps as ever."""
+    """The pauses between the rounds. They take no time. Other code sleeps as usual."""
     taken: list[float] = []
 
     async def note(delay: float) -> None:
@@ -54,13 +54,13 @@ async def test_rounds_go_through_the_models_in_order(pauses: list[float]) -> Non
     assert len(pauses) == 1 and 0.25 <= pauses[0] <= 0.5
 
 
-async def test_a_short_retry_after_is_kept(pauses: list[float]) -> None:
+async def test_a_short_retry_after_is_honoured(pauses: list[float]) -> None:
     log: list[str] = []
     await complete(failing("a", log, RateLimitError("x", retry_after=7)), REQUEST)
     assert len(pauses) == 1 and 7 < pauses[0] <= 7.7
 
 
-async def test_no_try_begins_after_the_timeout(pauses: list[float]) -> None:
+async def test_no_try_starts_after_the_timeout(pauses: list[float]) -> None:
     log: list[str] = []
     with pytest.raises(RateLimitError):
         await complete(failing("a", log, RateLimitError("x", retry_after=7)), ModelRequest([], timeout=5))
@@ -70,7 +70,7 @@ async def test_no_try_begins_after_the_timeout(pauses: list[float]) -> None:
 @pytest.mark.parametrize(
     "error", [TruncatedResponseError("x"), ModelRefusedError("x"), ModelError("x", retry_after=11)]
 )
-async def test_some_faults_are_not_tried_again_here(pauses: list[float], error: ModelError) -> None:
+async def test_some_errors_are_not_retried_within_the_call(pauses: list[float], error: ModelError) -> None:
     log: list[str] = []
     with pytest.raises(ModelError) as raised:
         await complete(failing("a", log, error, error), REQUEST)
@@ -87,7 +87,7 @@ async def test_some_faults_are_not_tried_again_here(pauses: list[float], error: 
         ((RateLimitError("a", retry_after=60), TruncatedResponseError("b")), TruncatedResponseError, None),
     ],
 )
-async def test_the_verdict_is_the_most_hopeful_one(
+async def test_of_several_errors_a_temporary_one_is_raised(
     pauses: list[float], errors: tuple[ModelError, ...], kind: type[ModelError], wait: float | None
 ) -> None:
     models = [failing(str(number), [], error) for number, error in enumerate(errors)]

@@ -1,4 +1,4 @@
-"""Model settings, the catalogue and the check for keys. Nothing is fake, and nothing is called."""
+"""Model settings, the catalogue and the check for keys. Nothing is fake, and no model is called."""
 
 import dataclasses
 import pickle
@@ -79,7 +79,7 @@ def test_an_unknown_model_says_what_to_do() -> None:
         find_model("gpt_51")
 
 
-def test_ones_own_model() -> None:
+def test_a_model_that_is_not_in_the_catalogue() -> None:
     local = Provider("local", "http://localhost:8080/v1", api_key_env=None)
     model = Model("qwen3-8b", local, context_window=32_768)
     assert model.provider_model_id == "qwen3-8b"
@@ -95,7 +95,7 @@ def test_the_transport_of_a_model_is_that_of_its_providers_protocol() -> None:
         Provider("local", "http://localhost:8080/v1", api_key_env=None, api="telnet")  # type: ignore[arg-type]
 
 
-def test_an_address_that_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_invalid_address_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_BASE_URL", "localhost:8080")
     with pytest.raises(ConfigError, match="OPENAI_BASE_URL='localhost:8080' must start with http://"):
         assert gpt_41.provider.url

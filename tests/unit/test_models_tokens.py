@@ -1,4 +1,4 @@
-"""How many tokens a text takes at the most: the estimate against the counts of OpenAI's tokenizers. Nothing is fake.
+"""The upper estimate of tokens against the real counts of OpenAI's tokenizers. Nothing is fake.
 
 `token_counts.json` has texts of many kinds, each with its tokens in `o200k_base` and in `cl100k_base`. It was made once
 with the package bpe-openai 0.1.4; the tests need no tokenizer.
@@ -32,14 +32,14 @@ def test_the_estimate_of_prose_and_code_is_at_most_twice_the_real_count(name: st
     assert count_tokens(text) <= 2 * min(real)
 
 
-def test_what_is_put_together_takes_no_more_than_its_parts() -> None:
-    """So the messages of a conversation may be counted one by one."""
+def test_joined_texts_take_no_more_tokens_than_the_parts() -> None:
+    """So the messages of a conversation may be counted one at a time."""
     texts = [text for text, *_ in REFERENCE.values()]
     together = count_tokens(" ".join(texts))
     assert together <= sum(map(count_tokens, texts)) + len(texts)
 
 
-def test_a_message_is_counted_with_all_that_is_in_it() -> None:
+def test_all_parts_of_a_message_are_counted() -> None:
     text, *real = REFERENCE["English"]
     message = {"role": "assistant", "content": text, "tool_calls": [{"id": "1", "function": {"arguments": text}}]}
     assert 2 * max(real) < count_tokens(message) < 4 * max(real)
@@ -53,7 +53,7 @@ def test_an_image_does_not_count_as_the_text_of_its_bytes() -> None:
 
 
 def test_a_megabyte_is_counted_quickly_and_once() -> None:
-    """Measured 0.1 s; the bound is for a busy machine. The second time it is known."""
+    """It takes about 0.1 s; the bound is for a busy machine. The second time, the counts are cached."""
     conversation = [{"role": "user", "content": REFERENCE["English"][0] * 20 + str(n)} for n in range(100)]
     began = time.process_time()
     first = count_tokens(conversation)

@@ -1,4 +1,4 @@
-"""The table of hand-made faults (`make mutants`) against the code: it must not rot. Nothing is run, nothing is fake."""
+"""The table of hand-made faults (`make mutants`) still fits the code. Nothing is run, nothing is fake."""
 
 import ast
 from functools import cache
@@ -19,7 +19,7 @@ def functions(file: str) -> set[str]:
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name)
-def test_a_fault_can_be_put_in_and_its_tests_are_there(fault: Fault) -> None:
+def test_a_fault_can_be_applied_and_its_tests_exist(fault: Fault) -> None:
     assert (ROOT / "factorial" / fault.file).read_text(encoding="utf-8").count(fault.text) == 1
     assert fault.replacement != fault.text
     assert fault.tests
@@ -28,5 +28,5 @@ def test_a_fault_can_be_put_in_and_its_tests_are_there(fault: Fault) -> None:
         assert name in functions(file), test
 
 
-def test_no_name_stands_for_two_faults() -> None:
+def test_names_of_faults_are_unique() -> None:
     assert len({fault.name for fault in FAULTS}) == len(FAULTS) >= 22

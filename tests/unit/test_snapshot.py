@@ -83,14 +83,14 @@ json_values = st.recursive(
 
 
 @given(value=json_values, message=st.dictionaries(st.text(), json_values, max_size=3))
-def test_whatever_json_can_hold_comes_back_equal(value: Any, message: dict[str, Any]) -> None:
+def test_everything_that_json_can_hold_comes_back_equal(value: Any, message: dict[str, Any]) -> None:
     context = AgentContext(query="q", messages=[message], extra=value)
     assert through(context) == context
 
 
 @given(before=st.lists(st.integers(0, 3), max_size=5), after=st.lists(st.integers(0, 3), max_size=6))
-def test_what_is_stored_follows_the_context_whatever_is_done_to_it(before: list[int], after: list[int]) -> None:
-    """Append, edit, drop or replace messages: applying the changes to what is stored gives the context."""
+def test_the_stored_messages_follow_every_change_of_the_context(before: list[int], after: list[int]) -> None:
+    """Messages are appended, edited, dropped and replaced. The changes, applied to what is stored, give the context."""
     context = AgentContext(query="q", messages=[{"n": n} for n in before])
     stored = [json.dumps({"n": n}) for n in before]
     snapshot = ContextSnapshot(context)
@@ -104,7 +104,7 @@ def test_what_is_stored_follows_the_context_whatever_is_done_to_it(before: list[
         assert not snapshot.changes(context).messages
 
 
-def test_only_changed_fields_and_new_messages_are_told() -> None:
+def test_only_changed_fields_and_new_messages_are_changes() -> None:
     context = Rich(query="q", messages=[{"role": "user", "content": "a"}])
     snapshot = ContextSnapshot(context)
     assert snapshot.changes(context).fields == {} and not snapshot.changes(context).messages
@@ -118,7 +118,7 @@ def test_only_changed_fields_and_new_messages_are_told() -> None:
     assert snapshot.changed_fields(context) == {}
 
 
-def test_an_edit_within_a_stored_message_is_seen() -> None:
+def test_an_edit_within_a_stored_message_is_noticed() -> None:
     context = AgentContext(query="q", messages=[{"role": "user", "content": [{"type": "text", "text": "a"}]}])
     snapshot = ContextSnapshot(context)
     context.messages[0]["content"][0]["text"] = "b"
@@ -148,12 +148,12 @@ def test_a_field_that_cannot_be_stored_is_named(value: Any) -> None:
 
 
 @pytest.mark.parametrize("value", [object(), "\ud800", b"\xff"])
-def test_a_message_that_cannot_be_stored_is_counted_out(value: Any) -> None:
+def test_a_message_that_cannot_be_stored_is_named_by_its_index(value: Any) -> None:
     with pytest.raises(ContextError, match=r"messages\[1\] cannot be stored as JSON"):
         encode_messages([{"role": "user"}, {"content": value}])
 
 
-def test_circles_are_refused() -> None:
+def test_circular_references_are_rejected() -> None:
     circle: list[Any] = []
     circle.append(circle)
     with pytest.raises(ContextError, match="handle"):
@@ -162,7 +162,7 @@ def test_circles_are_refused() -> None:
         encode_messages([{"content": circle}])
 
 
-def test_data_that_does_not_fit_the_class_is_told_by_field() -> None:
+def test_the_error_about_stored_data_that_does_not_fit_names_the_field() -> None:
     with pytest.raises(ContextError, match="does not fit AgentContext: turn: Input should be a valid integer"):
         decode_context(AgentContext, {"query": b'"q"', "turn": b'"x"'}, [])
     with pytest.raises(ContextError, match="query: Field required"):

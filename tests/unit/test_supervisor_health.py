@@ -1,4 +1,4 @@
-"""Health: the verdicts, what the operating system says, and named lines. The monitor's patients are simulated."""
+"""Health: verdicts, the monitor, figures of the system, named lines. Fake: the monitored children and the clock."""
 
 import asyncio
 import io
@@ -76,7 +76,7 @@ def test_a_report_holds_what_is_known() -> None:
 
 
 class Patient:
-    """Says what the test wants it to say."""
+    """A simulated child. The test sets its figures."""
 
     process, age, silence, figures = "child-1", 3600.0, 0.0, Figures()
 
@@ -96,7 +96,7 @@ class Patient:
 
 
 class Practice:
-    """A monitor at work, and what it asks for."""
+    """A monitor, and the replacements that it requested."""
 
     def __init__(self) -> None:
         self.patients: list[Patient] = []
@@ -115,7 +115,7 @@ class Practice:
 
 @pytest.fixture
 async def practice(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Practice]:
-    """Its clock is simulated and stands still; its rounds are real, and quick."""
+    """A running monitor with short rounds. Its clock is simulated, and only the test advances it."""
     monkeypatch.setattr(monitor, "PACE", 0.01)
     practice = Practice()
     task = asyncio.create_task(practice.monitor.run())
@@ -127,13 +127,13 @@ async def practice(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Practice]:
 
 
 async def rounds(patient: Patient, number: int = 3) -> None:
-    """Wait for so many rounds more."""
+    """Wait for `number` further rounds of the monitor."""
     seen = patient.story.count("looked at") + number
     await wait_until(lambda: patient.story.count("looked at") >= seen)
 
 
 async def test_silence_is_counted_in_rounds_of_at_most_one_beat(practice: Practice) -> None:
-    """However long the supervisor itself has slept."""
+    """A long sleep of the supervisor itself does not count as silence of its children."""
     patient = Patient(blocked_after=15)
     practice.patients.append(patient)
     practice.now += 1_000_000
@@ -144,7 +144,7 @@ async def test_silence_is_counted_in_rounds_of_at_most_one_beat(practice: Practi
     assert patient.silence == 1.5
 
 
-async def test_the_blocked_writes_its_stacks_and_is_killed_a_moment_later_once(
+async def test_a_blocked_process_writes_its_stacks_and_is_killed_once(
     practice: Practice, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(monitor, "_SECONDS_TO_WRITE_STACKS", 0.1)
@@ -154,11 +154,11 @@ async def test_the_blocked_writes_its_stacks_and_is_killed_a_moment_later_once(
     await rounds(well)
     assert blocked.story == ["looked at", "dump"]
     await wait_until(lambda: len(blocked.story) > 2)
-    await rounds(well)  # its end may take a moment
+    await rounds(well)  # its exit may take a moment
     assert blocked.story == ["looked at", "dump", "kill: its event loop was blocked for 16.0 s"]
 
 
-async def test_one_is_replaced_at_a_time(practice: Practice) -> None:
+async def test_children_are_replaced_one_at_a_time(practice: Practice) -> None:
     one, two = Patient("one", soft_memory=1), Patient("two", soft_memory=1)
     one.figures = two.figures = Figures(rss=2)
     practice.patients += [one, two]
@@ -170,7 +170,7 @@ async def test_one_is_replaced_at_a_time(practice: Practice) -> None:
     await wait_until(lambda: practice.replaced == ["one", "two"])
 
 
-async def test_who_could_not_be_replaced_is_let_be_for_a_while(
+async def test_a_failed_replacement_is_followed_by_a_pause(
     practice: Practice, caplog: pytest.LogCaptureFixture
 ) -> None:
     patient = Patient("incurable", soft_memory=1)
@@ -184,13 +184,13 @@ async def test_who_could_not_be_replaced_is_let_be_for_a_while(
 
 
 def heavy(number: int, age: float, limit: int = 1) -> Patient:
-    """An incarnation of a child that is above its soft limit."""
+    """An incarnation of a child that is above its soft memory limit."""
     patient = Patient(soft_memory=limit)
     patient.process, patient.age, patient.figures = f"child-{number}", age, Figures(rss=limit + 1)
     return patient
 
 
-async def test_a_limit_below_what_a_child_needs_is_said_once_and_it_is_replaced_ever_more_seldom(
+async def test_a_limit_that_is_too_low_is_logged_once_and_replacements_become_rare(
     practice: Practice, caplog: pytest.LogCaptureFixture
 ) -> None:
     warning = "child is above soft_memory_mb from its start: raise the limit (its memory was 0 MB"
@@ -211,7 +211,7 @@ async def test_a_limit_below_what_a_child_needs_is_said_once_and_it_is_replaced_
         await wait_until(lambda: len(practice.replaced) > number)  # noqa: B023  # it is awaited here
 
 
-async def test_what_was_found_while_the_predecessor_drained_is_not_forgotten(
+async def test_a_finding_during_the_drain_of_the_predecessor_is_kept(
     practice: Practice, caplog: pytest.LogCaptureFixture
 ) -> None:
     practice.replacing.clear()
@@ -241,7 +241,7 @@ async def test_a_child_that_grows_is_replaced_each_time_but_not_within_a_minute(
     assert "from its start" not in caplog.text
 
 
-async def test_who_is_no_longer_above_its_limit_from_its_start_need_not_wait_long(practice: Practice) -> None:
+async def test_the_pause_is_short_again_once_a_child_starts_below_its_limit(practice: Practice) -> None:
     for number, age in enumerate([11, 11, 11, 300]):
         practice.patients = [heavy(number, age)]
         await wait_until(lambda: len(practice.replaced) > number)  # noqa: B023  # it is awaited here
@@ -249,7 +249,7 @@ async def test_who_is_no_longer_above_its_limit_from_its_start_need_not_wait_lon
         practice.now += 120 if number < 2 else 60  # it would be 240 otherwise
 
 
-async def test_with_another_limit_all_begins_anew(practice: Practice, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_new_limit_resets_the_findings(practice: Practice, caplog: pytest.LogCaptureFixture) -> None:
     for limit in (1, 2):
         practice.patients = [heavy(2 * limit, age=11, limit=limit)]
         await wait_until(lambda: len(practice.replaced) == limit)  # noqa: B023  # it is awaited here
@@ -257,7 +257,9 @@ async def test_with_another_limit_all_begins_anew(practice: Practice, caplog: py
         await wait_until(lambda: caplog.text.count("from its start") == limit)  # noqa: B023
 
 
-async def test_whatever_goes_wrong_the_next_round_comes(practice: Practice, caplog: pytest.LogCaptureFixture) -> None:
+async def test_an_error_in_a_round_does_not_end_the_monitor(
+    practice: Practice, caplog: pytest.LogCaptureFixture
+) -> None:
     practice.patients = None  # type: ignore[assignment]  # a list that cannot be read
     await wait_until(lambda: "could not be looked at: it is tried again" in caplog.text)
     practice.patients = [Patient()]
@@ -294,7 +296,7 @@ def test_kills_for_memory_are_those_of_the_machine_otherwise(tmp_path: Path, mon
     assert count >= 0
 
 
-def test_where_nobody_counts_there_is_no_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_counter_there_is_no_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(usage, "Path", lambda name: tmp_path / "nothing")
     assert usage.kills_for_memory() is None
 
@@ -348,7 +350,7 @@ def test_lines_of_threads_do_not_mix() -> None:
     assert Counter(others) == {f"w | {word}-{word}-{word}": 300 for word in "abcd"}
 
 
-def test_it_is_otherwise_as_the_stream_beneath() -> None:
+def test_everything_else_is_as_in_the_underlying_stream() -> None:
     real = Terminal()
     lines = NamedLines(real, "w")
     assert lines.isatty()

@@ -1,4 +1,4 @@
-"""Agents by name. Real modules in a temporary directory; no process, no Redis."""
+"""Agents that are loaded by name. Real: modules in a temporary directory. No process, no Redis."""
 
 import importlib.util
 import itertools
@@ -53,7 +53,7 @@ def test_an_agent_in_the_current_directory_is_found(module: Path) -> None:
         ("nothing", "it is of type int, and not an agent"),
     ],
 )
-def test_an_attribute_that_is_no_agent(module: Path, attribute: str, named: str) -> None:
+def test_an_attribute_that_is_not_an_agent(module: Path, attribute: str, named: str) -> None:
     with pytest.raises(ConfigError, match=named):
         load_agent(f"{module.stem}:{attribute}")
 
@@ -83,7 +83,7 @@ def test_a_module_that_is_not_there(module: Path, reference: str) -> None:
 
 
 @pytest.mark.parametrize("reference", ["agents", "agents:", ":agent", ""])
-def test_a_reference_that_is_none(reference: str) -> None:
+def test_an_invalid_reference(reference: str) -> None:
     with pytest.raises(ConfigError, match="'module:attribute'"):
         load_agent(reference)
 

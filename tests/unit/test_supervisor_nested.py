@@ -1,4 +1,4 @@
-"""Supervisors below supervisors. The children are simulated, the event loop is real."""
+"""Supervisors below supervisors. Real: the tree, the event loop. Fake: the processes."""
 
 import asyncio
 import signal
@@ -92,7 +92,7 @@ async def test_the_root_gives_up_when_a_nested_supervisor_gives_up_too_often() -
 
 
 async def test_strategies_hold_between_nested_supervisors() -> None:
-    """rest_for_one: when one gives up, those that were started after it start anew with it."""
+    """rest_for_one: when one gives up, those that were started after it are restarted with it."""
     world = World()
     tree = supervisor(
         "root", *specs("a"), supervisor("second", *specs("b"), intensity=0), supervisor("third", *specs("c")),
@@ -125,7 +125,7 @@ async def test_leave_now_reaches_all_levels(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 async def test_a_nested_supervisor_that_fails_is_an_abnormal_end(caplog: pytest.LogCaptureFixture) -> None:
-    """A mistake of ours in one branch is told, and restarts that branch alone."""
+    """A bug in one branch is logged, and restarts only that branch."""
     world = World()
     async with living(world, supervisor("root", supervisor("first", *specs("a")), *specs("z"))) as (root, task):
         await asyncio.wait_for(root.started.wait(), 10)
@@ -138,7 +138,7 @@ async def test_a_nested_supervisor_that_fails_is_an_abnormal_end(caplog: pytest.
         assert not task.done()
 
 
-async def test_the_ends_of_processes_are_told_and_those_of_supervisors_are_not() -> None:
+async def test_exits_of_processes_are_reported_and_those_of_supervisors_are_not() -> None:
     world = World()
     async with living(world, supervisor("root", supervisor("first", *specs("a"), intensity=0))) as (root, _):
         await asyncio.wait_for(root.started.wait(), 10)

@@ -1,4 +1,4 @@
-"""What comes from Redis as a supervisor's report, and is none or not quite one. Pure."""
+"""Reports of supervisors that are invalid, as they may come from Redis. Pure."""
 
 import math
 from typing import Any
@@ -28,24 +28,24 @@ def test_a_good_report_stays_as_it_is() -> None:
         {"new_in_a_later_release": {"x": 1}}, {"predecessors": "none"}, {"predecessors": [3]}, {"children": 4},
     ],
 )  # fmt: skip
-def test_what_does_not_fit_is_left_out_and_the_rest_is_drawn(odd: dict[str, Any]) -> None:
+def test_invalid_values_are_left_out_and_the_rest_is_drawn(odd: dict[str, Any]) -> None:
     drawn = draw([Subject(checked_report(report(**odd)), 0.0, False)], {})
     assert "system" in drawn
 
 
 @pytest.mark.parametrize("tree", [None, [], "tree", {}, {"children": [None, 3, "x"]}])
-def test_a_tree_that_is_none_is_drawn_as_far_as_it_goes(tree: Any) -> None:
+def test_an_invalid_tree_is_drawn_as_far_as_possible(tree: Any) -> None:
     assert draw([Subject(checked_report({"supervisor": "s-1", "tree": tree}), 0.0, False)], {})
 
 
-def test_a_tree_is_only_so_deep() -> None:
+def test_a_tree_that_is_too_deep_is_cut() -> None:
     node: dict[str, Any] = dict(WORKER)
     for _ in range(5000):
         node = {"id": "x", "type": "supervisor", "children": [node]}
     assert draw([Subject(checked_report({"supervisor": "s-1", "tree": node}), 0.0, False)], {})
 
 
-def test_no_text_reaches_the_terminal_with_control_characters() -> None:
+def test_control_characters_do_not_reach_the_terminal() -> None:
     checked = checked_report(report(id="a\x1b]0;owned\x07", last_exit="x\nforged") | {"host": "\x1b[2J"})
     drawn = draw([Subject(checked, 0.0, False)], {})
     assert all(character.isprintable() or character == "\n" for character in drawn)

@@ -1,4 +1,4 @@
-"""What systemd is told. The socket is a real one, as systemd opens it."""
+"""Notifications to systemd. Real: the socket. Fake: systemd, which the test plays."""
 
 import asyncio
 import os
@@ -62,13 +62,13 @@ def test_an_abstract_socket() -> None:
     systemd.socket.close()
 
 
-def test_children_cannot_speak_for_us(address: str) -> None:
+def test_children_cannot_notify_in_our_name(address: str) -> None:
     environment = {"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "1", "WATCHDOG_PID": "1", "HOME": "/"}
     ServiceManager(environment)
     assert environment == {"HOME": "/"}
 
 
-def test_by_default_it_is_the_process_s_environment(
+def test_the_default_is_the_environment_of_the_process(
     systemd: Systemd, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("NOTIFY_SOCKET", address)
@@ -88,11 +88,11 @@ def test_by_default_it_is_the_process_s_environment(
         ({"WATCHDOG_USEC": "soon"}, None),
     ],
 )
-def test_who_is_watched(variables: dict[str, str], seconds: float | None) -> None:
+def test_the_watchdog_is_for_one_process(variables: dict[str, str], seconds: float | None) -> None:
     assert ServiceManager(dict(variables)).watchdog == seconds
 
 
-async def test_the_watchdog_hears_of_us_in_half_of_its_time(systemd: Systemd, address: str) -> None:
+async def test_the_watchdog_is_notified_at_half_of_its_interval(systemd: Systemd, address: str) -> None:
     manager = ServiceManager({"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "200000"})
     reassuring = asyncio.create_task(manager.reassure())
     begin = time.monotonic()
@@ -103,29 +103,29 @@ async def test_the_watchdog_hears_of_us_in_half_of_its_time(systemd: Systemd, ad
 
 
 async def test_a_blocked_event_loop_is_silent(systemd: Systemd, address: str) -> None:
-    """This is what the watchdog is for: nothing but the loop itself may say that it turns."""
+    """This is what the watchdog is for: only the event loop itself may report that it runs."""
     manager = ServiceManager({"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "20000"})
     reassuring = asyncio.create_task(manager.reassure())
     await asyncio.sleep(0)
     assert systemd.hears() == ["WATCHDOG=1"]
-    time.sleep(0.1)  # noqa: ASYNC251  # it is what blocks the loop
+    time.sleep(0.1)  # noqa: ASYNC251  # it blocks the loop on purpose
     systemd.socket.setblocking(False)
     with pytest.raises(BlockingIOError):
         systemd.hears()
     reassuring.cancel()
 
 
-async def test_nobody_watches(systemd: Systemd, address: str) -> None:
+async def test_without_a_watchdog_nothing_is_sent(systemd: Systemd, address: str) -> None:
     await asyncio.wait_for(ServiceManager({"NOTIFY_SOCKET": address}).reassure(), 1)
 
 
 @pytest.mark.parametrize("where", ["", "/no/such/socket", "@no-such-socket", "vsock:2:1", "x" * 200])
-def test_nobody_to_tell_is_no_failure(where: str) -> None:
+def test_an_absent_manager_is_not_an_error(where: str) -> None:
     ServiceManager({"NOTIFY_SOCKET": where}).ready("up")
 
 
-def test_a_manager_that_does_not_listen_holds_nobody_up(systemd: Systemd, address: str) -> None:
-    """Its queue is full: who waits for room waits for ever."""
+def test_a_manager_that_does_not_read_does_not_block(systemd: Systemd, address: str) -> None:
+    """Its queue is full, so a blocking send would wait forever."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as crowd, pytest.raises(BlockingIOError):
         crowd.setblocking(False)
         while True:

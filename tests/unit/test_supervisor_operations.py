@@ -1,4 +1,4 @@
-"""The operator's verbs on a tree. The children are simulated, and a reload reads its configuration from memory."""
+"""The operator's verbs on a tree. Real: the tree. Fake: the processes, and the configuration that a reload reads."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -81,7 +81,7 @@ async def test_drain_and_resume_a_process_a_runner_or_everything() -> None:
         assert set(one.states().values()) == {"running"}
 
 
-async def test_a_restart_replaces_what_runs_and_refuses_what_rests() -> None:
+async def test_a_restart_replaces_what_runs_and_rejects_what_is_drained() -> None:
     async with site(a=2, b=1) as one:
         before = one.running()
         await one.operator.drain("a.1")
@@ -107,17 +107,17 @@ async def test_scale() -> None:
                 await one.operator.scale("b", count)
 
 
-async def test_a_size_is_kept_when_the_group_that_the_runner_belongs_to_is_started_anew() -> None:
+async def test_a_size_is_kept_when_the_runners_group_is_restarted() -> None:
     async with site("desk", a=1) as one:
         assert await one.operator.scale("a", 3) == "a has 3 processes now, 1 before"
-        for _ in range(2):  # the runner gives up, and then its group, which allows as few restarts
+        for _ in range(2):  # the runner gives up, then its group, which allows only one restart
             before = one.running()
             one.world.children["a.1"].end(KILLED)
             await wait_until(lambda before=before: len(one.running()) == 3 and one.running()["a.1"] != before["a.1"])
         assert one.operator.report()["tree"]["restarts"] == 1
 
 
-async def test_who_is_not_there_is_said_with_those_who_are() -> None:
+async def test_the_error_about_an_unknown_target_names_the_known_ones() -> None:
     async with site(a=1) as one:
         for operation in (one.operator.drain, one.operator.resume, one.operator.restart):
             with pytest.raises(ConfigError, match=r"no group, runner or process 'x' here; there are: a, a\.1"):
@@ -126,7 +126,7 @@ async def test_who_is_not_there_is_said_with_those_who_are() -> None:
             await one.operator.scale("x", 2)
 
 
-async def test_a_refused_reload_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_failed_reload_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:
     async with site(a=1, b=1) as one:
         new = {name: RunnerConfig(agent=f"agents:{name}", processes=2) for name in ("a", "b")}
         config = SystemConfig(runner=tuple(new.values()))
@@ -138,11 +138,11 @@ async def test_a_refused_reload_leaves_no_trace(monkeypatch: pytest.MonkeyPatch)
         one.world.failing.clear()
         a = one.running()["a.1"]
         assert await one.operator.scale("b", 1) == "b has 1 processes now, 2 before"
-        assert one.running()["a.1"] == a, "an order for one runner does not carry on with another"
+        assert one.running()["a.1"] == a, "an order for one runner does not affect another"
         assert (await one.operator.reload()).startswith("reloaded: started a.2, b.2; replaced a.1, b.1; in ")
 
 
-async def test_for_its_health_only_the_incarnation_that_is_meant_is_replaced() -> None:
+async def test_the_monitor_replaces_only_the_incarnation_that_it_found_ill() -> None:
     async with site(a=1) as one:
         ill = one.world.children["a.1"].process
         await one.operator.restart("a")
@@ -177,10 +177,10 @@ async def test_a_runner_that_is_between_two_starts_can_be_drained() -> None:
         (-9, "SIGKILL", False, "its event loop was blocked for 15.0 s", Cause.CRASHED),
         (-11, "SIGSEGV", False, "", Cause.CRASHED),
         (1, None, False, "", Cause.CRASHED),
-        (0, None, False, "", Cause.CRASHED),  # in order, it has given its tasks back before: there is nothing to blame
+        (0, None, False, "", Cause.CRASHED),  # a process that exits normally has released its tasks before
     ],
 )
-def test_what_the_end_of_a_process_says_of_its_tasks(
+def test_the_cause_that_is_recorded_for_the_tasks_of_an_ended_process(
     exitcode: int | None, signal: str | None, asked: bool, why: str, cause: Cause
 ) -> None:
     assert blame(ChildExit("a.1", "a.1-x", 7, exitcode, signal, ExitReason.ABNORMAL, asked, why)) is cause

@@ -1,5 +1,6 @@
-"""The supervisor's own signals. Real signals, sent by the test to its own process; the terminal is a real one, of a
-process of its own.
+"""The signals that a supervisor handles. Real: the signals, which the test sends to its own process, and a terminal.
+
+The terminal belongs to a separate process.
 """
 
 import asyncio
@@ -30,7 +31,7 @@ async def test_once_is_graceful_and_twice_is_now(number: signal.Signals, monkeyp
 
 
 async def test_signals_that_come_together_are_one_request() -> None:
-    """A Ctrl-C that also reaches us through the program that started us."""
+    """A Ctrl-C may also arrive through the program that started the supervisor."""
     with stop_requests() as requests:
         requests.request()
         requests.request()
@@ -39,16 +40,16 @@ async def test_signals_that_come_together_are_one_request() -> None:
 
 
 @pytest.mark.parametrize(("number", "asked"), [(signal.SIGHUP, "reload"), (signal.SIGUSR1, "dump")])
-async def test_other_signals_are_no_request_to_stop(number: signal.Signals, asked: str) -> None:
+async def test_other_signals_are_not_a_request_to_stop(number: signal.Signals, asked: str) -> None:
     with stop_requests() as requests:
-        for _ in range(2):  # what was asked for can be asked for again
+        for _ in range(2):  # a request can be repeated
             os.kill(os.getpid(), number)
             await asyncio.wait_for(getattr(requests, asked).wait(), 5)
             getattr(requests, asked).clear()
         assert not (requests.graceful.is_set() or requests.reload.is_set() or requests.dump.is_set())
 
 
-async def test_what_nohup_has_ignored_stays_ignored() -> None:
+async def test_a_signal_that_nohup_ignores_stays_ignored() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with stop_requests() as requests:
@@ -80,8 +81,8 @@ asyncio.run(main(os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT)))
 """
 
 
-def test_a_terminal_that_goes_is_a_request_to_stop(tmp_path: Path) -> None:
-    """As long as it is there, SIGHUP reloads, as anywhere."""
+def test_a_closed_terminal_is_a_request_to_stop(tmp_path: Path) -> None:
+    """While the terminal is open, SIGHUP means reload."""
     ours, theirs = os.openpty()
     said = tmp_path / "said"
     process = subprocess.Popen(
@@ -92,7 +93,7 @@ def test_a_terminal_that_goes_is_a_request_to_stop(tmp_path: Path) -> None:
         says(said, "up ")
         process.send_signal(signal.SIGHUP)
         says(said, "up reload ")
-        os.close(ours)  # the window is closed: the kernel sends SIGHUP by itself
+        os.close(ours)  # the terminal closes, and the kernel sends SIGHUP
         says(said, "up reload graceful ")
         assert process.wait(10) == 0
     finally:
@@ -108,7 +109,7 @@ def says(file: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
-async def test_handlers_are_as_before(number: signal.Signals) -> None:
+async def test_earlier_handlers_are_restored(number: signal.Signals) -> None:
     caught: list[int] = []
 
     def mine(number: int, frame: Any) -> None:
@@ -124,7 +125,7 @@ async def test_handlers_are_as_before(number: signal.Signals) -> None:
         signal.signal(number, before)
 
 
-async def test_in_another_thread_the_caller_asks() -> None:
+async def test_in_another_thread_the_caller_requests_the_stop() -> None:
     async def asked() -> bool:
         with stop_requests() as requests:
             requests.request()

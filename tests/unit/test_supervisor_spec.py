@@ -1,4 +1,4 @@
-"""What a supervisor is told is validated when it is made. Pure."""
+"""Specifications of supervisors and children are validated when they are made. Pure."""
 
 import math
 from typing import Any
@@ -49,7 +49,7 @@ def test_the_seconds_between_request_and_kill(shutdown: Any, seconds: float) -> 
         ({"significant": True}, "a permanent child never ends for good"),
     ],
 )
-def test_a_spec_that_cannot_be_used_is_refused(changes: dict[str, Any], named: str) -> None:
+def test_an_invalid_spec_is_rejected(changes: dict[str, Any], named: str) -> None:
     with pytest.raises(ConfigError, match=named):
         child(**changes)
 
@@ -62,7 +62,7 @@ def test_a_spec_that_cannot_be_used_is_refused(changes: dict[str, Any], named: s
         ({"period": 0}, "period=0"),
     ],
 )
-def test_flags_that_cannot_be_used_are_refused(changes: dict[str, Any], named: str) -> None:
+def test_invalid_flags_are_rejected(changes: dict[str, Any], named: str) -> None:
     with pytest.raises(ConfigError, match=named):
         SupervisorFlags(**changes)
 
@@ -79,6 +79,6 @@ def test_significant_needs_auto_shutdown() -> None:
     check_specs(SupervisorFlags(auto_shutdown=AutoShutdown.ANY_SIGNIFICANT), [spec])
 
 
-def test_a_spec_does_not_show_what_it_hands_over() -> None:
+def test_a_spec_does_not_show_the_arguments() -> None:
     """The URL of a server may hold a password."""
     assert "secret" not in repr(child(kwargs={"redis": {"url": "redis://:secret@host"}}))

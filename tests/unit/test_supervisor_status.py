@@ -93,7 +93,7 @@ def lines_of(tree: dict[str, Any], **changes: Any) -> list[str]:
 
 
 def row(lines: list[str], name: str) -> str:
-    """The row of a node, without the tree that is drawn before it, and with single blanks."""
+    """The row of a node, without the lines of the tree, and with single spaces."""
     table = lines[lines.index("") :]
     [found] = [line for line in table if re.match(rf"[! ] [│├└─ ]*{re.escape(name)} ", line)]
     return " ".join(re.sub("[│├└─]", " ", found).split())
@@ -114,14 +114,14 @@ def test_a_crash_loop_is_not_well_even_while_everything_runs() -> None:
     assert row(lines, "crasher") == "! crasher running 3/3 2/5 in 60 s -"
 
 
-def test_a_process_whose_event_loop_is_silent_is_told() -> None:
-    for lag, told in ((2.9, []), (8.2, ["! weather.1: its event loop is silent for 8 s"])):
+def test_a_process_with_a_silent_event_loop_is_marked() -> None:
+    for lag, expected in ((2.9, []), (8.2, ["! weather.1: its event loop is silent for 8 s"])):
         lines = lines_of(supervisor("system", worker("weather.1", lag=lag)))
-        assert [line for line in lines if "silent" in line] == told
-        assert row(lines, "weather.1").startswith("! ") is bool(told)
+        assert [line for line in lines if "silent" in line] == expected
+        assert row(lines, "weather.1").startswith("! ") is bool(expected)
 
 
-def test_a_runner_that_gave_up_tells_why_and_its_processes_are_not_passed_over() -> None:
+def test_a_runner_that_gave_up_shows_why_and_its_processes_are_counted() -> None:
     why = "gave up: SIGSEGV, after 6 restarts in 60 s"
     broken = supervisor("broken", state="gave up", last_exit=why, last_exit_ago=65.0)
     lines = lines_of(supervisor("system", broken, supervisor("weather", worker("weather.1"))))
@@ -132,13 +132,15 @@ def test_a_runner_that_gave_up_tells_why_and_its_processes_are_not_passed_over()
     ]
     assert row(lines, "system").startswith("! system degraded 1/1 ")
     assert row(lines, "broken").startswith("! broken gave up 0/5 in 60 s 1m05s ago: gave up: SIGSEGV")
-    told = broken | {"children": [worker("broken.1", state="ended", tasks=None), worker("broken.2", state="ended")]}
-    lines = lines_of(supervisor("system", told, supervisor("weather", worker("weather.1"))))
+    with_processes = broken | {
+        "children": [worker("broken.1", state="ended", tasks=None), worker("broken.2", state="ended")]
+    }
+    lines = lines_of(supervisor("system", with_processes, supervisor("weather", worker("weather.1"))))
     assert lines[1].startswith("! 1 of 3 processes running, ")
     assert "! broken.1 has ended" not in lines
 
 
-def test_what_is_drained_is_told_of_once() -> None:
+def test_a_drained_node_is_reported_once() -> None:
     drained = [worker(f"weather.{number}", state="drained", tasks=None, last_exit="shutdown") for number in (1, 2)]
     writer = supervisor("writer", worker("writer.1", tasks=1), worker("writer.2", state="drained", tasks=None))
     lines = lines_of(supervisor("system", supervisor("weather", *drained), writer))
@@ -153,7 +155,7 @@ def test_what_is_drained_is_told_of_once() -> None:
     assert row(lines, "system").startswith("! system degraded 1/4 ")
 
 
-def test_a_predecessor_that_drains_has_a_row_and_its_tasks_count_and_it_is_no_process_more() -> None:
+def test_a_draining_predecessor_has_a_row_and_its_tasks_count_but_it_is_not_a_further_process() -> None:
     old = {"process": "weather.1-0ddba1", "pid": 77, "uptime": 4000.0, "tasks": 3, "rss": 1024}
     lines = lines_of(supervisor("system", supervisor("weather", worker("weather.1", predecessors=[old]))))
     assert lines[1] == "  all is well: 1 of 1 process running, 15 tasks in flight"
@@ -170,17 +172,17 @@ def test_a_predecessor_that_drains_has_a_row_and_its_tasks_count_and_it_is_no_pr
         ("reloading", "running", "  db1-812  reloading (up 6m50s)  (pid 812 "),
     ],
 )
-def test_the_head_says_what_the_supervisor_is_doing(state: str, root: str, shown: str) -> None:
+def test_the_first_line_shows_the_state_of_the_supervisor(state: str, root: str, shown: str) -> None:
     tree = supervisor("system", worker("weather.1"), state=root)
     assert lines_of(tree, uptime=410.0, state=state)[0].startswith(shown)
 
 
-def test_what_is_wrong_is_wrapped_and_not_cut() -> None:
+def test_long_problems_are_wrapped_and_not_cut() -> None:
     why = " ".join(f"word{number}" for number in range(40))
     lines = lines_of(supervisor("system", worker("weather.1", state="restarting", last_exit=why)))
-    told = lines[2 : lines.index("")]
-    assert len(told) > 2
-    assert " ".join(" ".join(told).split()) == f"! weather.1 is restarting; its last exit: {why}"
+    problems = lines[2 : lines.index("")]
+    assert len(problems) > 2
+    assert " ".join(" ".join(problems).split()) == f"! weather.1 is restarting; its last exit: {why}"
 
 
 def test_the_sample_in_the_guide_is_what_is_printed() -> None:
@@ -214,14 +216,14 @@ def test_no_line_is_wider_than_a_terminal() -> None:
     assert max(len(line) for line in drawn.splitlines()) == WIDTH
 
 
-def test_what_is_not_known_is_a_dash_and_nothing_is_fatal() -> None:
+def test_unknown_values_are_dashes() -> None:
     drawn = draw([Subject({}, 1.0, False), subject({"type": "worker"}), subject({"type": "supervisor"})], {})
     assert "  ?  ? (up -)  (pid ? on ?, factorial ?)" in drawn
     assert "well" not in drawn
     assert draw([], {}) == ""
 
 
-def test_text_from_elsewhere_gives_the_terminal_no_orders() -> None:
+def test_text_from_reports_cannot_control_the_terminal() -> None:
     drawn = draw([subject(supervisor("system", worker("a.1", last_exit="\x1b[2J\nbad")))], {})
     assert "\x1b" not in drawn
     assert " [2J bad" in drawn

@@ -122,7 +122,7 @@ def test_a_failed_attempt_counts_and_the_attempt_is_repeated() -> None:
     assert rules.start_failed("a", now=0) == GiveUp(3)
 
 
-def test_a_failed_attempt_within_a_group_goes_on_from_the_child_that_failed() -> None:
+def test_a_failed_attempt_within_a_group_continues_from_the_child_that_failed() -> None:
     rules = running(Strategy.REST_FOR_ONE)
     rules.ended("a", ABNORMAL, now=0)
     rules.started("a")
@@ -157,8 +157,8 @@ def test_auto_shutdown_follows_significant_children_that_end_by_themselves(when:
 
 
 @pytest.mark.parametrize("when", [AutoShutdown.ANY_SIGNIFICANT, AutoShutdown.ALL_SIGNIFICANT])
-def test_auto_shutdown_counts_only_who_ended_by_itself(when: AutoShutdown) -> None:
-    """A significant child that is terminated with its group, or by an operator, has not ended by itself."""
+def test_auto_shutdown_counts_only_children_that_ended_by_themselves(when: AutoShutdown) -> None:
+    """A significant child that was terminated with its group, or by an operator, did not end by itself."""
     children = [child("a"), child("b", TEMPORARY, True), child("c", TRANSIENT, True)]
     rules = running(Strategy.ONE_FOR_ALL, children, auto_shutdown=when)
     assert rules.ended("a", ABNORMAL, now=0) == RestartChildren(("c", "b"), ("a", "c"))
@@ -175,7 +175,7 @@ def test_a_significant_child_that_is_being_restarted_keeps_the_supervisor_alive(
 
 
 def simple(restart: Restart, count: int) -> Supervision:
-    """A simple_one_for_one supervisor with so many instances that run."""
+    """A simple_one_for_one supervisor with running instances."""
     rules = running(Strategy.SIMPLE_ONE_FOR_ONE, [child("a", restart)])
     for _ in range(count):
         rules.add(rules.instance())
@@ -216,7 +216,7 @@ def test_children_without_an_order_are_shut_down_at_once() -> None:
     assert rules.shutdown_order == (("b", "a"),)
 
 
-def test_a_suspended_child_rests_whatever_happens_to_its_group() -> None:
+def test_a_suspended_child_stays_suspended_when_its_group_is_restarted() -> None:
     rules = running(Strategy.ONE_FOR_ALL)
     rules.suspend("b")
     assert rules.ended("a", ABNORMAL, now=0) == RestartChildren(("c",), ("a", "c"))
@@ -229,7 +229,7 @@ def test_a_suspended_significant_child_keeps_the_supervisor_alive() -> None:
     assert rules.ended("b", NORMAL, now=0) == LeaveEnded()
 
 
-def test_new_flags_count_restarts_anew_and_equal_ones_do_not() -> None:
+def test_new_flags_reset_the_count_of_restarts_and_equal_ones_do_not() -> None:
     rules = running(intensity=1)
     assert is_restart(rules.ended("a", ABNORMAL, now=0))
     rules.flags = SupervisorFlags(intensity=1, period=5)
@@ -239,7 +239,7 @@ def test_new_flags_count_restarts_anew_and_equal_ones_do_not() -> None:
     assert is_restart(rules.ended("a", ABNORMAL, now=0))
 
 
-def test_a_revised_spec_holds_from_the_next_end_on_and_an_order_can_change() -> None:
+def test_a_revised_spec_applies_from_the_next_exit_on_and_the_order_can_change() -> None:
     rules = running(Strategy.REST_FOR_ONE)
     rules.revise(child("b", TEMPORARY))
     rules.reorder(["c", "a"])
@@ -267,7 +267,7 @@ def test_signals_by_name() -> None:
 
 
 class Model:
-    """The rules again, told as naively as possible: everything is looked up in the history."""
+    """A second, naive implementation of the rules: it looks everything up in the history."""
 
     def __init__(self, strategy: Strategy, restarts: list[Restart], intensity: int, period: int) -> None:
         self.strategy, self.intensity, self.period = strategy, intensity, period
@@ -276,7 +276,7 @@ class Model:
         self.history: list[int] = []
 
     def expect(self, child_id: str, again: bool, now: int) -> str | tuple[list[str], list[str]]:
-        """What has to be terminated and started, or a word."""
+        """The children to terminate and to start, or "leave" or "give up"."""
         if not again:
             if self.kinds[child_id] is TEMPORARY:
                 del self.kinds[child_id]
@@ -328,7 +328,7 @@ def test_random_histories_follow_the_model(
     period: int,
     exits: list[tuple[int, ExitReason, int, int]],
 ) -> None:
-    """Each exit chooses a child that runs, a reason, the seconds since the last, and which start fails on the way."""
+    """Each exit selects a running child, a reason, the seconds since the last exit, and the start that fails."""
     model = Model(strategy, restarts, intensity, period)
     rules = running(strategy, [child(id, kind) for id, kind in model.kinds.items()], intensity, period)
     now = 0
@@ -374,8 +374,8 @@ CRASHES = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 3)), max_size=40)
 def test_nested_supervisors_follow_the_model(
     below: int, above: int, period_below: int, period_above: int, restart: Restart, crashes: list[tuple[int, int]]
 ) -> None:
-    """Three runners under a root. A runner gives up by itself, forgets its history when it starts anew, and counts once
-    above; one that is not permanent stays ended, because giving up is a shutdown."""
+    """Three runners under a root. A runner that gives up counts as one restart of the root, and starts with an empty
+    history. A runner that is not permanent stays ended, because giving up is a shutdown."""
     names = ["x", "y", "z"]
     root = running(children=[child(name, restart) for name in names], intensity=above, period=period_above)
     runners = {name: running(intensity=below, period=period_below) for name in names}

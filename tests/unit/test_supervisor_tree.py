@@ -1,4 +1,4 @@
-"""The tree carries out what the rules decide. The children are simulated, the event loop is real."""
+"""The tree carries out what the rules decide. Real: the tree, the event loop. Fake: the processes."""
 
 import asyncio
 from typing import Any
@@ -101,7 +101,7 @@ async def test_group_restarts(strategy: str, expected: list[str]) -> None:
 
 
 async def test_two_deaths_at_once_in_a_group_are_one_restart() -> None:
-    """The second one had died before its turn to be terminated came: it was not needed twice."""
+    """The second child had died before it was to be terminated."""
     world = World()
     async with running(world, specs("a", "b"), strategy="one_for_all", intensity=1):
         await world.has("start a-1", "start b-2")
@@ -147,7 +147,7 @@ async def test_stop_interrupts_a_restart(strategy: str) -> None:
         await world.has("drain a-2")
 
 
-async def test_who_does_not_stop_in_time_is_killed_and_reported() -> None:
+async def test_a_child_that_does_not_stop_in_time_is_killed_and_reported() -> None:
     world = World()
     world.stubborn.add("a")
     async with running(world, specs("a", shutdown=0.01)) as task:
@@ -171,7 +171,7 @@ async def test_shutdown_types(shutdown: Any, expected: list[str]) -> None:
     assert world.exits[0].reason is ExitReason.SHUTDOWN
 
 
-async def test_leave_now_cuts_the_time_to_stop_short(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_leave_now_shortens_the_time_to_stop(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("factorial.supervisor.tree.LEAVE_SECONDS", 0.01)
     world = World()
     world.stubborn.update("ab")
@@ -185,7 +185,7 @@ async def test_leave_now_cuts_the_time_to_stop_short(monkeypatch: pytest.MonkeyP
         await world.has("leave b-2", "drain a-1", "leave a-1", "kill a-1")
 
 
-async def test_auto_shutdown_ends_the_tree_in_peace() -> None:
+async def test_auto_shutdown_ends_the_tree_without_an_error() -> None:
     world = World()
     children = [*specs("a"), *specs("b", restart="transient", significant=True)]
     async with running(world, children, auto_shutdown=AutoShutdown.ANY_SIGNIFICANT) as task:
@@ -243,7 +243,7 @@ async def test_a_cancelled_tree_leaves_no_child() -> None:
 
 
 async def test_a_tree_that_breaks_in_the_middle_leaves_no_child() -> None:
-    """A bug, not a failed start: it is not swallowed, and the others are stopped."""
+    """A bug, not a failed start: the error is raised, and the others are stopped."""
     world = World()
 
     def launch(spec: ChildSpec) -> SimulatedChild:

@@ -1,4 +1,4 @@
-"""What an operator may do to a running tree. The children are simulated, the event loop is real."""
+"""What an operator may do to a running tree. Real: the tree, the event loop. Fake: the processes."""
 
 import asyncio
 from dataclasses import replace
@@ -148,7 +148,7 @@ async def test_apply_that_fails_half_way_loses_nothing_that_ran() -> None:
         assert not task.done()
 
 
-async def test_what_a_reload_has_changed_holds_for_later_restarts() -> None:
+async def test_the_changes_of_a_reload_apply_to_later_restarts() -> None:
     world = World()
     a, b = specs("a", "b")
     async with living(world, supervisor("root", supervisor("first", a), intensity=5)) as (root, _):
@@ -159,7 +159,7 @@ async def test_what_a_reload_has_changed_holds_for_later_restarts() -> None:
         await world.has("drain b-2", "start a-3", "start b-4")  # it gave up at once, and came back with both
 
 
-async def test_stop_ends_a_replacement_half_way() -> None:
+async def test_stop_ends_a_replacement_in_the_middle() -> None:
     world = World()
     async with living(world, supervisor("root", *specs("a", "b"))) as (root, task):
         await asyncio.wait_for(root.started.wait(), 2)
@@ -176,7 +176,7 @@ async def test_stop_ends_a_replacement_half_way() -> None:
             await replace_child(root, "b")
 
 
-async def test_a_report_tells_of_every_node() -> None:
+async def test_a_report_describes_every_node() -> None:
     world = World()
     async with living(world, supervisor("root", supervisor("first", *specs("a")), *specs("b"))) as (root, _):
         await asyncio.wait_for(root.started.wait(), 2)
@@ -209,7 +209,7 @@ async def test_instances_of_a_simple_supervisor_come_and_go() -> None:
 
 
 async def test_a_reload_may_change_what_is_significant() -> None:
-    """The new specification is checked as a whole, and not child by child against the old siblings."""
+    """The new specification is checked as a whole, not child by child against the old siblings."""
     world = World()
     a, b = specs("a", "b", restart="transient", significant=True)
     async with living(world, supervisor("root", a, b, auto_shutdown="any_significant")) as (root, _):
@@ -219,7 +219,7 @@ async def test_a_reload_may_change_what_is_significant() -> None:
         assert len(root.alive) == 2
 
 
-async def test_what_was_drained_rests_though_its_supervisor_is_started_anew() -> None:
+async def test_a_drained_child_stays_drained_when_its_supervisor_is_restarted() -> None:
     world = World()
     async with living(world, supervisor("root", supervisor("first", *specs("a", "b"), intensity=0))) as (root, _):
         await asyncio.wait_for(root.started.wait(), 2)
@@ -237,7 +237,7 @@ async def test_what_was_drained_rests_though_its_supervisor_is_started_anew() ->
         await world.has("start a-4")
 
 
-async def test_children_that_are_not_wanted_any_more_drain_side_by_side() -> None:
+async def test_children_that_a_reload_removes_drain_at_the_same_time() -> None:
     world = World()
     world.stubborn |= {"b", "c"}
     async with living(world, supervisor("root", *specs("a", "b", "c"))) as (root, _):
@@ -251,7 +251,7 @@ async def test_children_that_are_not_wanted_any_more_drain_side_by_side() -> Non
         assert (await applying).stopped == ["c", "b"]
 
 
-async def test_a_predecessor_is_told_of_while_it_drains() -> None:
+async def test_a_predecessor_is_reported_while_it_drains() -> None:
     world = World()
     world.stubborn.add("a")
     async with living(world, supervisor("root", *specs("a"))) as (root, _):
@@ -283,11 +283,11 @@ async def test_a_child_that_dies_by_itself_during_the_shutdown_is_reported() -> 
     ]  # fmt: skip
 
 
-# -- where two things cross
+# -- operations that overlap
 
 
 @pytest.mark.parametrize("strategy", ["one_for_all", "rest_for_one"])
-async def test_a_group_restart_that_crosses_a_replacement_leaves_everybody_running(strategy: str) -> None:
+async def test_a_group_restart_during_a_replacement_leaves_all_children_running(strategy: str) -> None:
     world = World()
     async with living(world, supervisor("root", *specs("a", "b", "c"), strategy=strategy)) as (root, _):
         await asyncio.wait_for(root.started.wait(), 2)
@@ -304,8 +304,8 @@ async def test_a_group_restart_that_crosses_a_replacement_leaves_everybody_runni
 
 
 @pytest.mark.parametrize("strategy", ["one_for_all", "rest_for_one"])
-async def test_a_failed_start_that_is_out_of_date_starts_nobody_twice(strategy: str) -> None:
-    """While b is being started again a dies; that restarts both, and b's failed start is a matter of the past."""
+async def test_an_outdated_failed_start_starts_no_child_twice(strategy: str) -> None:
+    """a dies while b is being restarted. That restarts both, so the failed start of b is outdated."""
     world = World()
     async with living(world, supervisor("root", *specs("a", "b"), strategy=strategy)) as (root, _):
         await asyncio.wait_for(root.started.wait(), 2)
@@ -334,7 +334,7 @@ async def test_a_stop_during_a_replacement_gives_the_predecessor_its_time() -> N
         second = world.children["a"]
         world.stop.set()
         await wait_until(lambda: second.is_draining and first.is_draining)
-        second.become_ready()  # it was so far before it heard that it is to stop
+        second.become_ready()  # it became ready before the request to stop arrived
         await asyncio.sleep(0.05)
         assert not task.done()
         second.end(0)
@@ -345,7 +345,7 @@ async def test_a_stop_during_a_replacement_gives_the_predecessor_its_time() -> N
             await replacing
 
 
-async def test_those_who_drain_already_do_not_hold_up_a_stop() -> None:
+async def test_children_that_drain_already_do_not_delay_a_stop() -> None:
     world = World()
     world.stubborn |= {"a", "b"}
     async with living(world, supervisor("root", *specs("a", "b"))) as (root, task):
@@ -364,7 +364,7 @@ async def test_those_who_drain_already_do_not_hold_up_a_stop() -> None:
 
 @pytest.mark.parametrize("strategy", ["one_for_one", "rest_for_one"])
 @pytest.mark.parametrize("operation", [suspend_child, terminate_child])
-async def test_what_is_taken_away_during_the_start_is_not_started(strategy: str, operation: Any) -> None:
+async def test_a_child_that_is_removed_during_the_start_is_not_started(strategy: str, operation: Any) -> None:
     world = World()
     world.never_ready.add("a")
     async with living(world, supervisor("root", *specs("a", "b"), strategy=strategy)) as (root, task):
@@ -379,7 +379,7 @@ async def test_what_is_taken_away_during_the_start_is_not_started(strategy: str,
         assert not task.done()
 
 
-async def test_the_processes_of_a_runner_that_is_away_rest_when_it_comes() -> None:
+async def test_the_processes_of_a_runner_that_was_suspended_between_starts_are_drained() -> None:
     world = World()
     first = supervisor("first", *specs("a", "b"), intensity=0)
     async with living(world, supervisor("root", first, backoff=0.2, period=60)) as (root, _):
@@ -387,12 +387,12 @@ async def test_the_processes_of_a_runner_that_is_away_rest_when_it_comes() -> No
         for count in (1, 2):
             world.children["a"].end(KILLED)
             await wait_until(lambda count=count: describe(root)["restarts"] == count)
-        await suspend_child(root, "first")  # it is in the pause before its second restart
+        await suspend_child(root, "first")  # it pauses before its second restart
         await wait_until(lambda: root.branch("first") is not None)
         assert [node["state"] for node in describe(root)["children"][0]["children"]] == ["drained", "drained"]
 
 
-async def test_a_failure_in_one_supervisor_does_not_keep_the_others_from_a_reload() -> None:
+async def test_a_failure_in_one_supervisor_does_not_prevent_the_reload_of_the_others() -> None:
     world = World()
     spec = supervisor("root", supervisor("first", *specs("a")), supervisor("second", *specs("b")))
     async with living(world, spec) as (root, _):
@@ -407,10 +407,10 @@ async def test_a_failure_in_one_supervisor_does_not_keep_the_others_from_a_reloa
 
 @pytest.mark.parametrize("operation", [suspend_child, replace_child, terminate_child])
 @pytest.mark.parametrize("strategy", ["one_for_all", "rest_for_one"])
-async def test_a_group_restart_that_was_cut_short_is_finished_whatever_becomes_of_the_child_that_failed(
+async def test_an_interrupted_group_restart_is_finished_without_the_child_that_failed(
     strategy: str, operation: Any
 ) -> None:
-    """An operation waits for the group while the restart of its first child fails: it comes before the next attempt."""
+    """An operation waits for the group while the restart of its first child fails. It runs before the next attempt."""
     world = World()
     async with living(world, supervisor("root", *specs("a", "b", "c"), strategy=strategy)) as (root, _):
         await asyncio.wait_for(root.started.wait(), 2)
@@ -427,7 +427,7 @@ async def test_a_group_restart_that_was_cut_short_is_finished_whatever_becomes_o
 
 
 @pytest.mark.parametrize("strategy", ["one_for_one", "one_for_all", "rest_for_one"])
-async def test_a_process_that_the_system_refuses_is_a_failed_start(strategy: str) -> None:
+async def test_a_process_that_cannot_be_forked_is_a_failed_start(strategy: str) -> None:
     world = World()
     refusals = 2
     launch = world.launch
@@ -448,7 +448,7 @@ async def test_a_process_that_the_system_refuses_is_a_failed_start(strategy: str
         assert not task.done()
 
 
-async def test_the_drain_of_one_does_not_keep_its_group_from_a_restart() -> None:
+async def test_the_drain_of_a_child_does_not_prevent_the_restart_of_its_group() -> None:
     world = World()
     world.stubborn |= {"a", "c"}
     async with living(world, supervisor("root", *specs("a", "b", "c"), strategy="rest_for_one")) as (root, _):
@@ -465,7 +465,7 @@ async def test_the_drain_of_one_does_not_keep_its_group_from_a_restart() -> None
         assert [node["state"] for node in describe(root)["children"]] == ["drained", "running", "drained"]
 
 
-async def test_a_strategy_that_changes_under_a_restart_leaves_one_incarnation_of_each() -> None:
+async def test_a_strategy_that_changes_during_a_restart_leaves_one_incarnation_of_each_child() -> None:
     world = World()
     spec = supervisor("root", *specs("a", "b"))
     async with living(world, spec) as (root, _):
@@ -502,7 +502,7 @@ async def test_a_runner_that_has_ended_stays_ended_when_it_cannot_be_resumed() -
         assert not task.done()
 
 
-async def test_a_new_supervisor_that_cannot_start_does_not_keep_the_others_from_a_reload() -> None:
+async def test_a_new_supervisor_that_cannot_start_does_not_prevent_the_reload_of_the_others() -> None:
     world = World()
     world.failing.add("x")
     async with living(world, supervisor("root", supervisor("second", *specs("b")))) as (root, _):

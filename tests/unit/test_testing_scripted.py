@@ -1,4 +1,4 @@
-"""The scripted model, through the same door as any model. Nothing else is fake."""
+"""The scripted model, called like any model. Nothing else is fake."""
 
 import json
 from dataclasses import replace
@@ -21,7 +21,7 @@ def after(*answers: dict[str, Any]) -> ModelRequest:
 
 
 async def test_the_reply_is_chosen_by_the_conversation() -> None:
-    """No state: the same conversation gets the same reply, from any process and any number of times."""
+    """The model has no state: the same conversation gets the same reply, in any process and any number of times."""
     model = ScriptedModel([call("search", query="cats"), "Cats sleep."])
     first = await complete(model, ASKED)
     assert isinstance(first, ChatCompletion)
@@ -40,7 +40,7 @@ async def test_the_reply_is_chosen_by_the_conversation() -> None:
     assert second.choices[0].finish_reason == "stop"
 
 
-async def test_several_calls_and_words_in_one_reply() -> None:
+async def test_several_calls_and_text_in_one_reply() -> None:
     model = ScriptedModel([calls(say("Looking."), call("a"), call("b", name="x", tool=1))])
     message = assistant_message(await complete(model, ASKED))
     assert message["content"] == "Looking."
@@ -57,7 +57,7 @@ async def test_a_function_of_the_messages() -> None:
 
 
 async def test_answers_that_a_request_leaves_out_count() -> None:
-    """Else the script would begin anew, whenever the window slides past its answers, and never end."""
+    """Otherwise the script would start again whenever its answers leave the window, and never end."""
     asked: list[int] = []
 
     def read_page(number: int) -> str:
@@ -95,17 +95,17 @@ async def test_chunks_add_up() -> None:
     assert isinstance(chunks[0].choices[0].delta.role, str)
 
 
-async def test_a_script_that_is_over_says_so() -> None:
+async def test_a_script_without_further_replies_is_an_error() -> None:
     with pytest.raises(ModelRefusedError, match="the script has 1 replies, and the conversation asks for number 2"):
         await complete(ScriptedModel(["one"]), after({"role": "assistant", "content": "one"}))
 
 
 @pytest.mark.parametrize("wrong", ["hello", say("hello"), None, 3])
-def test_what_is_no_script(wrong: Any) -> None:
+def test_what_is_not_a_script_is_rejected(wrong: Any) -> None:
     with pytest.raises(ConfigError, match="is not a script"):
         ScriptedModel(wrong)
 
 
-def test_it_says_that_it_is_no_language_model() -> None:
+def test_it_says_that_it_is_not_a_language_model() -> None:
     assert "not a language model" in repr(ScriptedModel([])) and "not a language model" in (ScriptedModel.__doc__ or "")
     assert ScriptedModel(["a"]) != ScriptedModel(["a"])

@@ -71,7 +71,7 @@ async def test_spec_A14_results(returned: Any, shown: str, data: Any) -> None:
     assert data is ... or result.output_data == data
 
 
-async def test_a_result_that_is_no_json_is_an_error() -> None:
+async def test_a_result_that_is_not_json_is_an_error() -> None:
     result = await run(lambda: object())
     assert result.error and "a value of type object, which is neither text nor JSON" in result.output_str
 
@@ -103,7 +103,7 @@ async def test_spec_A14_some_errors_are_for_the_host(error: BaseException, async
 
 
 async def test_neither_sys_exit_nor_StopIteration_ends_the_worker() -> None:
-    """The first would end the process, the second leave the caller waiting for ever."""
+    """The first would end the process, and with the second the caller would wait forever."""
     assert "SystemExit" in (await run(lambda: sys.exit(3))).output_str
 
     async def leave() -> None:
@@ -170,12 +170,12 @@ async def test_invalid_arguments_go_back_to_the_model(raw: str, says: str) -> No
     assert result.error and says in result.output_str
 
 
-async def test_no_arguments_at_all_are_no_arguments() -> None:
+async def test_empty_arguments_are_accepted() -> None:
     """Models send an empty text for a tool without parameters."""
     assert (await run(lambda: "done", "")).output_str == "done"
 
 
-async def test_an_error_has_a_bound() -> None:
+async def test_the_length_of_an_error_is_limited() -> None:
     def tool() -> None:
         raise ValueError("x" * 100_000)
 
@@ -197,7 +197,7 @@ async def test_an_unknown_tool() -> None:
     assert "there are no tools" in result.output_str
 
 
-async def test_the_execution_context_is_handed_over() -> None:
+async def test_the_execution_context_is_passed() -> None:
     def tool(execution_ctx: ExecutionContext) -> str:
         return f"{execution_ctx.task_id} {os.getpid()}"
 

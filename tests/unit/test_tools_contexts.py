@@ -1,4 +1,4 @@
-"""Context injection (checklist C05), in a module whose annotations are strings. Nothing is fake."""
+"""Context parameters, in a module whose annotations are strings. Nothing is fake."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def for_checkers_only(city: str, agent_ctx: OrderedDict, run: ExecutionContext) 
 
 
 @pytest.mark.parametrize("function", [by_name, by_type, optional, annotated, bound, for_checkers_only])
-def test_spec_C05_contexts_never_show(function: Any) -> None:
+def test_spec_C05_contexts_are_not_in_the_schema(function: Any) -> None:
     tool = function_tool(function)
     assert list(tool.params_json_schema["properties"]) == ["city"]
     agent_ctx, execution_ctx = Trip(query="q"), ExecutionContext("t", "o", NoEvents())
@@ -49,7 +49,7 @@ def test_a_class_of_the_enclosing_function() -> None:
     assert function_tool(visit).parameters.contexts == (("mine", AgentContext),)
 
 
-def test_a_type_that_only_checkers_know() -> None:
+def test_a_type_that_is_defined_for_type_checkers_only() -> None:
     def visit(order: OrderedDict[str, int]) -> None: ...
 
     with pytest.raises(ConfigError, match=r"'order' is not known at run time.*TYPE_CHECKING"):

@@ -1,4 +1,4 @@
-"""What a function becomes as a tool: name, description, schema, and the mistakes found on the way. Nothing is fake."""
+"""How a function becomes a tool: name, description, schema, and messages about mistakes. Nothing is fake."""
 
 import functools
 import subprocess
@@ -43,7 +43,7 @@ def schema_of(function: Callable[..., Any]) -> dict[str, Any]:
 
 
 def test_spec_I02_a_plain_function_is_a_tool() -> None:
-    """And nothing is sent that the user did not write, but for the schema itself (checklist I12)."""
+    """Nothing is sent that the user did not write, except for the schema itself."""
     (tool,) = build_tools([get_weather]).values()
     assert tool.param == {
         "type": "function",
@@ -101,7 +101,7 @@ def test_types_of_every_kind() -> None:
     assert properties["when"]["default"] == [9, 17]
     assert properties["unit_default"]["default"] == "c"
     assert properties["mode"] == {"type": "string", "enum": ["bus", "train"]}
-    assert schema["$defs"]["Place"]["properties"]["title"] == {"type": "string"}  # a field that is named title
+    assert schema["$defs"]["Place"]["properties"]["title"] == {"type": "string"}  # a field named title
 
 
 def test_parameters_may_have_any_name() -> None:
@@ -168,7 +168,7 @@ def test_a_mistake_is_named_with_file_and_line(function: Callable[..., Any], say
 
 
 @pytest.mark.parametrize("value", ["get_weather", None, 3, Place])
-def test_what_is_no_function_is_no_tool(value: Any) -> None:
+def test_what_is_not_a_function_is_not_a_tool(value: Any) -> None:
     with pytest.raises(ConfigError, match="is not a function"):
         build_tools([value])
 
@@ -191,7 +191,7 @@ def test_raw_arguments_need_a_single_parameter() -> None:
 
 
 def test_spec_D06_the_openai_package_is_not_imported() -> None:
-    """A real interpreter: an agent module imports quickly, and without side effects."""
+    """In a process of its own. An agent module must import quickly."""
     code = "import sys, factorial.models, factorial.tools, factorial.testing; print('openai' in sys.modules)"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert shown == "False\n"

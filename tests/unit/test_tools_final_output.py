@@ -1,4 +1,4 @@
-"""Structured output (checklist A07) without a model. Nothing is fake."""
+"""Structured output, without a model. Nothing is fake."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Score:
     points: int
 
 
-async def give(output_type: Any, raw: str, parse_args: bool = True) -> FunctionToolActionResult:
+async def call_with(output_type: Any, raw: str, parse_args: bool = True) -> FunctionToolActionResult:
     call = tool_call(FINAL_OUTPUT, raw=raw)
     return await call_tool(final_output_tool(output_type), call, AgentContext(query="q"), None, parse_args=parse_args)
 
@@ -46,14 +46,14 @@ def test_spec_A07_the_tool_is_the_model() -> None:
 
 @pytest.mark.parametrize("parse_args", [True, False])
 async def test_spec_A07_a_valid_output(parse_args: bool) -> None:
-    """Validated also where other tools get raw text."""
-    result = await give(Joke, '{"setup": "Why?", "punchline": "So."}', parse_args)
+    """It is validated even if other tools get raw text."""
+    result = await call_with(Joke, '{"setup": "Why?", "punchline": "So."}', parse_args)
     assert result.output_data == Joke(setup="Why?", punchline="So.") and result.error is None
     assert result.output_str == '{"setup":"Why?","punchline":"So."}'
 
 
 async def test_spec_A07_an_invalid_output_goes_back() -> None:
-    result = await give(Joke, '{"setup": "Why?"}')
+    result = await call_with(Joke, '{"setup": "Why?"}')
     assert result.output_data is None
     assert result.output_str == "Error: the arguments of 'final_output' are not valid: 'punchline' is missing"
 
@@ -72,11 +72,11 @@ async def test_spec_A07_an_invalid_output_goes_back() -> None:
 )
 async def test_other_types(output_type: Any, raw: str, output: Any) -> None:
     assert final_output_tool(output_type).param["function"]["parameters"]["type"] == "object"
-    result = await give(output_type, raw)
+    result = await call_with(output_type, raw)
     assert result.output_data == output, result.output_str
 
 
-def test_a_type_that_cannot_come_from_json() -> None:
+def test_a_type_that_cannot_be_read_from_json() -> None:
     class Plain: ...
 
     with pytest.raises(ConfigError, match="output_type=Plain cannot be read from JSON"):

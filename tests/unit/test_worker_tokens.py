@@ -1,4 +1,4 @@
-"""What a worker does with a wake token that it has no use for. Everything around the worker is a stand-in."""
+"""What a worker does with a wake token that it cannot use. Real: the worker. Fake: everything around it."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -9,7 +9,7 @@ from factorial.config import AgentWorkerConfig
 
 
 class Process:
-    """Stands in for the process: counts the tokens that came back."""
+    """Stands in for the process, and counts the tokens that the worker passed on."""
 
     def __init__(self) -> None:
         self.passed_on = 0
@@ -27,14 +27,14 @@ def full_worker(process: Any) -> Worker:
 
 
 async def test_a_worker_without_room_passes_the_token_on() -> None:
-    """A process gives its token to the worker with the most room, which a claim on its way may fill in the meantime:
-    swallowed there, the token would leave ready tasks to wait although other workers are idle."""
+    """A process passes its token to the worker with the most free slots, and a claim may fill these in the meantime. If
+    the worker kept the token, ready tasks would wait although other workers are idle."""
     process = Process()
     await full_worker(process).receive(Ready())
     assert process.passed_on == 1
 
 
-async def test_a_freed_slot_is_no_token() -> None:
+async def test_a_freed_slot_is_not_a_token() -> None:
     process = Process()
     await full_worker(process).receive(Refill())
     assert process.passed_on == 0
