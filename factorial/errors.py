@@ -1,43 +1,43 @@
-"""Every error that Factorial raises on purpose, in one tree.
+"""Every error that Factorial raises, in one tree.
 
     FactorialError
-     ├── ConfigError (ValueError)         a setting, an agent or a tool is not usable as written
+     ├── ConfigError (ValueError)         a setting, an agent or a tool is not valid as written
      │    └── UnknownModelError           a model name that is in no catalogue
      ├── ContextError (ValueError)        a context does not serialise, or does not fit its class
-     ├── TaskError
+     ├── TaskError                        an error about one task
      │    ├── InvalidTaskIdError (ValueError)
-     │    ├── TaskNotFoundError           no such task, or its time to live is over
+     │    ├── TaskNotFoundError           no such task, or it was removed after its time to live
      │    ├── InactiveTaskError           the task has ended: it cannot be steered or cancelled
      │    └── CorruptedTaskDataError      what is stored for the task cannot be read
-     ├── MailboxError
+     ├── MailboxError                     the Redis or Valkey server cannot be used
      │    ├── MailboxUnavailableError     the server does not answer
-     │    ├── MailboxRefusedError         the server answers, and will not do: password, version, eviction policy
+     │    ├── MailboxRefusedError         the server answers, but cannot be used: password, version, eviction policy
      │    └── MailboxFullError            the server is out of memory
-     ├── ModelError                       a model call failed; `retry_after` and `status` say more
-     │    ├── RateLimitError              the provider asks us to slow down
-     │    ├── TruncatedResponseError      a stream ended before the model had finished
-     │    └── ModelRefusedError           the provider refuses this request for good: key, model name, bad request
-     ├── RetryableError                   raise it in an agent or a tool: the turn is tried again, with backoff
-     ├── FatalAgentError                  raise it in an agent or a tool: the run ends as failed, at once
-     │    ├── MaxTurnsError               the last allowed turn did not end the run
-     │    └── ContextWindowError          the request cannot be made to fit `context_window_limit`
+     ├── ModelError                       a model call failed; see `retry_after` and `status`
+     │    ├── RateLimitError              the provider limits the rate of requests
+     │    ├── TruncatedResponseError      a streamed answer ended early
+     │    └── ModelRefusedError           the provider rejects the request: key, model name, bad request
+     ├── RetryableError                   raise it in an agent or a tool: the turn is retried, with backoff
+     ├── FatalAgentError                  raise it in an agent or a tool: the run fails at once
+     │    ├── MaxTurnsError               the run did not end within `max_turns`
+     │    └── ContextWindowError          the request does not fit into `context_window_limit`
      ├── TurnTimeoutError                 a turn took longer than `turn_timeout`
-     └── SupervisionError                 a child process could not be started
+     └── SupervisionError                 a process could not be started, or the tree gave up
 
-A message says what happened, which option, id or file is meant, and what to do.
+A message says what happened, names the option, the id or the file, and says what to do.
 """
 
 
 class FactorialError(Exception):
-    """The root of the tree: catch this to catch all that Factorial raises on purpose."""
+    """The root of the tree. Catch it to catch every error that Factorial raises."""
 
 
 class ConfigError(FactorialError, ValueError):
-    """A setting, an agent or a tool cannot be used as written. Nothing was started or stored."""
+    """A setting, an agent or a tool is not valid as written. Nothing was started or stored."""
 
 
 class UnknownModelError(ConfigError):
-    """A model was asked for by a name that is in no catalogue."""
+    """The name of a model is in no catalogue."""
 
 
 class ContextError(FactorialError, ValueError):
@@ -45,7 +45,7 @@ class ContextError(FactorialError, ValueError):
 
 
 class TaskError(FactorialError):
-    """Something about one task; `task_id` names it."""
+    """An error about one task. `task_id` is its id."""
 
     def __init__(self, task_id: str, message: str) -> None:
         super().__init__(message)
@@ -53,7 +53,7 @@ class TaskError(FactorialError):
 
 
 class InvalidTaskIdError(TaskError, ValueError):
-    """The id cannot be the id of a task."""
+    """The given id is not valid as the id of a task."""
 
     def __init__(self, task_id: object) -> None:
         shown = repr(task_id)[:80]
@@ -64,7 +64,7 @@ class InvalidTaskIdError(TaskError, ValueError):
 
 
 class TaskNotFoundError(TaskError):
-    """No task has this id (any more)."""
+    """No task has this id, or the task was removed after its time to live."""
 
     def __init__(self, task_id: str) -> None:
         super().__init__(
@@ -75,7 +75,7 @@ class TaskNotFoundError(TaskError):
 
 
 class InactiveTaskError(TaskError):
-    """The task has ended; it cannot be steered or cancelled any more."""
+    """The task has ended, and cannot be steered or cancelled. `status` is how it ended."""
 
     def __init__(self, task_id: str, status: str) -> None:
         super().__init__(task_id, f"task {task_id!r} has ended ({status}): it cannot be steered or cancelled any more")
@@ -87,26 +87,26 @@ class CorruptedTaskDataError(TaskError):
 
 
 class MailboxError(FactorialError):
-    """The Redis-protocol server that holds the mailboxes cannot be used."""
+    """The Redis or Valkey server cannot be used."""
 
 
 class MailboxUnavailableError(MailboxError):
-    """The server does not answer: it is down, starting, or out of reach."""
+    """The server does not answer: it is down, starting, or unreachable."""
 
 
 class MailboxRefusedError(MailboxError):
-    """The server answers, but not for us: wrong password, too old, or a policy that would lose tasks."""
+    """The server answers, but cannot be used: wrong password, version too old, or a policy that would lose tasks."""
 
 
 class MailboxFullError(MailboxError):
-    """The server is out of memory: nothing was stored."""
+    """The server is out of memory. Nothing was stored."""
 
 
 class ModelError(FactorialError):
-    """A model call failed in a way that may pass.
+    """A model call failed. The turn is retried.
 
-    `retry_after`: seconds that the provider asks us to wait, if it does. `status`: the HTTP status, if
-    there was an answer.
+    `retry_after`: seconds that the provider asks to wait, or None. `status`: the HTTP status, or None if there was no
+    answer.
     """
 
     def __init__(self, message: str, *, retry_after: float | None = None, status: int | None = None) -> None:
@@ -116,40 +116,40 @@ class ModelError(FactorialError):
 
 
 class RateLimitError(ModelError):
-    """The provider asks us to slow down (HTTP 429)."""
+    """The provider limits the rate of requests (HTTP 429)."""
 
 
 class TruncatedResponseError(ModelError):
-    """The answer stopped before the model had finished: there is no answer."""
+    """A streamed answer ended before the model had finished. The part that arrived is dropped."""
 
 
 class ModelRefusedError(ModelError):
-    """The provider refuses this request, and would refuse it again: it is not retried."""
+    """The provider rejects this request, and would reject it again. It is not retried."""
 
 
 class RetryableError(FactorialError):
-    """Raised by an agent or a tool whose turn is worth another try: the task backs off and is retried.
+    """Raise it in an agent or a tool to have the turn retried after a backoff.
 
-    Steps that were finished are not repeated. To have the model asked again over its answer, raise it in `completion`:
-    a step that raises is not finished.
+    Finished steps are recalled and not repeated. A step that raises is not finished: raise this in `completion` to
+    reject an answer and ask the model again.
     """
 
 
 class FatalAgentError(FactorialError):
-    """Raised by an agent or a tool to end the run as failed, without another try."""
+    """Raise it in an agent or a tool to end the run as failed, without a retry."""
 
 
 class MaxTurnsError(FatalAgentError):
-    """The last turn that `max_turns` allows did not end the run."""
+    """The run did not end within `max_turns` turns."""
 
 
 class ContextWindowError(FatalAgentError):
-    """What has to be sent to the model takes more tokens than `context_window_limit`, or the model's window, has."""
+    """The request takes more tokens than `context_window_limit`, or than the model's window."""
 
 
 class TurnTimeoutError(FactorialError):
-    """A turn took longer than the worker's `turn_timeout`. It is retried."""
+    """A turn took longer than `turn_timeout`. It is retried."""
 
 
 class SupervisionError(FactorialError):
-    """A child process could not be started, or the tree gave up."""
+    """A child process could not be started, or the tree gave up after too many restarts."""

@@ -1,9 +1,9 @@
-"""The errors of nfactorial 0.1.x by the path and the names that it had for them. New programs use `factorial.errors`.
+"""Errors at their path and with their names of nfactorial 0.1.x. New programs use `factorial.errors`.
 
     from factorial.exceptions import FatalAgentError, RetryableError
 
 `RETRYABLE_EXCEPTIONS`, for an `except` clause, and the names of the openai SDK's errors import that SDK when they are
-asked for.
+first used.
 """
 
 from typing import Any
@@ -28,7 +28,7 @@ __all__ = [
 
 
 class BatchNotFoundError(TaskError):
-    """For `except` clauses: nobody raises it, since `orchestrator.get_batch_data` answers None."""
+    """Kept for `except` clauses. It is not raised: `orchestrator.get_batch_data` returns None."""
 
 
 _OF_THE_SDK = {

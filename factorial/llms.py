@@ -1,5 +1,4 @@
-"""Models and `MultiClient` by the path that nfactorial 0.1.x had for them. New programs import `factorial`, or
-`factorial.models` for what is not there."""
+"""Models and `MultiClient` at their path of nfactorial 0.1.x. New programs use `factorial` and `factorial.models`."""
 
 from factorial.models import (
     Model,

@@ -1,4 +1,4 @@
-"""`get_logger` by the path that nfactorial 0.1.x had for it. New programs call `logging.getLogger`."""
+"""`get_logger` at its path of nfactorial 0.1.x. New programs call `logging.getLogger`."""
 
 import logging
 
@@ -6,8 +6,8 @@ __all__ = ["get_logger"]
 
 
 def get_logger(name: str, dedupe_exceptions: bool = True) -> logging.Logger:
-    """`logging.getLogger(name)`. What is shown is the program's to configure, or the supervisor's in its processes.
+    """`logging.getLogger(name)`. Factorial configures logging only in the processes of a supervisor.
 
-    `dedupe_exceptions` is accepted and changes nothing: each exception is logged whole.
+    `dedupe_exceptions` is accepted and ignored.
     """
     return logging.getLogger(name)

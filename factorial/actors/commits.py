@@ -4,7 +4,7 @@ from typing import assert_never
 
 from factorial.agent.lifecycle.outcome import Backoff, Cancel, Complete, Continue, Fail, Outcome, Park, Release
 from factorial.mailbox.operations.commit import Action, Commit
-from factorial.telemetry.story import Story
+from factorial.telemetry.task_log import TaskLog
 
 __all__ = ["action_of", "carried_out", "due_in", "log_commit"]
 
@@ -47,18 +47,18 @@ def due_in(work: Commit) -> float | None:
     return min((timeout for timeout in work.awaited.values() if timeout), default=None)
 
 
-def log_commit(story: Story, action: Action, work: Commit, *, turn: int, attempt: int) -> None:
+def log_commit(log: TaskLog, action: Action, work: Commit, *, turn: int, attempt: int) -> None:
     """Log the step of the run's life that was written. That it goes on in its activation is not one."""
     match action:
         case Action.COMPLETE:
-            story.completed(turns=turn + 1)
+            log.completed(turns=turn + 1)
         case Action.PARK:
-            story.parked(turn=turn, waiting_for=len(work.awaited))
+            log.parked(turn=turn, awaits=len(work.awaited))
         case Action.BACKOFF:
-            story.retried(work.error, turn=turn, attempt=attempt, delay=work.delay)
+            log.retried(work.error, turn=turn, attempt=attempt, delay=work.delay)
         case Action.FAIL:
-            story.failed(work.error, turn=turn, attempt=attempt)
+            log.failed(work.error, turn=turn, attempt=attempt)
         case Action.RELEASE:
-            story.released(turn=turn)
+            log.released(turn=turn)
         case Action.CANCEL:
-            story.cancelled(turn=turn)
+            log.cancelled(turn=turn)

@@ -53,7 +53,7 @@ from factorial.mailbox.operations.record import Noted, Superseded
 from factorial.mailbox.operations.spawn import NewRun, spawn
 from factorial.mailbox.operations.upkeep import cascade
 from factorial.mailbox.script import Scripts
-from factorial.telemetry.story import Story
+from factorial.telemetry.task_log import TaskLog
 
 __all__ = ["DurableHost", "Workplace"]
 
@@ -84,7 +84,7 @@ class DurableHost:
         self._token = claimed.token
         self._outbox = Outbox(workplace.scripts, claimed.task_id, claimed.token, self._on_reply)
         self._interruption = Interruption()
-        self._story = Story(claimed.task_id, workplace.agent.name, claimed.owner_id)
+        self._log = TaskLog(claimed.task_id, workplace.agent.name, claimed.owner_id)
         self._turn = 0
         self._attempt = claimed.retries + 1
         self._unanswered: Commit | None = None
@@ -127,12 +127,12 @@ class DurableHost:
                 await self._activate()
         except asyncio.CancelledError:
             abandoned = self._interruption.is_abandoned
-            self._story.superseded() if abandoned else self._story.trouble(logging.INFO, "its process ends")
+            self._log.superseded() if abandoned else self._log.problem(logging.INFO, "its process ends")
         except MailboxError as lost:
-            self._story.trouble(logging.ERROR, f"releasing it: {lost}")
+            self._log.problem(logging.ERROR, f"releasing it: {lost}")
             await self._release_when_possible()
         except Exception as unexpected:  # nothing else would see it, and the run would be held for ever
-            self._story.trouble(logging.ERROR, "it cannot be executed", unexpected)
+            self._log.problem(logging.ERROR, "it cannot be executed", unexpected)
             await self._fail(unexpected)
         finally:
             self._outbox.close()
@@ -140,7 +140,7 @@ class DurableHost:
     async def _activate(self) -> None:
         activation = self._load()
         state = activation.state
-        self._story.taken_up(turn=self._turn, attempt=self._attempt, pickups=state.execution_ctx.pickups)
+        self._log.claimed(turn=self._turn, attempt=self._attempt, pickups=state.execution_ctx.pickups)
         try:
             with self._interruption.opened():
                 if self._interruption.wanted is None:
@@ -190,9 +190,9 @@ class DurableHost:
                 if answer is not None and answer.action in _GOING_ON:
                     answer = await self._commit(release)
             except MailboxError as still_lost:
-                self._story.trouble(logging.WARNING, f"not released yet: {still_lost}")
+                self._log.problem(logging.WARNING, f"not released yet: {still_lost}")
             except Exception as refused:  # the server does not accept that commit any more: release the task without it
-                self._story.trouble(logging.ERROR, "what was done in its last turn is lost", refused)
+                self._log.problem(logging.ERROR, "what was done in its last turn is lost", refused)
                 self._unanswered = None
             else:
                 return
@@ -212,10 +212,10 @@ class DurableHost:
         try:
             await self._commit(work)
         except MailboxError as lost:
-            self._story.trouble(logging.ERROR, f"releasing it: {lost}")
+            self._log.problem(logging.ERROR, f"releasing it: {lost}")
             await self._release_when_possible()
         except Exception as refused:  # its keys were damaged: the inventory releases it, and the next claim ends it
-            self._story.trouble(logging.ERROR, "the server does not accept its end", refused)
+            self._log.problem(logging.ERROR, "the server does not accept its end", refused)
 
     def _end(self) -> None:
         """The activation is over. What a callback still does is not part of it, and no reply stops it."""
@@ -372,9 +372,9 @@ class DurableHost:
             answer = await self._send(work)
         self._unanswered = None
         if isinstance(answer, Superseded):
-            self._story.superseded()
+            self._log.superseded()
             return None
-        log_commit(self._story, answer.action, work, turn=self._turn, attempt=self._attempt)
+        log_commit(self._log, answer.action, work, turn=self._turn, attempt=self._attempt)
         if answer.action is Action.CANCEL:
             self._interruption.end()  # a further request to cancel does not break off the callbacks
             with contextlib.suppress(MailboxError):  # what the run has spawned; otherwise maintenance cancels it

@@ -12,7 +12,7 @@ from factorial.actors.actor import Actor, Tick
 from factorial.actors.durable_host import DurableHost
 from factorial.mailbox.operations import lease
 from factorial.mailbox.script import Scripts
-from factorial.telemetry.story import Story
+from factorial.telemetry.task_log import TaskLog
 
 __all__ = ["Inventory"]
 
@@ -46,4 +46,4 @@ class Inventory(Actor[None]):
             hosts[task_id].abandon()
         if strays := again & held:
             for task_id in await lease.disown(self._scripts, process=self._process, task_ids=strays):
-                Story(task_id, self._agent).reclaimed(self._process, lease.Cause.LEFT)
+                TaskLog(task_id, self._agent).reclaimed(self._process, lease.Cause.LEFT)

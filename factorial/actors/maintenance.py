@@ -14,7 +14,7 @@ from factorial.mailbox.operations import lease, upkeep
 from factorial.mailbox.script import Scripts
 from factorial.mailbox.views.read import read_owner
 from factorial.task import TaskStatus
-from factorial.telemetry.story import Story
+from factorial.telemetry.task_log import TaskLog
 
 __all__ = ["Maintenance"]
 
@@ -54,7 +54,7 @@ class Maintenance(Actor[None]):
 
     async def _tell(self, taken: lease.TakenBack) -> None:
         """Log what was taken back, whichever agents it belongs to."""
-        for task_ids, tell in ((taken.go_on, Story.reclaimed), (taken.given_up, Story.given_up)):
+        for task_ids, tell in ((taken.go_on, TaskLog.reclaimed), (taken.given_up, TaskLog.given_up)):
             known = await asyncio.gather(*(read_owner(self._scripts, task_id) for task_id in task_ids))
             for task_id, (owner_id, agent) in zip(task_ids, (one or (None, "?") for one in known), strict=True):
-                tell(Story(task_id, agent, owner_id))
+                tell(TaskLog(task_id, agent, owner_id))

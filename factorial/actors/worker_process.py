@@ -39,7 +39,7 @@ from factorial.errors import MailboxError
 from factorial.mailbox import Namespace
 from factorial.mailbox.operations.lease import Cause
 from factorial.mailbox.transport.blocking import BlockingConnection
-from factorial.telemetry.story import Story, TaskFields
+from factorial.telemetry.task_log import TaskFields, TaskLog
 
 __all__ = ["Lifeline", "WorkerProcess", "prepare", "run_process"]
 
@@ -197,9 +197,9 @@ class WorkerProcess:
             logger.warning("the lease of %s was not given back, and will run out: %s", self._process, unreachable)
             return
         for task_id in taken.go_on:
-            Story(task_id, self._agent.name).reclaimed(self._process, cause)
+            TaskLog(task_id, self._agent.name).reclaimed(self._process, cause)
         for task_id in taken.given_up:
-            Story(task_id, self._agent.name).given_up(self._process)
+            TaskLog(task_id, self._agent.name).given_up(self._process)
 
     # -- what the actors ask of their process
 

@@ -29,7 +29,7 @@ from factorial.mailbox.operations.steer import cancel, steer
 from factorial.mailbox.script import Scripts
 from factorial.mailbox.views.read import read_owner, read_run
 from factorial.task import TaskStatus, check_task_id
-from factorial.telemetry.story import Story
+from factorial.telemetry.task_log import TaskLog
 
 __all__ = ["Served", "cancel_task", "deliver_result", "steer_task"]
 
@@ -113,9 +113,9 @@ async def deliver_result(scripts: Scripts, task_id: str, tool_call_id: object, r
 async def cancel_task(scripts: Scripts, task_id: str, runners: Mapping[str, Served]) -> TaskStatus:
     """Ask that the task end as cancelled. If that ends it here, call its agent's `on_run_cancelled`."""
     answer = await cancel(scripts, task_id=check_task_id(task_id))
-    if Story.is_wanted(logging.DEBUG) and (owner_and_agent := await read_owner(scripts, task_id)):
+    if TaskLog.is_enabled(logging.DEBUG) and (owner_and_agent := await read_owner(scripts, task_id)):
         owner_id, agent = owner_and_agent
-        Story(task_id, agent, owner_id).cancelling(answer.status)
+        TaskLog(task_id, agent, owner_id).cancelling(answer.status)
     if answer.ended_here and any(served.agent.on_run_cancelled for served in runners.values()):
         await _call_back_cancelled(scripts, task_id, runners)
     return answer.status

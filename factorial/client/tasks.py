@@ -11,7 +11,7 @@ from factorial.mailbox.operations.enqueue import enqueue
 from factorial.mailbox.script import Scripts
 from factorial.mailbox.views.read import read_batch, read_run
 from factorial.task import Task, TaskMetadata, check_owner_id, check_task_id
-from factorial.telemetry.story import Story
+from factorial.telemetry.task_log import TaskLog
 
 __all__ = ["batch_data", "checked_task", "enqueue_task", "task_data"]
 
@@ -51,7 +51,7 @@ async def enqueue_task(scripts: Scripts, task: Task[Any]) -> str:
         fields=encode_fields(task.payload),
     )
     if stored.event_id:
-        Story(task.id, task.agent, task.owner_id).enqueued()
+        TaskLog(task.id, task.agent, task.owner_id).enqueued()
     return stored.event_id
 
 

@@ -17,7 +17,7 @@ from factorial.models.fallback import AnyModel, FallbackModels
 from factorial.models.faults import missing_key, worth_another_try
 from factorial.models.model import Model
 from factorial.models.request import ModelRequest, OnChunk
-from factorial.telemetry.story import fields_here
+from factorial.telemetry.task_log import task_fields
 
 if TYPE_CHECKING:
     from openai.types.chat import ChatCompletion
@@ -46,7 +46,7 @@ async def complete(model: AnyModel, request: ModelRequest, on_chunk: OnChunk | N
                 return await candidate.transport().create(candidate, request, on_chunk)
             except ModelError as error:
                 failures[candidate] = error
-                logger.warning("model call failed: %s", error, extra=fields_here())
+                logger.warning("model call failed: %s", error, extra=task_fields())
         candidates = tuple(candidate for candidate in candidates if worth_another_try(failures[candidate]))
         pause = _pause(round_number, [failures[candidate] for candidate in candidates])
         if not candidates or round_number == _ROUNDS - 1 or time.monotonic() - started + pause > request.timeout:

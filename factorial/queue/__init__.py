@@ -1,6 +1,7 @@
-"""Tasks by the path that nfactorial 0.1.x had for them. New programs import `factorial`.
+"""Tasks at their path of nfactorial 0.1.x. New programs use `factorial`.
 
-Its functions over a Redis client are gone; who asks for one is told which method of the `Orchestrator` to use.
+The functions of 0.1.x that took a Redis client do not exist any more. To import one raises `ImportError`, which
+names the method of `Orchestrator` to use.
 """
 
 from typing import NoReturn

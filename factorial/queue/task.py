@@ -1,4 +1,4 @@
-"""`Task`, `TaskStatus` and their kin by the path that nfactorial 0.1.x had for them."""
+"""`Task`, `TaskStatus`, `TaskMetadata` and `Batch` at their path of nfactorial 0.1.x."""
 
 from factorial.context import Batch
 from factorial.task import Task, TaskMetadata, TaskStatus

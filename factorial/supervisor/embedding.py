@@ -33,7 +33,7 @@ from factorial.supervisor.logs import logging_to_stderr
 from factorial.supervisor.plan import load_runners
 from factorial.supervisor.signals import StopRequests
 from factorial.supervisor.system import run_system
-from factorial.telemetry.story import TaskFields
+from factorial.telemetry.task_log import TaskFields
 
 if TYPE_CHECKING:
     from factorial.agent.agent import BaseAgent

@@ -38,7 +38,7 @@ from factorial.supervisor.spec import ChildExit
 from factorial.supervisor.stacks import of_tasks
 from factorial.supervisor.status import Subject, draw
 from factorial.supervisor.tree import Tree
-from factorial.telemetry.story import Story
+from factorial.telemetry.task_log import TaskLog
 
 if TYPE_CHECKING:
     from factorial.mailbox import Namespace
@@ -215,9 +215,9 @@ async def _release(mailbox: "Namespace", exit: ChildExit) -> None:
         return
     agent = exit.child_id.rpartition(".")[0]
     for task_id in taken.go_on:
-        Story(task_id, agent).reclaimed(exit.process, cause)
+        TaskLog(task_id, agent).reclaimed(exit.process, cause)
     for task_id in taken.given_up:
-        Story(task_id, agent).given_up(exit.process)
+        TaskLog(task_id, agent).given_up(exit.process)
 
 
 def blame(exit: ChildExit) -> "Cause":

@@ -1,1 +1,1 @@
-"""What the system reports of itself."""
+"""What the system reports about itself: the log of tasks."""

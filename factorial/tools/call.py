@@ -22,7 +22,7 @@ from factorial._core.json import dump_json
 from factorial._core.text import shorten
 from factorial.context import AgentContext, ExecutionContext
 from factorial.errors import FatalAgentError, RetryableError
-from factorial.telemetry.story import fields_here
+from factorial.telemetry.task_log import task_fields
 from factorial.tools.function_tool import FunctionTool
 from factorial.tools.output import FunctionToolActionResult, failure, shape
 
@@ -77,7 +77,7 @@ async def call_tool(
     # The model sees whatever the user's code raises. Including SystemExit: a tool that calls sys.exit() must not end
     # the worker process.
     except (Exception, SystemExit) as error:
-        logger.info("tool %s failed", tool.name, exc_info=error, extra=fields_here())
+        logger.info("tool %s failed", tool.name, exc_info=error, extra=task_fields())
         return failure(tool_call.id, f"{type(error).__name__}: {error}")
     return shape(tool_call.id, value) if tool.deferral is None else tool.deferral.shape(tool.name, tool_call.id, value)
 

@@ -22,7 +22,7 @@ from factorial._core.text import printable_text, shorten
 from factorial.context import Batch
 from factorial.errors import ConfigError, InvalidTaskIdError
 from factorial.task import check_task_id
-from factorial.telemetry.story import fields_here
+from factorial.telemetry.task_log import task_fields
 from factorial.tools.inspection import where
 from factorial.tools.output import FunctionToolActionResult, failure
 
@@ -57,7 +57,7 @@ class Deferral:
                 f"the forking tool {tool!r} returned {shorten(repr(children), 200)}: return the id or the batch that "
                 "spawn_child_task(s) returned, a list of them, or a pair of a text for the model and one of these"
             )
-            logger.warning("%s", mistake, extra=fields_here())
+            logger.warning("%s", mistake, extra=task_fields())
             return failure(tool_call_id, mistake)
         return FunctionToolActionResult(
             tool_call_id=tool_call_id,

@@ -70,8 +70,7 @@ async def test_a_zombie_commits_nothing_tells_nothing_and_its_results_do_not_cou
             os.kill(stopped[task.id].pid, signal.SIGCONT)
             zombies.append((point, task, stopped[task.id], time.time()))
         for task in tasks.values():
-            dropped = f"task {task.id} of work for {OWNER}: somebody else has it now; what was done here is dropped"
-            await system.logs(dropped)
+            await system.logs(f"task {task.id} of work for {OWNER}: superseded: another process holds it now")
     data = await system.all_end([task for _, task, _, _ in zombies], 60)
     assert await system.stop() == 0
     commits = late_events = 0

@@ -68,7 +68,7 @@ async def test_a_process_that_was_stopped_beyond_its_lease_commits_nothing(syste
     )
     check_result(data)
     check_events(events)
-    assert "somebody else has it now" in told
+    assert "superseded: another process holds it now" in told
     assert late == 0
     assert executed == {"model": 6, "quick": 5, "slow": 6}
     fault(f"SIGSTOP under a supervisor, SIGCONT {moment}", zombies=1, their_commits=0, their_late_events=late)

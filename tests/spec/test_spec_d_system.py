@@ -155,7 +155,7 @@ async def test_spec_D05_the_task_of_a_process_without_heartbeat_is_reclaimed(
 
     def has_given_it_up() -> bool:
         lines = [line for line in running.log.splitlines() if holder in line and task_id in line]
-        return any("somebody else has it" in line or "abandoned" in line for line in lines)
+        return any("superseded" in line or "abandoned" in line for line in lines)
 
     await wait_until(has_given_it_up, 20)
     assert (await system.types(task_id)).count("run_completed") == 1

@@ -243,7 +243,7 @@ async def test_spec_I10_the_text_can_be_read(logged: Logged) -> None:
     told = "key ***, ***, redis://app:***@db:6379/0 "
     assert said[0] == f"INFO    desk.X factorial.task: task {retried} of desk for me: started at turn 0"
     assert said[1].startswith(
-        f"WARNING desk.X factorial.task: task {retried} of desk for me: turn 0 failed, attempt 1; again in X s: {told}"
+        f"WARNING desk.X factorial.task: task {retried} of desk for me: turn 0 failed (attempt 1), retry in X s: {told}"
     )
     assert said[2] == f"INFO    desk.X factorial.task: task {retried} of desk for me: resumed at turn 0, attempt 2"
     assert re.sub(r"[\d.]+ s$", "X s", said[3]) == (
@@ -325,7 +325,7 @@ async def test_spec_I10_a_task_that_waits_for_a_result_is_parked_and_resumed(
         await system.ended(task_id, timeout=60)
         told = await wait_until(lambda: len(lines()) >= 4 and lines())  # the last line comes after what it tells of
     assert [fields["event"] for fields in told] == ["started", "parked", "resumed", "completed"]
-    assert (told[1]["turn"], told[1]["waiting_for"], told[3]["turns"]) == (0, 1, 2)
+    assert (told[1]["turn"], told[1]["awaits"], told[3]["turns"]) == (0, 1, 2)
     assert {(fields["task_id"], fields["agent"], fields["owner_id"]) for fields in told} == {
         (task_id, "clerk", "owner")
     }

@@ -20,7 +20,7 @@ from factorial._core.text import one_line
 from factorial.config import SystemConfig
 from factorial.errors import ConfigError, FactorialError
 from factorial.supervisor.logs import JsonFormatter, TextFormatter, logging_to_stderr
-from factorial.telemetry.story import Story, TaskFields
+from factorial.telemetry.task_log import TaskFields, TaskLog
 from factorial.testing import ScriptedModel, call, say
 
 KEY = "sk-proj-0123456789abcdef"
@@ -82,26 +82,26 @@ def as_text(log_with: Callable[[Formatter], Log]) -> Log:
     return log_with(TextFormatter)
 
 
-# -- the story of a task
+# -- the log of a task
 
 
-def log_everything(story: Story) -> None:
-    story.enqueued()
-    story.taken_up(turn=0, attempt=1, pickups=1)
-    story.retried("ValueError: no", turn=0, attempt=1, delay=0.25)
-    story.taken_up(turn=0, attempt=2, pickups=2)
-    story.parked(turn=0, waiting_for=2)
-    story.released(turn=1)
-    story.reclaimed("w.2", "killed")
-    story.superseded()
-    story.given_up("w.2")
-    story.completed(turns=1)
-    story.failed("ValueError: no", turn=3, attempt=6)
-    story.cancelled(turn=2)
+def log_everything(log: TaskLog) -> None:
+    log.enqueued()
+    log.claimed(turn=0, attempt=1, pickups=1)
+    log.retried("ValueError: no", turn=0, attempt=1, delay=0.25)
+    log.claimed(turn=0, attempt=2, pickups=2)
+    log.parked(turn=0, awaits=2)
+    log.released(turn=1)
+    log.reclaimed("w.2", "killed")
+    log.superseded()
+    log.given_up("w.2")
+    log.completed(turns=1)
+    log.failed("ValueError: no", turn=3, attempt=6)
+    log.cancelled(turn=2)
 
 
 def test_spec_I10_each_line_of_a_task_has_its_id_and_agent_as_fields(as_json: Log) -> None:
-    log_everything(Story("t1", "weather", "o1"))
+    log_everything(TaskLog("t1", "weather", "o1"))
     lines = as_json.objects
     assert [line["event"] for line in lines] == [
         "enqueued", "started", "retried", "resumed", "parked", "released", "reclaimed", "superseded", "given_up",
@@ -113,7 +113,7 @@ def test_spec_I10_each_line_of_a_task_has_its_id_and_agent_as_fields(as_json: Lo
         assert line["message"].startswith("task t1 of weather for o1: ")
     assert lines[2] == {
         "timestamp": lines[2]["timestamp"], "level": "warning", "logger": "factorial.task", "process": "w.1",
-        "message": "task t1 of weather for o1: turn 0 failed, attempt 1; again in 0.25 s: ValueError: no",
+        "message": "task t1 of weather for o1: turn 0 failed (attempt 1), retry in 0.25 s: ValueError: no",
         "event": "retried", "task_id": "t1", "agent": "weather", "owner_id": "o1", "turn": 0, "attempt": 1,
         "delay": 0.25, "error": "ValueError: no",
     }  # fmt: skip
@@ -121,21 +121,21 @@ def test_spec_I10_each_line_of_a_task_has_its_id_and_agent_as_fields(as_json: Lo
 
 
 def test_spec_I10_text_lines_have_the_same_content(as_text: Log) -> None:
-    log_everything(Story("t1", "weather", "o1"))
+    log_everything(TaskLog("t1", "weather", "o1"))
     lines = [line.split("factorial.task: ")[1] for line in as_text.text.splitlines()]
     assert lines[2:4] == [
-        "task t1 of weather for o1: turn 0 failed, attempt 1; again in 0.25 s: ValueError: no",
+        "task t1 of weather for o1: turn 0 failed (attempt 1), retry in 0.25 s: ValueError: no",
         "task t1 of weather for o1: resumed at turn 0, attempt 2",
     ]
-    assert lines[4] == "task t1 of weather for o1: parked after turn 0, waits for 2 results"
+    assert lines[4] == "task t1 of weather for o1: parked after turn 0, awaits 2 results"
     assert lines[9].startswith("task t1 of weather for o1: completed after 1 turn, ")
     assert "WARNING w.1 factorial.task: " in as_text.text
 
 
 def test_a_line_below_the_level_is_not_formatted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logging.getLogger("factorial.task"), "level", logging.ERROR)
-    monkeypatch.setattr("factorial.telemetry.story.one_line", lambda text: pytest.fail("a line was made"))
-    Story("t1", "weather").enqueued()
+    monkeypatch.setattr("factorial.telemetry.task_log.one_line", lambda text: pytest.fail("a line was made"))
+    TaskLog("t1", "weather").enqueued()
 
 
 async def test_what_is_logged_within_a_task_carries_its_fields(as_json: Log) -> None:
@@ -205,7 +205,7 @@ def test_json_has_the_traceback_in_one_field(as_json: Log) -> None:
     "evil", ["x\n2026-01-02 03:04:05,678 ERROR w.1 factorial.task: forged", "\x1b[2Jx", "a\rb", "a\u2028b"]
 )
 def test_text_cannot_forge_a_line(evil: str, as_text: Log) -> None:
-    Story("t1", evil, evil).failed(evil)
+    TaskLog("t1", evil, evil).failed(evil)
     assert len(as_text.text.splitlines()) == 1
     logging.getLogger("mine").error("%s", evil, exc_info=ValueError(evil))
     first, *others = as_text.text.splitlines()[1:]
@@ -294,8 +294,8 @@ def test_spec_I10_no_part_of_a_line_holds_a_secret(formatter: Formatter, log_wit
     except ValueError as error:
         extra = {"deep": [{"url": "redis://:hunter2@db/0", KEY: Client()}], "password": "hunter2", "client": Client()}
         logging.getLogger("mine").error("%s", KEY, exc_info=error, stack_info=True, extra=extra)
-        Story("t1", "a", "o").failed(str(error))
-        Story("t1", "a", "o").trouble(logging.ERROR, str(error), error)
+        TaskLog("t1", "a", "o").failed(str(error))
+        TaskLog("t1", "a", "o").problem(logging.ERROR, str(error), error)
     assert "***" in log.text
     for secret in (KEY, "open sesame", "hunter2", KEY[-8:]):
         assert secret not in log.text

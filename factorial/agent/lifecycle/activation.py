@@ -33,7 +33,7 @@ from factorial.config import AgentWorkerConfig
 from factorial.context import ContextType, ExecutionContext, entered, scope
 from factorial.errors import ContextError, FactorialError, FatalAgentError, RetryableError, TurnTimeoutError
 from factorial.events import BaseEvent
-from factorial.telemetry.story import fields_here
+from factorial.telemetry.task_log import task_fields
 
 __all__ = ["RUN_START", "Activation", "PickedUp"]
 
@@ -132,7 +132,7 @@ class Activation(Generic[ContextType]):
             await self._call_back(callback, *arguments)
         except (FatalAgentError, TimeoutError) as error:
             about = (self.state.execution_ctx.task_id, self.state.execution_ctx.agent_name, describe(error))
-            logger.warning("task %s of %s: a callback failed after the run's end: %s", *about, extra=fields_here())
+            logger.warning("task %s of %s: a callback failed after the run's end: %s", *about, extra=task_fields())
 
     async def _next_outcome(self) -> Outcome:
         try:
@@ -231,7 +231,7 @@ class Activation(Generic[ContextType]):
         state = self.state
         if not isinstance(error, FactorialError):  # the user's code: where it failed is what they need to know
             about = (state.execution_ctx.task_id, state.execution_ctx.agent_name, state.turn)
-            logger.warning("task %s of %s: turn %d failed", *about, exc_info=error, extra=fields_here())
+            logger.warning("task %s of %s: turn %d failed", *about, exc_info=error, extra=task_fields())
         return outcome_of_failure(state, error, self._policy)
 
 

@@ -32,7 +32,7 @@ from factorial.context import AgentContext, ContextType, ExecutionContext, openi
 from factorial.errors import ConfigError, FatalAgentError
 from factorial.events import AgentEvent, BaseEvent, EventType
 from factorial.task import new_task_id
-from factorial.telemetry.story import Story, fields_here
+from factorial.telemetry.task_log import TaskLog, task_fields
 
 __all__ = ["InlineRun", "run_inline"]
 
@@ -68,15 +68,15 @@ async def run_inline(
         task_id=task_id or new_task_id(), owner_id=how.owner_id, events=host, agent_name=agent.name
     )
     activation = Activation(agent, context, execution_ctx, host, how.policy)
-    state, story = activation.state, Story(execution_ctx.task_id, agent.name, how.owner_id)
-    story.taken_up(turn=context.turn, attempt=1, pickups=1)
+    state, log = activation.state, TaskLog(execution_ctx.task_id, agent.name, how.owner_id)
+    log.claimed(turn=context.turn, attempt=1, pickups=1)
     await host.publish_about(execution_ctx, EventType.RUN_STARTED)
     try:
         await activation.take_turns()
         if host.failure is None:
             await host.children_ended()
     except asyncio.CancelledError:
-        story.cancelled(turn=state.turn)
+        log.cancelled(turn=state.turn)
         with contextlib.suppress(FatalAgentError):  # the caller that cancels must see the cancellation
             await host.publish_about(execution_ctx, EventType.RUN_CANCELLED)
             await activation.notify_end(Cancel())
@@ -84,9 +84,9 @@ async def run_inline(
     finally:
         await host.cancel_children()
     if host.failure is not None:
-        story.failed(describe(host.failure), turn=state.turn, attempt=execution_ctx.retries + 1)
+        log.failed(describe(host.failure), turn=state.turn, attempt=execution_ctx.retries + 1)
         raise host.failure
-    story.completed(turns=state.context.turn)
+    log.completed(turns=state.context.turn)
     return RunCompletion(state.context.output, state.context, started_at, finished_at=datetime.now(UTC))
 
 
@@ -214,9 +214,9 @@ class InlineHost:
 
     async def _pause(self, delay: float, error: BaseException) -> None:
         here = ExecutionContext.current()
-        turn = fields_here()["turn"]
-        story = Story(here.task_id, here.agent_name, here.owner_id)
-        story.retried(describe(error), turn=turn, attempt=here.retries + 1, delay=delay)
+        turn = task_fields()["turn"]
+        log = TaskLog(here.task_id, here.agent_name, here.owner_id)
+        log.retried(describe(error), turn=turn, attempt=here.retries + 1, delay=delay)
         await asyncio.sleep(delay)
 
     def interruption(self) -> Cancel | Release | None:
