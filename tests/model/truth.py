@@ -250,7 +250,7 @@ class Truth:
         types = Counter(event["event_type"] for event in told)
         allowed = {
             "completed": {"commit"}, "failed": {"commit", "reclaim"},
-            "cancelled": {"commit", "reclaim", "cancel", "cascade", "disown"},
+            "cancelled": {"commit", "reclaim", "cancel", "cascade", "release"},
         }[status]  # fmt: skip
         assert request.name in allowed, f"{run} has {status} by {request.name}"
         assert status == "cancelled" or not (known.to_be_cancelled or was.get("cancel_requested") == "1"), (

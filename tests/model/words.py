@@ -32,7 +32,7 @@ def described(request: Request) -> str:
             return f"post to {args[0]}: {args[1]}"
         case "reclaim" if args[1]:
             return f"burial of {args[1]}, which has {args[2]}"
-        case "register" | "disown":
+        case "register" | "release":
             return f"{request.name} of {args[0]}"
         case _:
             return f"{request.name} {' '.join(str(arg) for arg in args if arg != '')}"

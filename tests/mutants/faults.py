@@ -135,7 +135,7 @@ FAULTS = [
     Fault(
         "no baton: a claim does not pass the wake token on",
         "mailbox/operations/claim.lua",
-        "if somebody_may_take_more() then",
+        "if somebody_may_claim_more() then",
         "if false then",
         (f"{SCRIPTS}::test_a_claim_passes_the_wake_token_on_while_work_remains",),
     ),
@@ -149,13 +149,13 @@ FAULTS = [
     Fault(
         "a due run is lost",
         "mailbox/lib/park.lua",
-        "line_up({id = id, agent = agent, crashes = tonumber(crashes) or 0}, false)",
+        "add_to_queue(run, false)",
         "",
         (f"{SCRIPTS}::test_a_run_in_backoff_is_claimed_when_it_is_due_and_not_before",),
     ),
     Fault(
         "an owner's runs are not counted down",
-        "mailbox/lib/run.lua",
+        "mailbox/lib/places.lua",
         "add_to_count(running_key(run.agent), run.owner, -1)",
         "add_to_count(running_key(run.agent), run.owner, 0)",
         ("tests/redis/test_owner_limits.py::test_whatever_lets_go_of_a_run_lets_the_next_one_in",),
@@ -164,7 +164,7 @@ FAULTS = [
     Fault(
         "park ignores an early result",
         "mailbox/operations/commit.lua",
-        "result = redis.call('HGET', journal_key(id), 'given:' .. key)",
+        "result = redis.call('HGET', journal_key(id), 'delivered:' .. key)",
         "result = nil",
         (f"{DEFERRED}::test_spec_T02_a_result_that_comes_before_the_park_is_kept",),
     ),
@@ -178,14 +178,14 @@ FAULTS = [
     Fault(
         "a second result accepted before the park",
         "mailbox/operations/deliver.lua",
-        "redis.call('HSETNX', journal_key(id), 'given:' .. key, result) == 1",
-        "redis.call('HSET', journal_key(id), 'given:' .. key, result)",
+        "redis.call('HSETNX', journal_key(id), 'delivered:' .. key, result) == 1",
+        "redis.call('HSET', journal_key(id), 'delivered:' .. key, result)",
         (f"{SCRIPTS}::test_a_result_is_accepted_once",),
     ),
     Fault(
         "a second result accepted while parked",
         "mailbox/lib/park.lua",
-        "elseif string.sub(waiting, 1, 1) == '!' then",
+        "elseif string.sub(known, 1, 1) == '!' then",
         "elseif false then",
         (f"{SCRIPTS}::test_a_result_is_accepted_once",),
     ),
@@ -213,7 +213,7 @@ FAULTS = [
     Fault(
         "a child removed while its parent still waits",
         "mailbox/operations/expire.lua",
-        "if type(awaiting) == 'string' and not is_final(awaiting) then",
+        "if type(parent_status) == 'string' and not is_final(parent_status) then",
         "if false then",
         (f"{EDGES}::test_a_child_that_has_ended_is_kept_until_its_parent_has_ended",),
     ),
@@ -234,7 +234,7 @@ FAULTS = [
     ),
     Fault(
         "a cancelled run goes on when its holder dies",
-        "mailbox/lib/recover.lua",
+        "mailbox/lib/reclaim.lua",
         "if run.cancel_requested == '1' then",
         "if false then",
         (f"{SCRIPTS}::test_a_cancelled_run_whose_holder_dies_ends_as_cancelled",),
@@ -256,29 +256,29 @@ FAULTS = [
     Fault(
         "mail read in the middle of a turn",
         "mailbox/operations/claim.lua",
-        "if not is_begun(journal) and #awaited == 0 then",
-        "if #awaited == 0 then",
+        "if not turn_has_begun(journal) and #awaits == 0 then",
+        "if #awaits == 0 then",
         (f"{SCRIPTS}::test_mail_waits_while_a_turn_that_was_begun_is_to_be_finished",),
     ),
     # Deaths.
     Fault(
         "reclaim does not look who holds the run",
-        "mailbox/lib/recover.lua",
+        "mailbox/lib/reclaim.lua",
         "if run and run.status == 'processing' and run.holder == process then",
         "if run and run.status == 'processing' then",
         (f"{SCRIPTS}::test_a_dead_process_loses_what_it_is_said_to_hold_only_if_nobody_else_does",),
     ),
     Fault(
         "reclaim does not count",
-        "mailbox/lib/recover.lua",
+        "mailbox/lib/reclaim.lua",
         "run.recoveries = run.recoveries + 1",
         "",
         (f"{SCRIPTS}::test_a_run_whose_holders_die_again_and_again_fails",),
     ),
     Fault(
         "no pause after repeated deaths",
-        "mailbox/lib/recover.lua",
-        "if cause == 'left' or run.recoveries <= at_once(cause) then",
+        "mailbox/lib/reclaim.lua",
+        "if cause == 'left' or run.recoveries <= most_at_once(cause) then",
         "if true then",
         (f"{SCRIPTS}::test_a_run_whose_holders_die_again_and_again_fails",),
     ),
@@ -286,7 +286,7 @@ FAULTS = [
         "a missing lease is believed at once",
         "mailbox/operations/reclaim.lua",
         "redis.call('ZADD', processes_key(), now, process)",
-        "bury(process)",
+        "reclaim_process(process)",
         (f"{SCRIPTS}::test_a_missing_lease_is_noted_first_and_reclaimed_after_the_patience",),
     ),
     Fault(
@@ -342,7 +342,7 @@ FAULTS = [
     Fault(
         "events of a step published again with the commit",
         "mailbox/operations/commit.lua",
-        "local published = doubtful > 0 and run.message_number >= doubtful and doubtful_events or 0",
+        "local published = unanswered > 0 and run.message_number >= unanswered and unanswered_events or 0",
         "local published = 0",
         (f"{SCRIPTS}::test_what_a_step_without_an_answer_told_is_told_once_with_the_commit",),
     ),

@@ -161,7 +161,9 @@ BROKEN: dict[str, tuple[str, list[str]]] = {
         "HSET {run:completed} cancel_requested 1", ["5: run completed is to be cancelled, and is"],
     ),
     "mail unread": ("RPUSH {mail:completed} x", ["5: run completed is completed, and steering that it accepted was"]),
-    "an early result lost": ("HSET {journal:parked} given:tool:c 1", ["6: run parked waits for tool:c, whose result"]),
+    "an early result lost": (
+        "HSET {journal:parked} delivered:tool:c 1", ["6: run parked waits for tool:c, whose result"],
+    ),
     "waits for nothing": ("HSET {awaits:parked} open 2", ["6: run parked is parked for 2 of open things, and waits"]),
     "a deadline forgotten": ("ZREM {due:a} parked", ["6: run parked waits for things with a deadline, and is not due"]),
     "a child not told of": (

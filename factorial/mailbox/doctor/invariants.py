@@ -183,7 +183,7 @@ def _commits(run: Run) -> Iterator[Finding]:
 
 
 _SCRIPTS_ERRORS = ("crash_loop", "what is stored for task")
-"""How the error of a run begins that a script has ended: `recover.lua`, `claim.lua`."""
+"""How the error of a run begins that a script has ended: `lib/reclaim.lua`, `claim.lua`."""
 _ACTIONS = {"completed": "complete", "pending_tool_results": "park", "pending_child_tasks": "park"}
 
 

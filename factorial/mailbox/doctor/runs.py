@@ -128,7 +128,7 @@ async def _read_awaited(reader: Reader, keys: Keys, runs: Sequence[Run]) -> None
             if kind == "child" and value.startswith("?"):
                 others.ask(_note_ended_child(run, name), "HGET", keys.run(name), "status")
             elif kind == "tool" and value.startswith("?"):
-                others.ask(_note_kept(run, thing), "HEXISTS", keys.key("journal", run.id), f"given:{thing}")
+                others.ask(_note_kept(run, thing), "HEXISTS", keys.key("journal", run.id), f"delivered:{thing}")
     await others.answered()
 
 

@@ -1,4 +1,4 @@
--- Reads ARGV from left to right: single values, and lists that are preceded by their length.
+-- Reads ARGV from left to right: single values, and lists, each preceded by its length.
 local args_read = 0
 
 local function take()

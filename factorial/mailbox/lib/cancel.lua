@@ -1,5 +1,5 @@
 -- include: lib/ending.lua
--- Have a run end as cancelled: at once if nobody holds it, else by telling the process that does. Gives its status.
+-- Cancels a run: ends it at once if no process holds it, else flags it and signals its holder. Returns its status.
 local function cancel(run, now)
   if run.status == 'processing' then
     write_run(run.id, 'cancel_requested', '1')
@@ -10,7 +10,7 @@ local function cancel(run, now)
   redis.call('ZREM', due_key(run.agent), run.id)
   redis.call('SREM', parked_key(run.agent), run.id)
   if redis.pcall('ZREM', throttled_runs(run), run.id) ~= 1 then
-    let_next_in(run) -- it may have been let in itself, and does not go on to let in the next one
+    unthrottle_next(run) -- the run may have been unthrottled itself, and will not make room for the next one
   end
   forget_idle_owner(run, tonumber(redis.pcall('HGET', running_key(run.agent), run.owner)) or 1)
   if is_suspect(run) then

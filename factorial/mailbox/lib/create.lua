@@ -1,6 +1,6 @@
--- include: lib/run.lua
+-- include: lib/places.lua
 -- include: lib/metrics.lua
--- A new run, stored and queued. Gives the id of its first event; nil if there is such a run already, unchanged.
+-- Stores and queues a new run. Returns the id of its first event, or nil if the run exists: then nothing is changed.
 local function create(run, conversation, fields, now, metadata)
   if redis.call('EXISTS', run_key(run.id)) == 1 then
     return nil
@@ -9,7 +9,7 @@ local function create(run, conversation, fields, now, metadata)
   set_all(fields_key(run.id), fields)
   redis.call('PERSIST', owner_key(run.owner))
   local active = add_to_count(owner_key(run.owner), 'active', 1)
-  local first_event = tell(run, 'run_enqueued', now, ',"metadata":' .. metadata)
+  local first_event = publish_about(run, 'run_enqueued', now, ',"metadata":' .. metadata)
   if active == 1 then
     redis.call('HSET', owner_key(run.owner), 'active_since', first_event)
   end

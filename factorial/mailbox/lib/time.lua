@@ -1,4 +1,4 @@
--- The server's clock is the only one that decides anything.
+-- The server's clock is the only one that scripts use.
 local function now_ms()
   local time = redis.call('TIME')
   return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)

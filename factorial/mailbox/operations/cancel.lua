@@ -1,10 +1,10 @@
 #!lua flags=allow-oom
--- End a run as cancelled: at once if nobody holds it, else by telling the process that does.
+-- Cancel a run: end it at once if no process holds it, else flag it and signal its holder.
 --
 -- ARGV     id
--- Answers  {'OK', 'cancelled' | 'processing', 1 if runs that it spawned are to be cancelled next, 1 if it ended here}
+-- Answers  {'OK', 'cancelled' | 'processing', 1 if there are spawned runs to cancel next, 1 if the run ended here}
 --          | {'NOTFOUND'} | {'ENDED', status}
--- Events   run_cancelled, now or with the holder's next commit: accepted means that the run ends cancelled
+-- Events   run_cancelled, now or with the holder's next commit: an accepted cancel ends the run as cancelled
 -- include: lib/args.lua
 -- include: lib/cancel.lua
 local id = take()

@@ -1,17 +1,17 @@
 #!lua flags=allow-oom
--- Take up to `count` ready runs for a worker of a living process.
+-- Claim up to `count` ready runs for a worker of a living process.
 --
 -- ARGV     process, worker, agent, count, nonce (unique to this request), recovery limit, owner limit (0: none)
 -- Answers  {'OK', ms until the next run is due or -1, {run, ...}} | {'NOLEASE'}: register the process first
---          run = {id, owner, epoch, seq, retries, pickups, cancel, {conversation}, {context fields}, {journal},
---          {what it was parked for, with the results}, ms since 1970 when it was first taken up}
--- Events   run_started, when a run is taken up for the first time; run_steering_applied; run_failed, of a run whose keys
---          were damaged: it must not hold up those that were taken from the queue with it
+--          run = {id, owner, epoch, seq, retries, pickups, cancel request, {conversation}, {context fields}, {journal},
+--          {what it was parked for, with the results}, ms since 1970 of its first claim}
+-- Events   run_started with the first claim of a run; run_steering_applied; run_failed for a run with damaged keys, which
+--          must not affect the runs that were popped with it
 --
--- The same request again (its answer was lost) gives the same runs; an older one than the worker's latest, which was
--- late on a connection that has been given up, gives none. A wake token is passed on if work remains.
--- Suspects come first, and a process holds one of them at the most, beside any number of other runs.
--- A run whose owner has `owner limit` runs of this agent held already waits apart, until one of them is let go.
+-- The same request again (its answer was lost) gets the same runs. A request that is older than the worker's latest one
+-- gets none: it was delayed on a connection that the client has given up. The wake token is passed on if work remains.
+-- Suspects are claimed first, and a process holds one of them at most, next to any number of other runs.
+-- A run whose owner has `owner limit` held runs of this agent is throttled, until one of them is not held any more.
 -- include: lib/args.lua
 -- include: lib/ending.lua
 local process, worker, agent, count, nonce, recovery_limit, owner_limit =
@@ -24,19 +24,19 @@ end
 local now = now_ms()
 local claimed = {}
 
--- Entries of runs that were cancelled while they were queued, and runs whose owner has enough: so many are passed over
--- in one call, so that no call takes long. The wake token brings the worker back for the rest.
+-- Queue entries that yield no claim (the run was cancelled in the queue, or its owner has enough): one call looks at so
+-- many at most, so that no call takes long. The wake token brings the worker back for the rest.
 local MOST_PASSED_OVER = 1000
 
-local function contents(run, journal, awaited)
+local function described(run, journal, awaits)
   return {run.id, run.owner, run.epoch, run.seq, run.retries, run.pickups, run.cancel_requested,
-    redis.call('LRANGE', conversation_key(run.id), 0, -1), redis.call('HGETALL', fields_key(run.id)), journal, awaited,
+    redis.call('LRANGE', conversation_key(run.id), 0, -1), redis.call('HGETALL', fields_key(run.id)), journal, awaits,
     tonumber(run.started_at)}
 end
 
--- Whether the model has answered in the turn that this journal is of, or a tool was called. What callbacks did before
--- that (`run_start`, `run_start/completion`, `step:<name>`) does not count.
-local function is_begun(journal)
+-- Whether the journal holds a step of a turn: the model's answer, or a tool call. What callbacks recorded before it
+-- (`run_start`, `run_start/completion`, `step:<name>`) does not count.
+local function turn_has_begun(journal)
   for i = 1, #journal, 2 do
     local step = string.gsub(journal[i], '^#%d+:', '')
     if step == 'completion' or string.find(step, '^tool:') or string.find(step, '^expected:') then
@@ -46,7 +46,7 @@ local function is_begun(journal)
   return false
 end
 
-local function take_up(run)
+local function hold(run)
   run.holder, run.epoch, run.pickups = process, run.epoch + 1, run.pickups + 1
   run.started_at = run.started_at == '' and now or run.started_at
   write_run(run.id, 'status', 'processing', 'holder', process, 'epoch', run.epoch, 'nonce', nonce, 'message_number', 0,
@@ -54,31 +54,31 @@ local function take_up(run)
   redis.call('SADD', held_key(process), run.id)
   local running = add_to_count(running_key(agent), run.owner, 1)
   if owner_limit == 0 or running and running < owner_limit then
-    let_next_in(run) -- the limit may have been raised
+    unthrottle_next(run) -- the limit may have been raised
   end
   if run.pickups == 1 then
-    tell(run, 'run_started', now, ',"metadata":{"process":' .. cjson.encode(process) .. '}')
+    publish_about(run, 'run_started', now, ',"metadata":{"process":' .. cjson.encode(process) .. '}')
   end
-  -- A turn that was begun is finished as it was begun: its model has not seen what was posted since. Nor may anything
-  -- come between a tool call and its result.
-  local journal, awaited = {}, {}
+  -- A turn that has begun is finished without new steering: its model call has not seen it. Nor may a message come
+  -- between a tool call and its result.
+  local journal, awaits = {}, {}
   if run.pickups > 1 then -- before that, there is neither
-    journal, awaited = redis.call('HGETALL', journal_key(run.id)), redis.call('HGETALL', awaits_key(run.id))
+    journal, awaits = redis.call('HGETALL', journal_key(run.id)), redis.call('HGETALL', awaits_key(run.id))
   end
-  if not is_begun(journal) and #awaited == 0 then
+  if not turn_has_begun(journal) and #awaits == 0 then
     read_mail(run, now)
   end
-  return contents(run, journal, awaited)
+  return described(run, journal, awaits)
 end
 
--- Which run is taken up for one that is ready: with a limit, the oldest of its owner's that wait, since a place in the
--- queue is their owner's; nil if the owner has enough. What is damaged limits nobody.
-local function whose_turn(run)
+-- The run to claim for a queue entry. With a limit that is the oldest throttled run of the same owner: the entry counts
+-- as the owner's turn. Nil if the owner has enough. Damaged keys limit no owner.
+local function next_of_owner(run)
   if owner_limit == 0 then
     return run
   end
-  local waits = redis.pcall('ZADD', throttled_runs(run), tonumber(run.created_at) or now, run.id)
-  if type(waits) == 'table' then
+  local added = redis.pcall('ZADD', throttled_runs(run), tonumber(run.created_at) or now, run.id)
+  if type(added) == 'table' then
     return run
   end
   local running = redis.pcall('HGET', running_key(agent), run.owner)
@@ -87,19 +87,19 @@ local function whose_turn(run)
   end
 end
 
--- Take it up, or end it as failed if what is stored of it is of a wrong type: a script that breaks off is not rolled
--- back, and the runs that were taken from the queue with this one would be lost.
+-- Claims the run, or ends it as failed if its keys are of a wrong type. An aborted script is not rolled back, so the
+-- runs that were popped from the queue with this one would be lost.
 local function claim(run)
-  local whole, found = pcall(take_up, run)
+  local whole, found = pcall(hold, run)
   if whole then
     claimed[#claimed + 1] = found
     return
   end
   local error_text = 'what is stored for task ' .. run.id .. ' cannot be read: ' .. tostring(found.err or found)
   pcall(function()
-    let_go(run, process)
+    clear_holder(run, process)
     refuse_mail(run, 'failed', now)
-    tell(run, 'run_failed', now, ',"metadata":null,"error":' .. cjson.encode(error_text))
+    publish_about(run, 'run_failed', now, ',"metadata":null,"error":' .. cjson.encode(error_text))
     finish(run, 'failed', now, error_text)
   end)
 end
@@ -108,7 +108,7 @@ local function holds_suspect()
   return redis.call('HEXISTS', claims_key(process), 'suspect') == 1
 end
 
-local function take_suspect()
+local function claim_suspect()
   local id = redis.call('LPOP', suspects_key(agent))
   local run = id and load_run(id)
   if run and run.status == 'queued' then
@@ -117,10 +117,10 @@ local function take_suspect()
   end
 end
 
--- A process that may not take the suspects that wait passes the token on once: those who wait for it are served in
--- turn, so it comes to all of them before it comes back. Then it is dropped, or it would go round for ever; whoever
--- gets one of these suspects ready, or frees a place for one, puts a new one there.
-local function somebody_may_take_more()
+-- Whether the wake token is still needed. A process that may not claim the waiting suspects passes the token on once:
+-- the processes that wait for it are served in turn, so it reaches all of them before it comes back. Then it is
+-- dropped, or it would circulate for ever. A new suspect, or a process that may claim one again, brings a new token.
+local function somebody_may_claim_more()
   return redis.call('LLEN', ready_key(agent)) > 0 or redis.call('LLEN', suspects_key(agent)) > 0
     and (not holds_suspect() or redis.call('SADD', passed_key(agent), process) == 1)
 end
@@ -134,14 +134,15 @@ if latest == nonce then
   for _, id in ipairs(redis.call('SMEMBERS', held_key(process))) do
     local run = load_run(id)
     if run and run.status == 'processing' and run.nonce == nonce then
-      claimed[#claimed + 1] = contents(run, redis.call('HGETALL', journal_key(id)), redis.call('HGETALL', awaits_key(id)))
+      local journal, awaits = redis.call('HGETALL', journal_key(id)), redis.call('HGETALL', awaits_key(id))
+      claimed[#claimed + 1] = described(run, journal, awaits)
     end
   end
 elseif number_of(nonce) >= number_of(latest) then
   redis.call('HSET', claims_key(process), worker, nonce)
   promote_due(agent, now)
   if count > 0 and not holds_suspect() then
-    take_suspect()
+    claim_suspect()
   end
   local looked_at = 0
   while #claimed < count and looked_at < count + MOST_PASSED_OVER do
@@ -151,12 +152,12 @@ elseif number_of(nonce) >= number_of(latest) then
     for _, id in ipairs(ids) do
       local run = load_run(id)
       if run and run.status == 'queued' then
-        local next_run = whose_turn(run)
+        local next_run = next_of_owner(run)
         if next_run then
           claim(next_run)
         end
       elseif run then
-        let_next_in(run) -- it was let in, and has ended since
+        unthrottle_next(run) -- the run was unthrottled, and has ended since
       end
     end
     if #ids == 0 then
@@ -165,7 +166,7 @@ elseif number_of(nonce) >= number_of(latest) then
   end
 end
 
-if somebody_may_take_more() then
+if somebody_may_claim_more() then
   wake(agent)
 end
 local next_due = redis.call('ZRANGE', due_key(agent), 0, 0, 'WITHSCORES')[2]

@@ -1,22 +1,22 @@
 #!lua flags=allow-oom
--- The end of a turn, whatever came of it, and what happens next.
+-- End a turn: write what it leaves behind, and carry out its outcome.
 --
 -- ARGV     id, process, epoch, nonce, seq (the commit before this one), turn done ('1' or '0'),
 --          rewrite ('1': the conversation was edited, what follows is all of it),
---          messages (list of 'm' .. JSON, or 'j' .. name of a journal entry that holds it),
---          context fields (list of name, value), journal entries (list of name, value;
---          kept, with those before, if the turn is not done), events (list), number of a step message that was not
---          answered or 0, how many of the events it brought (the first ones: they may be published already),
+--          messages (list of 'm' .. JSON, or 'j' .. name of the journal entry that holds it),
+--          context fields (list of name, value), journal entries (list of name, value; kept if the turn is not done),
+--          events (list), number of a record message that was not answered or 0, how many of the events it carried (the
+--          first ones: they may have been published),
 --          action, delay in ms (backoff), error text (fail),
 --          final fields (list of name, value) and final events (list): only if the action is carried out,
---          plan and awaited (list of key, ms until its deadline or 0): only for `park`
+--          plan, and what the run awaits (list of key, ms until its deadline or 0): only for `park`
 -- action   continue | complete | conclude (complete, even over unread mail) | park | backoff | release | fail | cancel
--- Answers  {'OK', action carried out, mail that has entered the conversation (list), {what was awaited, with the
---          results}} | {'SUPERSEDED'} | {'MISSING'}: an entry that is named is not there, nothing was changed
---          A `complete` with unread mail is answered as `continue`: an accepted steer is never dropped; over a
---          `conclude`, in the last turn that is allowed, it is answered with run_steering_failed.
---          A `park` that has nothing to wait for, since all results are there, is answered as `resume`.
---          Anything but the end of a run that is to be cancelled is answered as `cancel`.
+-- Answers  {'OK', action carried out, mail that has entered the conversation (list), {what the run awaited, with the
+--          results}} | {'SUPERSEDED'} | {'MISSING'}: a named journal entry does not exist, nothing was changed
+--          A `complete` with unread mail is carried out as `continue`, because accepted steering is never dropped. With
+--          `conclude`, in the last allowed turn, unread mail is answered with run_steering_failed.
+--          A `park` whose results have all arrived is carried out as `resume`.
+--          Any action on a run that is to be cancelled is carried out as `cancel`.
 -- Events   those given, once; run_steering_applied, run_steering_failed, run_cancelled
 -- include: lib/args.lua
 -- include: lib/ending.lua
@@ -26,17 +26,17 @@ local messages = take_list()
 local fields = take_list()
 local entries = take_list()
 local events = take_list()
-local doubtful, doubtful_events = take_number(), take_number()
+local unanswered, unanswered_events = take_number(), take_number()
 local action, delay, error_text = take(), take_number(), take()
 local final_fields = take_list()
 local final_events = take_list()
-local plan, awaited = take(), take_list()
+local plan, awaited_keys = take(), take_list()
 
 local run = load_run(id)
 local token = epoch .. ':' .. nonce .. ':' .. seq
 if run and string.sub(run.last_commit, 1, #token + 1) == token .. ':' then
-  -- The same commit again: its answer was lost. If it led to another turn, and that turn is somebody else's by now, what
-  -- has come since is theirs to read.
+  -- The same commit again: its answer was lost. If it led to another turn, and another process holds the run by now,
+  -- that process reads what has arrived since.
   local carried_out, mail = string.match(run.last_commit, '(%a+):(%d+)$')
   if (carried_out == 'continue' or carried_out == 'resume') and not is_held_by(run, epoch, nonce) then
     return {'SUPERSEDED'}
@@ -52,7 +52,7 @@ for i, message in ipairs(messages) do
   if kind == 'j' then
     body = redis.call('HGET', journal_key(id), body)
     if not body then
-      return {'MISSING'} -- the server has lost what it had
+      return {'MISSING'} -- the server has lost the entry
     end
   end
   messages[i] = body
@@ -66,12 +66,12 @@ elseif action == 'complete' and redis.call('LLEN', mail_key(id)) > 0 then
   action = 'continue'
 end
 
--- What the run is to wait for, with the results that are there already. Gives the fields of the hash, how much is open,
--- and the first deadline.
-local function look_ahead(now)
+-- Returns the hash of what the run awaits, with the results that have arrived, how much of it is open, and the first
+-- deadline.
+local function read_awaits(now)
   local found, open, first_deadline = {'plan', plan}, 0, nil
-  for i = 1, #awaited, 2 do
-    local key, patience = awaited[i], tonumber(awaited[i + 1])
+  for i = 1, #awaited_keys, 2 do
+    local key, patience = awaited_keys[i], tonumber(awaited_keys[i + 1])
     local child = string.match(key, '^child:(.*)$')
     local result
     if child then
@@ -79,10 +79,10 @@ local function look_ahead(now)
       if not status or parent ~= id then
         result = '{"status":"unknown"}'
       elseif is_final(status) then
-        result = outcome(child, status, error_text)
+        result = child_result(child, status, error_text)
       end
     else
-      result = redis.call('HGET', journal_key(id), 'given:' .. key)
+      result = redis.call('HGET', journal_key(id), 'delivered:' .. key)
     end
     if result then
       extend(found, {key, '!' .. result})
@@ -98,9 +98,9 @@ local function look_ahead(now)
 end
 
 local now = now_ms()
-local waits_for, open, first_deadline
+local awaits, open, first_deadline
 if action == 'park' then
-  waits_for, open, first_deadline = look_ahead(now)
+  awaits, open, first_deadline = read_awaits(now)
   if open == 0 then
     action = 'resume'
   end
@@ -122,7 +122,7 @@ end
 if action == 'complete' or action == 'fail' then
   refuse_mail(run, action == 'complete' and 'completed' or 'failed', now)
 end
-local published = doubtful > 0 and run.message_number >= doubtful and doubtful_events or 0
+local published = unanswered > 0 and run.message_number >= unanswered and unanswered_events or 0
 for i = published + 1, #events do
   publish(run.owner, events[i])
 end
@@ -132,11 +132,11 @@ if turn_done and run.retries > 0 then
   write_run(id, 'retries', 0)
 end
 if turn_done or #entries > 0 then
-  acquit(run)
+  clear_blame(run)
 end
 
-if waits_for then
-  set_all(awaits_key(id), waits_for)
+if awaits then
+  set_all(awaits_key(id), awaits)
 end
 
 if action == 'continue' then
@@ -145,7 +145,7 @@ elseif action == 'resume' then
   return {'OK', action, {}, redis.call('HGETALL', awaits_key(id))}
 end
 
-let_go(run, process)
+clear_holder(run, process)
 if action == 'complete' then
   finish(run, 'completed', now, '')
 elseif action == 'fail' then
@@ -157,7 +157,7 @@ elseif action == 'backoff' then
   redis.call('ZADD', due_key(run.agent), now + delay, id)
   tally(run.agent, 'retried', now)
 elseif action == 'park' then
-  local for_tools = string.sub(awaited[1], 1, 5) == 'tool:'
+  local for_tools = string.sub(awaited_keys[1], 1, 5) == 'tool:'
   write_run(id, 'status', for_tools and 'pending_tool_results' or 'pending_child_tasks', 'holder', '')
   redis.call('SADD', parked_key(run.agent), id)
   if first_deadline then

@@ -1,17 +1,17 @@
 #!lua
--- The result of a deferred tool call has come.
+-- Deliver the result of a deferred tool call.
 --
 -- ARGV     id, tool call id, message id (the same on every try), result
 -- Answers  {'OK'}: it is kept, and the run goes on when nothing else is open | {'DUP'}: there is a result already
---          | {'UNKNOWN'}: no such run, or it does not wait for this call (any more)
+--          | {'UNKNOWN'}: there is no such run, or it does not await this call (any more)
 --
--- A result that comes before the run has parked is kept in the turn's journal, which the park reads.
+-- A result that arrives before the run has parked is kept in the journal, where the park finds it.
 -- include: lib/args.lua
 -- include: lib/park.lua
 local id, call, message_id, result = take(), take(), take(), take()
 local key = 'tool:' .. call
 
-local function kept()
+local function accept()
   redis.call('SET', published_key(message_id), '1', 'PX', 600000)
   return {'OK'}
 end
@@ -23,12 +23,12 @@ local run = load_run(id)
 if not run then
   return {'UNKNOWN'}
 end
-local arrived = arrive(run, key, result)
-if arrived then
-  return kept()
-elseif arrived == false then
+local delivered = deliver_to_parked(run, key, result)
+if delivered then
+  return accept()
+elseif delivered == false then
   return {'DUP'}
 elseif redis.call('HEXISTS', journal_key(id), 'expected:' .. key) == 0 then
   return {'UNKNOWN'}
 end
-return redis.call('HSETNX', journal_key(id), 'given:' .. key, result) == 1 and kept() or {'DUP'}
+return redis.call('HSETNX', journal_key(id), 'delivered:' .. key, result) == 1 and accept() or {'DUP'}

@@ -2,7 +2,7 @@
 -- Store a new run and queue it.
 --
 -- ARGV     id, agent, owner, conversation (list), context fields (list of name, value)
--- Answers  {'OK', event id} | {'DUP', status}: there is such a run already, nothing was changed
+-- Answers  {'OK', event id} | {'DUP', status}: the run exists, nothing was changed
 -- Events   run_enqueued
 -- include: lib/args.lua
 -- include: lib/create.lua

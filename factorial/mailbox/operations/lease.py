@@ -58,7 +58,7 @@ async def held(scripts: Scripts, *, process: str) -> set[str]:
 
 async def disown(scripts: Scripts, *, process: str, task_ids: Collection[str]) -> list[str]:
     """Give back runs that `process` holds, as the mailbox sees it, and does not execute. Tells which runs go on."""
-    return [task_id.decode() for task_id in await scripts.run("disown", process, *counted(task_ids))]
+    return [task_id.decode() for task_id in await scripts.run("release", process, *counted(task_ids))]
 
 
 async def bury(scripts: Scripts, *, process: str, cause: Cause) -> TakenBack:

@@ -1,8 +1,8 @@
 #!lua flags=allow-oom
--- Queue an agent's runs that are due, and see to it that a worker hears of what is ready.
+-- Queue an agent's runs that are due, and make sure that a worker wakes up if anything is ready.
 --
 -- ARGV     agent
--- Answers  how many became ready
+-- Answers  how many were due
 -- include: lib/args.lua
 -- include: lib/park.lua
 local agent = take()

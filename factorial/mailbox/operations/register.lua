@@ -1,9 +1,9 @@
 #!lua flags=allow-oom
--- A process is alive, and takes work from now on.
+-- Give a living process a lease: from now on it may claim.
 --
--- ARGV     process, lease in ms, ms within which a living process registers again (patience), the agent it
---          works for, about the process (JSON)
--- Answers  {the ids of the runs it holds, ...}: none for a new process
+-- ARGV     process, lease in ms, ms within which a living process registers again (patience), its agent, about the
+--          process (JSON)
+-- Answers  {the ids of the runs that it holds, ...}: none for a new process
 -- include: lib/args.lua
 local process, lease, patience, agent, about = take(), take_number(), take(), take(), take()
 redis.call('SET', lease_key(process), about, 'PX', lease)

@@ -1,14 +1,13 @@
 #!lua
--- Store and queue children of a run, some or all of a batch.
+-- Store and queue children of a run: a batch, or a part of it.
 --
 -- ARGV     id of the parent, epoch, nonce, batch id or '', children in the whole batch,
---          how many follow, and of each: id, agent, conversation (list), context fields (list of name,
---          value)
+--          how many follow, and of each: id, agent, conversation (list), context fields (list of name, value)
 -- Answers  {'OK'} | {'CANCELLED'}: the parent is to be cancelled, nothing was stored
---          | {'SUPERSEDED'}: somebody else holds the parent now, nothing was stored
+--          | {'SUPERSEDED'}: another process holds the parent now, nothing was stored
 -- Events   run_enqueued
 --
--- The ids are the same whenever the step that spawns them is executed again: a child that is there is left as it is.
+-- A step that is executed again spawns children with the same ids. A child that exists is left as it is.
 -- include: lib/args.lua
 -- include: lib/create.lua
 local parent_id, epoch, nonce, batch, total, count =

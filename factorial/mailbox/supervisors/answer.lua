@@ -1,7 +1,7 @@
 #!lua flags=allow-oom
--- Say what became of an order.
+-- Store the outcome of an order.
 --
--- ARGV     order id, answer (JSON), ms for which it can be read
+-- ARGV     order id, answer (JSON), ms for which it is kept
 -- Answers  {'OK'} | {'DUP'}: it was answered before, and the first answer stands
 -- include: lib/args.lua
 local id, answer, ttl = take(), take(), take_number()

@@ -1,9 +1,9 @@
 #!lua flags=allow-oom
--- Put an order into a supervisor's control mailbox, with the time at which it was given.
+-- Put an order into a supervisor's control mailbox, with the current time.
 --
--- ARGV     supervisor, order id (the same on every try), order (JSON), ms after which nobody is to obey it any more,
---          most orders that may wait
--- Answers  {'OK'} | {'DUP'} | {'UNKNOWN'}: there is no such supervisor | {'FULL', orders waiting}
+-- ARGV     supervisor, order id (the same on every try), order (JSON), ms after which it must not be obeyed any more,
+--          most orders in the mailbox
+-- Answers  {'OK'} | {'DUP'} | {'UNKNOWN'}: there is no such supervisor | {'FULL', orders in the mailbox}
 -- include: lib/args.lua
 -- include: lib/time.lua
 local supervisor, id, order, patience, most = take(), take(), take(), take_number(), take_number()

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- A supervisor tells how its tree is. Supervisors that have been silent for long are forgotten by the way.
+-- Store a supervisor's report, and forget supervisors that have been silent for long.
 --
 -- ARGV     supervisor, report (JSON), ms of silence after which a supervisor is forgotten
 -- Answers  how many were forgotten

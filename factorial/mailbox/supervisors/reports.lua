@@ -1,8 +1,8 @@
 #!lua flags=no-writes
--- What the supervisors have told, and how long ago.
+-- The latest report of each supervisor, and its age.
 --
 -- ARGV     none
--- Answers  {supervisor, ms since it was last heard of, its report, ...}
+-- Answers  {supervisor, ms since its report, the report, ...}
 -- include: lib/time.lua
 local now = now_ms()
 local answer = {}

@@ -1,5 +1,5 @@
 #!lua flags=allow-oom
--- A supervisor has ended in an orderly way: nothing is left of it, nor of orders that it has not taken up.
+-- Forget a supervisor that has ended in an orderly way, and the orders that it has not taken.
 --
 -- ARGV     supervisor
 -- Answers  1 if it was known

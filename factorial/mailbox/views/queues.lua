@@ -1,9 +1,8 @@
 #!lua flags=no-writes
--- How much work there is: for the agents that are named, and for those that a process has registered for.
+-- Count the runs in each place, for the named agents and for those that a process has registered for.
 --
 -- ARGV     agents (list)
--- Answers  {agent, runs that are ready, throttled for their owner's limit, suspects that wait, in backoff, parked,
---          held by processes, ...}
+-- Answers  {agent, ready runs, throttled runs, suspects, runs in backoff, parked runs, held runs, ...}
 -- include: lib/args.lua
 local agents, held = take_list(), {}
 for _, agent in ipairs(agents) do
@@ -20,7 +19,7 @@ for _, process in ipairs(redis.call('ZRANGE', processes_key(), 0, -1)) do
   end
 end
 
--- An owner who has none that wait, and none that is held, has no count.
+-- An owner without a count has neither held nor throttled runs.
 local function throttled(agent)
   local count = 0
   for _, owner in ipairs(redis.call('HKEYS', running_key(agent))) do
@@ -32,7 +31,7 @@ end
 local answer = {}
 for _, agent in ipairs(agents) do
   local due, parked = due_key(agent), parked_key(agent)
-  local backoff = redis.call('ZCARD', due) - redis.call('ZINTERCARD', 2, due, parked) -- some parked ones have a deadline
+  local backoff = redis.call('ZCARD', due) - redis.call('ZINTERCARD', 2, due, parked) -- parked runs may have deadlines
   extend(answer, {agent, redis.call('LLEN', ready_key(agent)), throttled(agent),
     redis.call('LLEN', suspects_key(agent)), backoff, redis.call('SCARD', parked), held[agent]})
 end

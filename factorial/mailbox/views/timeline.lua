@@ -1,11 +1,11 @@
 #!lua flags=no-writes
--- What was counted lately: the newest buckets, up to the one that is under way.
+-- The newest buckets of counts, up to the current one.
 --
 -- ARGV     agent or '' for all, length of the timeline and of its buckets in seconds
 -- Answers  {now in ms, length of a bucket in seconds, beginning of the first in seconds,
 --          {agent, beginning in seconds, {count, value, ...}}, ...}
---          The buckets are as long as the longest that was counted in: what was counted by the hour cannot be told by
---          the minute. Shorter ones that lie in the same bucket follow each other, in no particular order.
+--          The length is that of the longest bucket found: what was counted by the hour cannot be shown by the minute.
+--          Several shorter buckets within one of this length follow each other, in no particular order.
 -- include: lib/args.lua
 -- include: lib/time.lua
 local wanted, duration, wanted_length = take(), take_number(), take_number()
@@ -24,8 +24,8 @@ for _, name in ipairs(redis.call('ZRANGEBYSCORE', timeline_key(), '(' .. now, '+
   end
 end
 
--- As many as the timeline is long. One more if they are longer than was asked for: else an hour's bucket that has just
--- begun would be all that there is of the last minutes.
+-- As many buckets as the timeline is long. One more if they are longer than was asked for: otherwise an hour's bucket
+-- that has just begun would be all that is shown of the last minutes.
 local count = math.ceil(duration / length) + (length > wanted_length and 1 or 0)
 local first = (math.floor(seconds / length) + 1 - count) * length
 local answer = {now, length, first}

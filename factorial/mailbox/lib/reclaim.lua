@@ -1,19 +1,19 @@
 -- include: lib/ending.lua
--- Taking a run back from the process that holds it, and what is made of the reason: `left`, `crashed` or `killed`
+-- Takes a run from the process that holds it, and judges the run by the cause: `left`, `crashed` or `killed`
 -- (lease.py: Cause).
 
--- How often a run may be taken back without a finished step in between when nothing says whether it is to blame. With
--- the pauses between them that takes minutes: longer than a storm of kills lasts, and in calmer times a step is finished.
+-- How often a run may be reclaimed without a finished step in between when nothing says whether it is to blame. With
+-- the pauses between them, this takes minutes: longer than a storm of kills lasts. In calmer times a step is finished.
 local MOST_RECOVERIES = 12
 
--- So many times in a row a run goes on at once. A crash is some run's doing, and a process should not be lost to it
--- every second; a kill from outside mostly is not.
-local function at_once(cause)
+-- How often in a row a run goes on at once. A crash is caused by some run, and must not cost a process every second; a
+-- kill from outside mostly is not.
+local function most_at_once(cause)
   return cause == 'killed' and 3 or 1
 end
 
--- Counts what the death says of a run. Gives the error with which the run ends, if it has come to that.
--- A strike: nothing else that the process held can be blamed.
+-- Counts what the death says about a run. Returns the error with which the run ends, if it ends.
+-- A strike: the process held nothing else that can be blamed.
 local function blame(run, cause, alone)
   local limit = tonumber(run.recovery_limit) or 3
   run.recoveries = run.recoveries + 1
@@ -32,20 +32,20 @@ local function blame(run, cause, alone)
   end
 end
 
--- The pause before a run is taken up again, in ms: 1 s, 2, 4 ... 64, each more or less by up to half of it, so that
--- those who died together do not all come back together. What looks like chance is a hash of id and epoch.
+-- The pause before a run is queued again, in ms: 1 s, 2, 4 ... 64, each more or less by up to half, so that runs of one
+-- dead process do not all come back together. The jitter is a hash of id and epoch: scripts have no random numbers.
 local function pause(run, cause)
   local name, hash = run.id .. ' ' .. run.epoch, 0
   for i = 1, #name do
     hash = (hash * 16807 + string.byte(name, i)) % 65521
   end
-  return math.floor(1000 * 2 ^ math.min(run.recoveries - at_once(cause) - 1, 6) * (0.5 + hash / 65521))
+  return math.floor(1000 * 2 ^ math.min(run.recoveries - most_at_once(cause) - 1, 6) * (0.5 + hash / 65521))
 end
 
--- Whoever held the run holds it no more: it is queued again, backs off, or ends. `alone`: it was all that the process
--- held. Answers 'go_on', 'given_up' or 'cancelled'.
-local function take_back(run, process, cause, alone, now)
-  let_go(run, process)
+-- The run is queued again, backs off, or ends. `alone`: the process held nothing else. Returns 'go_on', 'given_up' or
+-- 'cancelled'.
+local function reclaim(run, process, cause, alone, now)
+  clear_holder(run, process)
   local error_text = cause ~= 'left' and blame(run, cause, alone) or nil
   run.epoch = run.epoch + 1
   write_run(run.id, 'holder', '', 'epoch', run.epoch,
@@ -55,16 +55,16 @@ local function take_back(run, process, cause, alone, now)
     return 'cancelled'
   elseif error_text then
     refuse_mail(run, 'failed', now)
-    tell(run, 'run_failed', now, ',"metadata":null,"error":"' .. error_text .. '"')
+    publish_about(run, 'run_failed', now, ',"metadata":null,"error":"' .. error_text .. '"')
     finish(run, 'failed', now, error_text)
     return 'given_up'
   end
-  tell(run, 'task_reclaimed', now, ',"metadata":null,"data":{"process":' .. cjson.encode(process)
+  publish_about(run, 'task_reclaimed', now, ',"metadata":null,"data":{"process":' .. cjson.encode(process)
     .. ',"cause":"' .. cause .. '","recoveries":' .. run.recoveries .. '}')
   if cause ~= 'left' then
     tally(run.agent, 'recovered', now)
   end
-  if cause == 'left' or run.recoveries <= at_once(cause) then
+  if cause == 'left' or run.recoveries <= most_at_once(cause) then
     write_run(run.id, 'status', 'queued')
     make_ready(run, true)
   else
@@ -74,12 +74,12 @@ local function take_back(run, process, cause, alone, now)
   return 'go_on'
 end
 
--- The same for what a process is said to hold: in any case it holds it no more. Gives nil if it was not held by it, and
--- 'damaged' if its keys are, which harms no other.
-local function take_from(process, id, cause, alone, now)
+-- The same for an id in the set of a process's held runs, which is removed in any case. Returns nil if the process does
+-- not hold the run, and 'damaged' if the keys of the run are damaged: that must not affect the other runs.
+local function reclaim_from(process, id, cause, alone, now)
   local run, outcome = load_run(id), nil
   if run and run.status == 'processing' and run.holder == process then
-    local whole, answer = pcall(take_back, run, process, cause, alone, now)
+    local whole, answer = pcall(reclaim, run, process, cause, alone, now)
     outcome = whole and answer or 'damaged'
   end
   redis.call('SREM', held_key(process), id)
