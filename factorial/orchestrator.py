@@ -38,7 +38,7 @@ from factorial.mailbox.transport.client import RedisClient
 from factorial.mailbox.views.metrics import Metrics, read_metrics
 from factorial.mailbox.views.read import read_owner, read_status
 from factorial.mailbox.views.subscription import EventFilter
-from factorial.supervisor.embedding import Registered, run_registered
+from factorial.supervisor.service.embedding import Registered, run_registered
 from factorial.task import Task, TaskStatus, check_owner_id, check_task_id
 
 __all__ = [

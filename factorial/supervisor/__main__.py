@@ -23,8 +23,8 @@ from factorial.config import LoggingConfig, SystemConfig
 from factorial.config.bounds import LogFormat, LogLevel
 from factorial.config.toml import naming
 from factorial.errors import ConfigError
-from factorial.supervisor.init import as_init
-from factorial.supervisor.logs import logging_to_stderr
+from factorial.supervisor.process.init import as_init
+from factorial.telemetry.logs import logging_to_stderr
 
 __all__ = ["main"]
 
@@ -175,7 +175,7 @@ def _verb_parser(verb: str) -> argparse.ArgumentParser:
 
 
 def _count(text: str) -> int:
-    from factorial.supervisor.plan import MOST_PROCESSES
+    from factorial.supervisor.tree.plan import MOST_PROCESSES
 
     if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= MOST_PROCESSES:
         raise argparse.ArgumentTypeError(
@@ -199,8 +199,8 @@ def _run(options: argparse.Namespace, output: ExitStack) -> int:
         raise ConfigError("--json goes with --check; for a running system: status --json")
     if not options.check:
         as_init()
-    from factorial.supervisor.plan import load_runners
-    from factorial.supervisor.system import run_system
+    from factorial.supervisor.service.system import run_system
+    from factorial.supervisor.tree.plan import load_runners
 
     config = SystemConfig.from_toml(options.config)
     logs = _logs(config.logging, options)
@@ -227,7 +227,7 @@ def _logs(config: LoggingConfig, options: argparse.Namespace) -> LoggingConfig:
 
 
 def _operate(options: argparse.Namespace, verb: str) -> int:
-    from factorial.supervisor.remote import Selection, give_order, show_status
+    from factorial.supervisor.operate.remote import Selection, send_order, show_status
 
     redis = redis_of(options)
     if verb == "status":
@@ -238,7 +238,7 @@ def _operate(options: argparse.Namespace, verb: str) -> int:
     for name in ("target", "runner", "processes", "now"):
         if hasattr(options, name):
             order[name] = getattr(options, name)
-    return asyncio.run(give_order(redis, Selection(options.supervisor, options.all), order, patience=options.timeout))
+    return asyncio.run(send_order(redis, Selection(options.supervisor, options.all), order, patience=options.timeout))
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""What the system reports about itself: the log of tasks."""
+"""What the system reports about itself: the setup of its log on standard error, and the log of tasks."""

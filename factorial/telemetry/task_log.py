@@ -19,7 +19,7 @@
 Each line has the fields `event`, `task_id` and `agent` (`extra` of the logging module); `owner_id`, `turn` and
 `attempt` where they are known. Its text says the same. A turn that goes well writes no line.
 
-This module does not configure logging: that is up to the program, or to `factorial/supervisor/logs.py` in a system.
+This module does not configure logging: that is up to the program, or to `factorial/telemetry/logs.py` in a system.
 """
 
 import logging

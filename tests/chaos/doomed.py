@@ -4,7 +4,7 @@ import os
 import threading
 
 from factorial import Agent
-from factorial.supervisor.lifeline import Lifeline, inside_child
+from factorial.supervisor.process.lifeline import Lifeline, inside_child
 from factorial.testing import ScriptedModel, say
 
 doomed = Agent(name="doomed", model=ScriptedModel([say("never said")]))

@@ -43,14 +43,14 @@ async def test_every_verb_on_a_running_system(system: System) -> None:
     assert (before["odd"]["intensity"], before["work"]["intensity"]) == (3, 100)
     await wait_until(lambda: has_figures(system), message="the figures of each process")
 
-    assert await system.order("scale", "work", "3") == "work has 3 processes now, 2 before"
+    assert await system.order("scale", "work", "3") == "scaled work from 2 to 3"
     assert (await system.nodes())["work.3"]["state"] == "running"
     assert (await system.order("restart", "work")).startswith("replaced work.1, work.2, work.3; in ")
     restarted = await system.nodes()
     assert restarted["work.1"]["pid"] != before["work.1"]["pid"]
     assert restarted["harm.1"]["pid"] == before["harm.1"]["pid"]
     assert restarted["work"]["restarts"] == 0
-    assert await system.order("scale", "work", "1") == "work has 1 processes now, 3 before"
+    assert await system.order("scale", "work", "1") == "scaled work from 3 to 1"
     assert (await system.nodes()).keys() & {"work.2", "work.3"} == set()
 
     assert await system.order("drain", "work") == "drained work.1"
@@ -117,7 +117,9 @@ async def test_a_successor_that_cannot_start_leaves_the_old_process_at_work(syst
     system.config.write_text(system.config.read_text().replace("tests.chaos.agents:work", "release:agent"))
     await system.start()
     first = await system.nodes()
-    module.write_text(good + "from factorial.supervisor.lifeline import inside_child\nassert not inside_child()\n")
+    module.write_text(
+        good + "from factorial.supervisor.process.lifeline import inside_child\nassert not inside_child()\n"
+    )
     system.process.send_signal(signal.SIGHUP)
     await system.logs("not reloaded: child 'work.1' could not be started: agent 'release:agent'")
     assert (await system.nodes())["work.1"]["pid"] == first["work.1"]["pid"]

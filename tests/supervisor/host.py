@@ -9,12 +9,12 @@ import sys
 from dataclasses import asdict
 
 from factorial.errors import SupervisionError
-from factorial.supervisor.lifeline import inside_child
-from factorial.supervisor.logs import log_to_stderr
-from factorial.supervisor.process import ChildProcess
-from factorial.supervisor.signals import stop_requests
-from factorial.supervisor.spec import ChildExit, ChildSpec, SupervisorFlags, SupervisorSpec
-from factorial.supervisor.tree import Tree
+from factorial.supervisor.process.child_process import ChildProcess
+from factorial.supervisor.process.lifeline import inside_child
+from factorial.supervisor.process.signals import stop_requests
+from factorial.supervisor.rules.spec import ChildExit, ChildSpec, SupervisorFlags, SupervisorSpec
+from factorial.supervisor.tree.tree import Tree
+from factorial.telemetry.logs import log_to_stderr
 
 assert not inside_child(), "the main module was imported again"
 diary, flags, children = sys.argv[1], json.loads(sys.argv[2]), json.loads(sys.argv[3])

@@ -1,4 +1,4 @@
-"""A supervisor's ear over a real Valkey, with operations that only note what was asked of them."""
+"""A supervisor's control mailbox on a real Valkey, with operations that only note what was asked of them."""
 
 import asyncio
 import contextlib
@@ -7,7 +7,7 @@ from typing import Any
 
 from factorial.errors import ConfigError, SupervisionError
 from factorial.mailbox import Namespace
-from factorial.supervisor.orders import obey
+from factorial.supervisor.service.orders import take_orders
 
 __all__ = ["FakeOperations", "serve"]
 
@@ -72,24 +72,24 @@ class FakeOperations:
         if target == "nowhere":
             raise ConfigError("there is no 'nowhere' here; there are: weather, weather.1")
         if target == "resting":
-            raise SupervisionError("resting: drained, so there is nothing to restart; resume it")
+            raise SupervisionError("drained: resting. There is nothing to restart; resume it first")
         self.state = state
         return f"done: {words}"
 
 
 @contextlib.asynccontextmanager
 async def serve(mailbox: Namespace, operations: FakeOperations) -> AsyncIterator["asyncio.Task[None]"]:
-    """Have a supervisor obey, and end it in the orderly way when it was told to stop or the test is done."""
-    ear = asyncio.create_task(obey(operations, mailbox, operations.name))
+    """Take orders, and end in the orderly way on a stop, or when the test is done."""
+    taking = asyncio.create_task(take_orders(operations, mailbox, operations.name))
 
     async def end() -> None:
         await operations.stopped.wait()
-        ear.cancel()
+        taking.cancel()
 
     ending = asyncio.create_task(end())
     try:
-        yield ear
+        yield taking
     finally:
         ending.cancel()
-        ear.cancel()
-        await asyncio.wait([ear, ending])
+        taking.cancel()
+        await asyncio.wait([taking, ending])

@@ -14,7 +14,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-from factorial.supervisor.lifeline import Lifeline, inside_child
+from factorial.supervisor.process.lifeline import Lifeline, inside_child
 
 
 def note(diary: str, lifeline: Lifeline, event: str, **more: Any) -> None:

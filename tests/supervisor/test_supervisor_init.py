@@ -94,7 +94,7 @@ class Container:
 
     def run_stand_in(self, text: str) -> None:
         """Run a program in place of the supervisor."""
-        self.run("-c", f"from factorial.supervisor.init import as_init\nas_init()\n{text}")
+        self.run("-c", f"from factorial.supervisor.process.init import as_init\nas_init()\n{text}")
 
     async def says(self, text: str, timeout: float = 20.0) -> None:
         await wait_until(
@@ -183,7 +183,7 @@ async def test_elsewhere_nothing_happens(container: Container) -> None:
     container.run(
         "-c",
         "import os, subprocess, sys\nsys.exit(subprocess.run([sys.executable, '-c', "
-        "'import os; from factorial.supervisor.init import as_init; before = os.getpid(); as_init(); "
+        "'import os; from factorial.supervisor.process.init import as_init; before = os.getpid(); as_init(); "
         "assert os.getpid() == before']).returncode)",
     )
     assert await container.ends() == 0, container.log.read_text()

@@ -89,9 +89,9 @@ async def test_one_signal_drains_whomever_it_reaches(host: Host, number: signal.
     assert "Traceback" not in host.stderr.read_text()
 
 
-async def test_independent_children_drain_together_and_within_the_grace(host: Host) -> None:
+async def test_children_drain_together_and_within_the_grace(host: Host) -> None:
     slow = ("slow", {"kwargs": {"seconds": 1.0}, **LONG})
-    await host.start({"stop_together": True}, slow, slow, slow)
+    await host.start({}, slow, slow, slow)
     await host.is_ready()
     began = time.monotonic()
     host.process.send_signal(signal.SIGTERM)
@@ -235,7 +235,7 @@ async def test_a_transient_child_that_ends_normally_stays_ended(host: Host) -> N
 async def test_log_lines_name_their_process(host: Host) -> None:
     await host.start({}, ("exits", {"kwargs": {"code": 1}, "restart": "temporary"}))
     [exit] = await host.has("exited")
-    assert f"ERROR   {exit['process']} factorial.supervisor.lifeline" in host.stderr.read_text()
+    assert f"ERROR   {exit['process']} factorial.supervisor.process.lifeline" in host.stderr.read_text()
     host.process.send_signal(signal.SIGTERM)
     await host.process.wait()
 
@@ -261,13 +261,3 @@ async def test_the_end_of_a_significant_child_ends_the_supervisor(host: Host) ->
     assert await asyncio.wait_for(host.process.wait(), 10) == 0
     assert len(host.noted("drained")) == 1
     assert "the significant children have ended" in host.stderr.read_text()
-
-
-async def test_a_brutal_kill_does_not_ask(host: Host) -> None:
-    await host.start({}, ("obedient", {"shutdown": "brutal_kill"}))
-    await host.is_ready()
-    host.process.send_signal(signal.SIGTERM)
-    assert await host.process.wait() == 0
-    [exit] = host.noted("exited")
-    assert (exit["signal"], exit["reason"]) == ("SIGKILL", "shutdown")
-    assert not host.noted("drained")

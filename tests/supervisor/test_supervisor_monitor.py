@@ -17,11 +17,11 @@ from typing import Any
 import psutil
 import pytest
 
-from factorial.supervisor import health
-from factorial.supervisor.monitor import Monitor
-from factorial.supervisor.process import ChildProcess
-from factorial.supervisor.spec import ChildExit, ChildSpec, ExitReason, HealthLimits
-from factorial.supervisor.usage import descendants
+from factorial.supervisor.process.child_process import ChildProcess
+from factorial.supervisor.process.monitor import Monitor
+from factorial.supervisor.process.usage import descendants
+from factorial.supervisor.rules import health
+from factorial.supervisor.rules.spec import ChildExit, ChildSpec, ExitReason, HealthLimits
 from tests.supervisor import targets
 from tests.support import wait_until
 
@@ -180,7 +180,7 @@ async def test_rather_much_memory_is_a_reason_for_a_successor(
     assert child_id == "child"
     assert age >= 1.5
     assert process == hungry.process
-    assert re.search(rf"{process} is to be replaced: its memory was \d{{3}} MB, and soft_memory_mb is 100", caplog.text)
+    assert re.search(rf"{process} will be replaced: its memory was \d{{3}} MB, and soft_memory_mb is 100", caplog.text)
     assert not modest._exit.done()
 
 
@@ -319,5 +319,5 @@ async def test_an_error_of_the_monitor_is_logged_and_it_goes_on(
 
     monkeypatch.setattr(well, "measure", broken)
     assert (await ended(blocked)).why.startswith("its event loop was blocked")
-    assert "the health of child-" in caplog.text
+    assert "the health check of child-" in caplog.text
     assert "no figures today" in caplog.text

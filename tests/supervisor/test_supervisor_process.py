@@ -16,9 +16,9 @@ import pytest
 
 from factorial.errors import SupervisionError
 from factorial.mailbox.operations.lease import Cause
-from factorial.supervisor.process import ChildProcess
-from factorial.supervisor.spec import ChildExit, ChildSpec, ExitReason
-from factorial.supervisor.system import blame
+from factorial.supervisor.process.child_process import ChildProcess
+from factorial.supervisor.rules.spec import ChildExit, ChildSpec, ExitReason
+from factorial.supervisor.service.system import cause_of
 
 
 @pytest.fixture
@@ -113,8 +113,8 @@ async def test_a_failure_that_is_told_at_length_is_cut(spec: ChildSpec) -> None:
     ("target", "named"),
     [
         ("no_such_module_at_all:run", "ModuleNotFoundError: No module named 'no_such_module_at_all'"),
-        ("tests.supervisor.targets:nothing", "tests.supervisor.targets:nothing is no `async def` function"),
-        ("tests.supervisor.targets:note", "tests.supervisor.targets:note is no `async def` function"),
+        ("tests.supervisor.targets:nothing", "tests.supervisor.targets:nothing is not an `async def` function"),
+        ("tests.supervisor.targets:note", "tests.supervisor.targets:note is not an `async def` function"),
     ],
 )
 async def test_a_target_that_cannot_run(target: str, named: str) -> None:
@@ -150,7 +150,7 @@ async def test_an_end_by_itself_is_normal(spec: ChildSpec) -> None:
     assert (exit.exitcode, exit.reason, exit.asked) == (0, ExitReason.NORMAL, False)
 
 
-async def test_a_brutal_kill_is_a_shutdown(spec: ChildSpec) -> None:
+async def test_a_kill_without_a_reason_is_a_shutdown(spec: ChildSpec) -> None:
     child = await started(spec, "stubborn")
     child.kill()
     exit = await ended(child)
@@ -193,10 +193,12 @@ async def test_who_was_asked_stays_so_when_it_is_killed_for_its_health(spec: Chi
     exit = await ended(child)
     assert (exit.signal, exit.reason, exit.asked) == ("SIGKILL", ExitReason.ABNORMAL, True)
     assert exit.why == "its event loop was blocked for 15.0 s"
-    assert blame(exit) is Cause.LEFT
+    assert cause_of(exit) is Cause.LEFT
 
 
-async def test_a_brutal_kill_stays_one_when_the_child_is_killed_for_its_health(spec: ChildSpec) -> None:
+async def test_a_kill_without_a_reason_stays_a_shutdown_when_a_kill_for_health_follows(
+    spec: ChildSpec,
+) -> None:
     child = await started(spec, "stubborn")
     child.kill()
     child.kill("its event loop was blocked for 15.0 s")
@@ -212,7 +214,7 @@ async def test_who_is_killed_for_its_health_ends_abnormally_and_was_not_asked(sp
     exit = await ended(child)
     assert (exit.signal, exit.reason, exit.asked) == ("SIGKILL", ExitReason.ABNORMAL, False)
     assert exit.why == "it was of no use"
-    assert blame(exit) is Cause.CRASHED
+    assert cause_of(exit) is Cause.CRASHED
 
 
 async def test_who_ends_by_itself_before_the_kill_is_not_said_to_be_killed(spec: ChildSpec) -> None:
@@ -233,13 +235,13 @@ async def test_a_kill_from_outside(spec: ChildSpec) -> None:
 async def test_a_kill_by_the_kernel_for_want_of_memory(spec: ChildSpec, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its count of such kills is simulated: this test has no machine to starve."""
     kills = 3
-    monkeypatch.setattr("factorial.supervisor.process.kills_for_memory", lambda: kills)
+    monkeypatch.setattr("factorial.supervisor.process.child_process.kills_for_memory", lambda: kills)
     child = await started(spec)
     kills = 4
     child.measure({})  # it was still alive when this one was killed
     kills = 5
     os.kill(child.pid, signal.SIGKILL)
-    assert (await ended(child)).why.startswith("memory ran out, it seems")
+    assert (await ended(child)).why.startswith("probably out of memory")
 
     child = await started(spec)
     kills = 6

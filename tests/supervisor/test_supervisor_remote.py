@@ -134,13 +134,13 @@ async def test_an_unknown_target_is_a_mistake_in_the_asking(operator: Operator, 
 async def test_what_cannot_be_done_now_is_not_done(operator: Operator, one: FakeOperations) -> None:
     code, out, err = await operator.says("restart", "resting")
     assert (code, out) == (1, "")
-    assert err == "factorial: a: resting: drained, so there is nothing to restart; resume it\n"
+    assert err == "factorial: a: drained: resting. There is nothing to restart; resume it first\n"
 
 
 async def test_what_is_begun_and_not_done_in_time_goes_on(operator: Operator, one: FakeOperations) -> None:
     code, out, err = await operator.says("restart", "slow", "--timeout", "0.3")
     assert (code, out) == (1, "")
-    assert err.startswith("factorial: a: not done within 0.3 s. If it was begun, it goes on to its end; ")
+    assert err.startswith("factorial: a: not done within 0.3 s. If the order has started, it runs to its end. ")
     assert one.asked == ["restart slow"]
     one.finish.set()
 
@@ -150,8 +150,7 @@ async def test_what_is_not_begun_in_time_never_is(operator: Operator, one: FakeO
         code, out, err = await operator.says("drain", "weather", "--timeout", "0.3")
     assert (code, out) == (1, "")
     assert err == (
-        "factorial: a: not begun within 0.3 s, since another order or a reload was under way: it is not obeyed any "
-        "more\n"
+        "factorial: a: not started within 0.3 s, because another order or a reload was in progress: it was dropped\n"
     )
     assert (await operator.says("resume"))[0] == 0
     assert one.asked == ["resume"]
@@ -381,5 +380,5 @@ async def test_ctrl_c_ends_the_waiting_and_says_what_goes_on(operator: Operator,
     process.send_signal(signal.SIGINT)
     out, err = await process.communicate()
     assert (process.returncode, out) == (130, b"")
-    assert err == b"factorial: not waited for any more; a goes on with: restart slow\n"
+    assert err == b"factorial: stopped waiting; a continues with: restart slow\n"
     one.finish.set()

@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from factorial.supervisor.spec import ChildExit, ChildSpec, Spec, SupervisorFlags, SupervisorSpec
-from factorial.supervisor.strategy import classify, signal_name
-from factorial.supervisor.tree import Tree
+from factorial.supervisor.rules.spec import ChildExit, ChildSpec, Spec, SupervisorFlags, SupervisorSpec
+from factorial.supervisor.rules.strategy import classify, signal_name
+from factorial.supervisor.tree.tree import Tree
 from tests.support import wait_until
 
 __all__ = ["KILLED", "SimulatedChild", "World", "living", "running", "specs", "supervisor"]

@@ -19,7 +19,7 @@ from factorial._core.redact import hide_secrets, remember_environment, remember_
 from factorial._core.text import one_line
 from factorial.config import SystemConfig
 from factorial.errors import ConfigError, FactorialError
-from factorial.supervisor.logs import JsonFormatter, TextFormatter, logging_to_stderr
+from factorial.telemetry.logs import JsonFormatter, TextFormatter, logging_to_stderr
 from factorial.telemetry.task_log import TaskFields, TaskLog
 from factorial.testing import ScriptedModel, call, say
 

@@ -14,8 +14,9 @@ from typing import cast
 import psutil
 import pytest
 
-from factorial.supervisor import monitor, usage
-from factorial.supervisor.health import (
+from factorial.supervisor.process import monitor, usage
+from factorial.supervisor.process.monitor import Monitor
+from factorial.supervisor.rules.health import (
     SETTLED_SECONDS,
     Figures,
     Kill,
@@ -25,9 +26,8 @@ from factorial.supervisor.health import (
     judge,
     pace,
 )
-from factorial.supervisor.monitor import Monitor
-from factorial.supervisor.spec import ChildSpec, HealthLimits
-from factorial.supervisor.streams import NamedLines
+from factorial.supervisor.rules.spec import ChildSpec, HealthLimits
+from factorial.telemetry.streams import NamedLines
 from tests.support import wait_until
 
 MB = 1024 * 1024
@@ -196,7 +196,7 @@ async def test_a_limit_that_is_too_low_is_logged_once_and_replacements_become_ra
     warning = "child is above soft_memory_mb from its start: raise the limit (its memory was 0 MB"
     practice.patients = [heavy(0, age=11)]
     await wait_until(lambda: practice.replaced == ["child"])
-    assert "child-0 is to be replaced: its memory was" in caplog.text
+    assert "child-0 will be replaced: its memory was" in caplog.text
     assert warning not in caplog.text
     for number, seconds in enumerate([60, 120, 240, 480, 960, 1920, 3600, 3600], 1):
         successor = heavy(number, age=11)
@@ -261,7 +261,7 @@ async def test_an_error_in_a_round_does_not_end_the_monitor(
     practice: Practice, caplog: pytest.LogCaptureFixture
 ) -> None:
     practice.patients = None  # type: ignore[assignment]  # a list that cannot be read
-    await wait_until(lambda: "could not be looked at: it is tried again" in caplog.text)
+    await wait_until(lambda: "the health check of the children failed and will be repeated" in caplog.text)
     practice.patients = [Patient()]
     await rounds(practice.patients[0])
     assert all(record.levelno >= logging.ERROR for record in caplog.records if record.name == monitor.log.name)

@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from factorial.supervisor.intensity import RestartWindow, restart_delay
+from factorial.supervisor.rules.intensity import RestartWindow, restart_delay
 
 
 def test_the_window_slides() -> None:

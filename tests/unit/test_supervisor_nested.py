@@ -6,8 +6,8 @@ import signal
 import pytest
 
 from factorial.errors import SupervisionError
-from factorial.supervisor.report import describe
-from factorial.supervisor.spec import ExitReason
+from factorial.supervisor.rules.spec import ExitReason
+from factorial.supervisor.tree.report import describe
 from tests.support import wait_until
 from tests.unit.simulated import KILLED, World, living, specs, supervisor
 
@@ -55,7 +55,7 @@ async def test_restarts_below_do_not_count_above() -> None:
 async def test_a_nested_supervisor_that_gives_up_ends_with_shutdown_and_its_parent_decides(
     restart: str, again: bool
 ) -> None:
-    """OTP: it terminates its children in reverse order, and exits with the reason `shutdown`."""
+    """OTP: it terminates its children, and exits with the reason `shutdown`."""
     world = World()
     flaky = supervisor("flaky", *specs("a", "b"), restart=restart, intensity=0)
     async with living(world, supervisor("root", flaky, supervisor("steady", *specs("c")))) as (root, task):
@@ -107,14 +107,11 @@ async def test_strategies_hold_between_nested_supervisors() -> None:
 
 
 async def test_leave_now_reaches_all_levels(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("factorial.supervisor.tree.LEAVE_SECONDS", 0.1)
+    monkeypatch.setattr("factorial.supervisor.tree.incarnation.LEAVE_SECONDS", 0.1)
     world = World()
     world.stubborn |= {"a", "b"}
     world.deaf.add("b")
-    async with living(world, supervisor("root", supervisor("first", *specs("a", "b"), stop_together=True))) as (
-        root,
-        task,
-    ):
+    async with living(world, supervisor("root", supervisor("first", *specs("a", "b")))) as (root, task):
         await asyncio.wait_for(root.started.wait(), 10)
         world.log.clear()
         world.stop.set()

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from factorial.supervisor.nodes import checked_report
-from factorial.supervisor.status import Subject, draw
+from factorial.supervisor.operate.status import Subject, draw
+from factorial.supervisor.tree.nodes import checked_report
 
 WORKER = {"id": "a.1", "type": "worker", "state": "running", "pid": 7, "uptime": 3.5, "rss": 1000, "tasks": 2}
 

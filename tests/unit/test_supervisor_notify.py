@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from factorial.supervisor.notify import ServiceManager
+from factorial.supervisor.service.notify import ServiceManager
 
 
 class Systemd:
@@ -94,7 +94,7 @@ def test_the_watchdog_is_for_one_process(variables: dict[str, str], seconds: flo
 
 async def test_the_watchdog_is_notified_at_half_of_its_interval(systemd: Systemd, address: str) -> None:
     manager = ServiceManager({"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "200000"})
-    reassuring = asyncio.create_task(manager.reassure())
+    reassuring = asyncio.create_task(manager.keep_alive())
     begin = time.monotonic()
     for _ in range(4):
         assert await asyncio.to_thread(systemd.hears) == ["WATCHDOG=1"]
@@ -105,7 +105,7 @@ async def test_the_watchdog_is_notified_at_half_of_its_interval(systemd: Systemd
 async def test_a_blocked_event_loop_is_silent(systemd: Systemd, address: str) -> None:
     """This is what the watchdog is for: only the event loop itself may report that it runs."""
     manager = ServiceManager({"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "20000"})
-    reassuring = asyncio.create_task(manager.reassure())
+    reassuring = asyncio.create_task(manager.keep_alive())
     await asyncio.sleep(0)
     assert systemd.hears() == ["WATCHDOG=1"]
     time.sleep(0.1)  # noqa: ASYNC251  # it blocks the loop on purpose
@@ -116,7 +116,7 @@ async def test_a_blocked_event_loop_is_silent(systemd: Systemd, address: str) ->
 
 
 async def test_without_a_watchdog_nothing_is_sent(systemd: Systemd, address: str) -> None:
-    await asyncio.wait_for(ServiceManager({"NOTIFY_SOCKET": address}).reassure(), 1)
+    await asyncio.wait_for(ServiceManager({"NOTIFY_SOCKET": address}).keep_alive(), 1)
 
 
 @pytest.mark.parametrize("where", ["", "/no/such/socket", "@no-such-socket", "vsock:2:1", "x" * 200])

@@ -10,12 +10,12 @@ import pytest
 from factorial.config import GroupConfig, RunnerConfig, RunnerSupervisorConfig, SupervisorConfig, SystemConfig
 from factorial.errors import ConfigError, SupervisionError
 from factorial.mailbox.operations.lease import Cause
-from factorial.supervisor.operations import Operator
-from factorial.supervisor.plan import MOST_PROCESSES, Runners, tree_spec
-from factorial.supervisor.signals import StopRequests
-from factorial.supervisor.spec import ChildExit, ExitReason
-from factorial.supervisor.system import blame
-from factorial.supervisor.tree import Tree
+from factorial.supervisor.operate.operations import Operator, Source
+from factorial.supervisor.process.signals import StopRequests
+from factorial.supervisor.rules.spec import ChildExit, ExitReason
+from factorial.supervisor.service.system import cause_of
+from factorial.supervisor.tree.plan import MOST_PROCESSES, Runners, tree_spec
+from factorial.supervisor.tree.tree import Tree
 from tests.support import wait_until
 from tests.unit.simulated import KILLED, World
 
@@ -41,7 +41,7 @@ class Site:
         )
         self.tree = Tree(tree_spec(self.config, self.runners), launch=world.launch, on_exit=world.on_exit)
         self.requests = StopRequests(world.stop, world.now)
-        self.operator = Operator("s-1", self.config, self.tree, self.requests, "f.toml", asyncio.Event())
+        self.operator = Operator("s-1", Source(self.config, "f.toml"), self.tree, self.requests, asyncio.Event())
 
     def states(self) -> dict[str, str]:
         """What `status` shows of each process."""
@@ -49,7 +49,7 @@ class Site:
         return {child["id"]: child["state"] for runner in runners for child in runner["children"]}
 
     def running(self) -> dict[str, int]:
-        return {member.spec.id: member.child.pid for member in self.tree.workers()}
+        return {each.spec.id: each.child.pid for each in self.tree.processes()}
 
 
 @asynccontextmanager
@@ -77,7 +77,7 @@ async def test_drain_and_resume_a_process_a_runner_or_everything() -> None:
         assert await one.operator.drain("") == "drained a.1, a.2, b.1"
         assert await one.operator.resume("a") == "resumed a.1, a.2"
         assert await one.operator.resume("") == "resumed b.1"
-        assert await one.operator.resume("") == "nothing was drained here, and nothing has given up"
+        assert await one.operator.resume("") == "nothing to resume: nothing is drained or has given up"
         assert set(one.states().values()) == {"running"}
 
 
@@ -85,22 +85,22 @@ async def test_a_restart_replaces_what_runs_and_rejects_what_is_drained() -> Non
     async with site(a=2, b=1) as one:
         before = one.running()
         await one.operator.drain("a.1")
-        assert (await one.operator.restart("")).startswith("replaced a.2, b.1; left alone, being drained or having")
+        assert (await one.operator.restart("")).startswith("replaced a.2, b.1; skipped (drained, or given up) a.1; in ")
         assert one.states()["a.1"] == "drained"
         assert before["a.2"] != one.running()["a.2"]
-        with pytest.raises(SupervisionError, match=r"a\.1: drained, so there is nothing to restart; resume it"):
+        with pytest.raises(SupervisionError, match=r"drained: a\.1\. There is nothing to restart; resume it first"):
             await one.operator.restart("a.1")
 
 
 async def test_scale() -> None:
     async with site(a=2, b=1) as one:
         b = one.running()["b.1"]
-        assert await one.operator.scale("a", 4) == "a has 4 processes now, 2 before"
-        assert await one.operator.scale("a", 1) == "a has 1 processes now, 4 before"
+        assert await one.operator.scale("a", 4) == "scaled a from 2 to 4"
+        assert await one.operator.scale("a", 1) == "scaled a from 4 to 1"
         assert one.running().keys() == {"a.1", "b.1"}
         assert one.running()["b.1"] == b
         await one.operator.drain("a")
-        with pytest.raises(SupervisionError, match="a is drained, or has given up: resume it"):
+        with pytest.raises(SupervisionError, match="a is drained, or has given up: resume it before you scale it"):
             await one.operator.scale("a", 2)
         for count in (0, -1, MOST_PROCESSES + 1):
             with pytest.raises(ConfigError, match=f"use 1 to {MOST_PROCESSES}"):
@@ -109,7 +109,7 @@ async def test_scale() -> None:
 
 async def test_a_size_is_kept_when_the_runners_group_is_restarted() -> None:
     async with site("desk", a=1) as one:
-        assert await one.operator.scale("a", 3) == "a has 3 processes now, 1 before"
+        assert await one.operator.scale("a", 3) == "scaled a from 1 to 3"
         for _ in range(2):  # the runner gives up, then its group, which allows only one restart
             before = one.running()
             one.world.children["a.1"].end(KILLED)
@@ -133,11 +133,11 @@ async def test_a_failed_reload_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) 
         read: list[Any] = [config, tree_spec(config, new)]
         monkeypatch.setattr(one.operator, "_reread", lambda: asyncio.sleep(0, read))
         one.world.failing.add("a.1")
-        with pytest.raises(SupervisionError, match=r"'a\.1' could not be started: .*; new already: b\.2, b\.1"):
+        with pytest.raises(SupervisionError, match=r"'a\.1' could not be started: .*; already new: b\.2, b\.1"):
             await one.operator.reload()
         one.world.failing.clear()
         a = one.running()["a.1"]
-        assert await one.operator.scale("b", 1) == "b has 1 processes now, 2 before"
+        assert await one.operator.scale("b", 1) == "scaled b from 2 to 1"
         assert one.running()["a.1"] == a, "an order for one runner does not affect another"
         assert (await one.operator.reload()).startswith("reloaded: started a.2, b.2; replaced a.1, b.1; in ")
 
@@ -183,4 +183,4 @@ async def test_a_runner_that_is_between_two_starts_can_be_drained() -> None:
 def test_the_cause_that_is_recorded_for_the_tasks_of_an_ended_process(
     exitcode: int | None, signal: str | None, asked: bool, why: str, cause: Cause
 ) -> None:
-    assert blame(ChildExit("a.1", "a.1-x", 7, exitcode, signal, ExitReason.ABNORMAL, asked, why)) is cause
+    assert cause_of(ChildExit("a.1", "a.1-x", 7, exitcode, signal, ExitReason.ABNORMAL, asked, why)) is cause

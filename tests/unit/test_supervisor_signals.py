@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from factorial.supervisor import signals
-from factorial.supervisor.signals import stop_requests
+from factorial.supervisor.process import signals
+from factorial.supervisor.process.signals import stop_requests
 from tests.support import wait_until
 
 
@@ -64,7 +64,7 @@ async def test_a_signal_that_nohup_ignores_stays_ignored() -> None:
 
 IN_A_TERMINAL = """
 import asyncio, fcntl, os, sys, termios
-from factorial.supervisor.signals import stop_requests
+from factorial.supervisor.process.signals import stop_requests
 
 async def main(file):
     with stop_requests() as requests:

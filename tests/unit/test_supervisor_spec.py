@@ -1,4 +1,4 @@
-"""Specifications of supervisors and children are validated when they are made. Pure."""
+"""Specifications are validated when they are made. Pure."""
 
 import math
 from typing import Any
@@ -6,7 +6,14 @@ from typing import Any
 import pytest
 
 from factorial.errors import ConfigError
-from factorial.supervisor.spec import AutoShutdown, ChildSpec, Restart, Shutdown, Strategy, SupervisorFlags, check_specs
+from factorial.supervisor.rules.spec import (
+    AutoShutdown,
+    ChildSpec,
+    Restart,
+    Strategy,
+    SupervisorFlags,
+    check_specs,
+)
 
 
 def child(**changes: Any) -> ChildSpec:
@@ -23,14 +30,6 @@ def test_the_defaults_are_those_of_otp() -> None:
 def test_plain_words_become_members() -> None:
     assert SupervisorFlags(strategy="rest_for_one").strategy is Strategy.REST_FOR_ONE  # type: ignore[arg-type]
     assert child(restart="transient").restart is Restart.TRANSIENT
-    assert child(shutdown="infinity").shutdown is Shutdown.INFINITY
-
-
-@pytest.mark.parametrize(
-    ("shutdown", "seconds"), [(2, 2.0), (0, 0.0), (Shutdown.BRUTAL_KILL, 0.0), (Shutdown.INFINITY, math.inf)]
-)
-def test_the_seconds_between_request_and_kill(shutdown: Any, seconds: float) -> None:
-    assert child(shutdown=shutdown).seconds_to_stop == seconds
 
 
 @pytest.mark.parametrize(
@@ -41,7 +40,6 @@ def test_the_seconds_between_request_and_kill(shutdown: Any, seconds: float) -> 
         ({"target": "module.function"}, "'module:function'"),
         ({"target": "__main__:function"}, "another process can import"),
         ({"restart": "sometimes"}, "permanent, transient, temporary"),
-        ({"shutdown": "gently"}, "brutal_kill, infinity"),
         ({"shutdown": -1}, "shutdown=-1"),
         ({"shutdown": math.inf}, "shutdown=inf"),
         ({"start_timeout": 0}, "more than 0"),

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from factorial.supervisor.status import WIDTH, Subject, draw, size, span
+from factorial.supervisor.operate.status import _WIDTH, Subject, _size, draw, span
 
 
 def worker(name: str, **changes: Any) -> dict[str, Any]:
@@ -67,7 +67,7 @@ PICTURE = """\
      └─ weather.1     running         99   3h12m  1               12  182M  101%      7  2 ms  exit code 1
 
 ! db2-99  LOST, last heard of 40s ago  (pid 99 on db2)
-  it had 1 of 1 process running, 12 tasks in flight; their tasks go on elsewhere when their leases are over
+  it had 1 of 1 process running, 12 tasks in flight; other processes continue their tasks when their leases have expired
 
   QUEUE    READY  THROTTLED  SUSPECTS  BACKOFF  PARKED  HELD
   planner     12          7         1        3       5    24
@@ -213,7 +213,7 @@ def test_no_line_is_wider_than_a_terminal() -> None:
     tree = supervisor(long, supervisor(long, worker(long, state="ended", last_exit=long)), last_exit=long)
     both = [subject(tree, config=long), subject(tree, 99, is_lost=True, supervisor=long)]
     drawn = draw(both, {long: (1, 2, 3, 4, 5, 6)})
-    assert max(len(line) for line in drawn.splitlines()) == WIDTH
+    assert max(len(line) for line in drawn.splitlines()) == _WIDTH
 
 
 def test_unknown_values_are_dashes() -> None:
@@ -242,4 +242,4 @@ def test_time_spans(seconds: float | None, shown: str) -> None:
     [(None, "-"), (0, "0B"), (1023, "1023B"), (1024, "1.0K"), (190_900_000, "182M"), (1.5e9, "1.4G"), (3e10, "28G")],
 )
 def test_sizes(number: float | None, shown: str) -> None:
-    assert size(number) == shown
+    assert _size(number) == shown

@@ -7,9 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from factorial.errors import ConfigError
-from factorial.supervisor.spec import AutoShutdown, ChildSpec, ExitReason, Restart, Strategy, SupervisorFlags
-from factorial.supervisor.strategy import (
+from factorial.supervisor.rules.spec import AutoShutdown, ChildSpec, ExitReason, Restart, Strategy, SupervisorFlags
+from factorial.supervisor.rules.strategy import (
     Decision,
     Finish,
     GiveUp,
@@ -172,48 +171,6 @@ def test_a_significant_child_that_is_being_restarted_keeps_the_supervisor_alive(
     rules = running(children=children, auto_shutdown=AutoShutdown.ALL_SIGNIFICANT)
     assert is_restart(rules.ended("a", ABNORMAL, now=0))
     assert rules.ended("b", NORMAL, now=0) == LeaveEnded()
-
-
-def simple(restart: Restart, count: int) -> Supervision:
-    """A simple_one_for_one supervisor with running instances."""
-    rules = running(Strategy.SIMPLE_ONE_FOR_ONE, [child("a", restart)])
-    for _ in range(count):
-        rules.add(rules.instance())
-        rules.started(rules.start_order[-1])
-    return rules
-
-
-def test_a_simple_supervisor_begins_without_children_and_makes_them_of_one_spec() -> None:
-    assert simple(TRANSIENT, 0).start_order == ()
-    rules = simple(TRANSIENT, 2)
-    assert rules.start_order == ("a.1", "a.2")
-    assert rules.spec("a.2").restart is TRANSIENT
-    with pytest.raises(ConfigError, match="specify its children"):
-        running().instance()
-
-
-def test_instances_of_a_simple_supervisor_are_restarted_one_for_one_and_forgotten_when_they_end() -> None:
-    rules = simple(TRANSIENT, 3)
-    assert rules.ended("a.2", ABNORMAL, now=0) == RestartChildren((), ("a.2",))
-    assert rules.ended("a.1", NORMAL, now=0) == LeaveEnded()
-    assert rules.start_order == ("a.2", "a.3")
-    rules.add(rules.instance())
-    assert rules.start_order == ("a.2", "a.3", "a.4")
-
-
-def test_a_simple_supervisor_has_one_spec() -> None:
-    with pytest.raises(ConfigError, match="give one child"):
-        running(Strategy.SIMPLE_ONE_FOR_ONE, [child("a"), child("b")])
-
-
-def test_shutdown_is_in_the_reverse_order_one_by_one() -> None:
-    assert running().shutdown_order == (("c",), ("b",), ("a",))
-
-
-def test_children_without_an_order_are_shut_down_at_once() -> None:
-    assert simple(PERMANENT, 3).shutdown_order == (("a.3", "a.2", "a.1"),)
-    rules = Supervision(SupervisorFlags(stop_together=True), [child("a"), child("b")])
-    assert rules.shutdown_order == (("b", "a"),)
 
 
 def test_a_suspended_child_stays_suspended_when_its_group_is_restarted() -> None:

@@ -1,17 +1,16 @@
 """The tree carries out what the rules decide. Real: the tree, the event loop. Fake: the processes."""
 
 import asyncio
-from typing import Any
 
 import pytest
 
 from factorial.errors import SupervisionError
-from factorial.supervisor.spec import AutoShutdown, ChildExit, ChildSpec, ExitReason
+from factorial.supervisor.rules.spec import AutoShutdown, ChildExit, ChildSpec, ExitReason
 from tests.support import wait_until
 from tests.unit.simulated import KILLED, SimulatedChild, World, running, specs
 
 
-async def test_starts_in_order_each_ready_before_the_next_and_stops_in_reverse() -> None:
+async def test_starts_in_order_each_ready_before_the_next() -> None:
     world = World()
     world.never_ready.add("b")
     async with running(world, specs("a", "b", "c")) as task:
@@ -24,21 +23,10 @@ async def test_starts_in_order_each_ready_before_the_next_and_stops_in_reverse()
     assert [exit.reason for exit in world.exits] == [ExitReason.SHUTDOWN] * 3
 
 
-async def test_reverse_order_waits_for_each_child() -> None:
-    world = World()
-    world.stubborn.add("b")
-    async with running(world, specs("a", "b")):
-        await world.has("start a-1", "start b-2")
-        world.stop.set()
-        await world.has("drain b-2")
-        world.children["b"].end(0)
-        await world.has("drain a-1")
-
-
-async def test_children_that_do_not_need_each_other_stop_together() -> None:
+async def test_children_stop_together() -> None:
     world = World()
     world.stubborn.update("ab")
-    async with running(world, specs("a", "b"), stop_together=True):
+    async with running(world, specs("a", "b")):
         await world.has("start a-1", "start b-2")
         world.stop.set()
         await world.has("drain b-2", "drain a-1")
@@ -158,31 +146,18 @@ async def test_a_child_that_does_not_stop_in_time_is_killed_and_reported() -> No
     assert [(exit.signal, exit.reason) for exit in world.exits] == [("SIGKILL", ExitReason.ABNORMAL)]
 
 
-@pytest.mark.parametrize(
-    ("shutdown", "expected"), [("brutal_kill", ["kill a-1"]), ("infinity", ["drain a-1"]), (100, ["drain a-1"])]
-)
-async def test_shutdown_types(shutdown: Any, expected: list[str]) -> None:
-    world = World()
-    async with running(world, specs("a", shutdown=shutdown)) as task:
-        await world.has("start a-1")
-        world.stop.set()
-        await task
-        await world.has(*expected)
-    assert world.exits[0].reason is ExitReason.SHUTDOWN
-
-
 async def test_leave_now_shortens_the_time_to_stop(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("factorial.supervisor.tree.LEAVE_SECONDS", 0.01)
+    monkeypatch.setattr("factorial.supervisor.tree.incarnation.LEAVE_SECONDS", 0.01)
     world = World()
     world.stubborn.update("ab")
     world.deaf.add("a")
-    async with running(world, specs("a", "b", shutdown="infinity")) as task:
+    async with running(world, specs("a", "b", shutdown=600)) as task:
         await world.has("start a-1", "start b-2")
         world.stop.set()
-        await world.has("drain b-2")
+        await world.has("drain b-2", "drain a-1")
         world.now.set()
         await task
-        await world.has("leave b-2", "drain a-1", "leave a-1", "kill a-1")
+        assert sorted(world.log) == ["kill a-1", "leave a-1", "leave b-2"]
 
 
 async def test_auto_shutdown_ends_the_tree_without_an_error() -> None:
@@ -207,7 +182,7 @@ async def test_a_failing_on_exit_does_not_stop_supervision(error: Exception, cap
         await world.has("start a-1")
         world.children["a"].end(KILLED)
         await world.has("start a-2")
-    assert "the end of a-1 has failed" in caplog.text
+    assert "the follow-up to the end of a-1 has failed" in caplog.text
 
 
 async def test_a_slow_on_exit_does_not_hold_up_the_restart_and_is_waited_for_at_the_end() -> None:

@@ -7,16 +7,15 @@ from typing import Any
 import pytest
 
 from factorial.errors import SupervisionError
-from factorial.supervisor.changes import (
+from factorial.supervisor.tree.changes import (
     Changes,
     apply,
     replace_child,
     resume_child,
-    start_child,
     suspend_child,
     terminate_child,
 )
-from factorial.supervisor.report import describe
+from factorial.supervisor.tree.report import describe
 from tests.support import wait_until
 from tests.unit.simulated import KILLED, World, living, specs, supervisor
 
@@ -33,7 +32,7 @@ async def test_a_successor_is_ready_before_its_predecessor_is_drained() -> None:
         await world.has("drain a-1")
         await replacing
         assert describe(root)["restarts"] == 0
-        assert [member.child.pid for member in root.workers()] == [3, 2]
+        assert [each.child.pid for each in root.processes()] == [3, 2]
 
 
 async def test_a_successor_that_does_not_get_ready_leaves_its_predecessor_alone() -> None:
@@ -44,9 +43,9 @@ async def test_a_successor_that_does_not_get_ready_leaves_its_predecessor_alone(
         world.failing.add("a")
         with pytest.raises(SupervisionError, match="no such luck"):
             await replace_child(root, "a")
-        assert [member.child.pid for member in root.workers()] == [1]
+        assert [each.child.pid for each in root.processes()] == [1]
         world.failing.clear()
-        next(root.workers()).child.kill("a test")
+        next(root.processes()).child.kill("a test")
         await world.has("start a-2", "kill a-1", "start a-3")
 
 
@@ -63,7 +62,7 @@ async def test_a_predecessor_that_dies_meanwhile_is_not_started_again() -> None:
         world.children["a"].become_ready()
         await replacing
         await asyncio.sleep(0.05)
-        assert [member.child.pid for member in root.workers()] == [2]
+        assert [each.child.pid for each in root.processes()] == [2]
         assert world.log == ["start a-1", "start a-2"]
 
 
@@ -94,7 +93,7 @@ async def test_a_crash_loop_can_be_suspended_in_its_pause() -> None:
         await suspend_child(root, "a")
         await asyncio.sleep(0.3)
         assert describe(root)["children"][0]["state"] == "drained"
-        assert not list(root.workers())
+        assert not list(root.processes())
 
 
 async def test_a_child_that_cannot_be_resumed_stays_suspended() -> None:
@@ -117,7 +116,7 @@ async def test_a_nested_supervisor_that_has_given_up_can_be_resumed() -> None:
         world.children["a"].end(KILLED)
         await wait_until(lambda: describe(root)["children"][0]["state"] == "gave up")
         await resume_child(root, "first")
-        assert [member.child.pid for member in root.workers()] == [2]
+        assert [each.child.pid for each in root.processes()] == [2]
 
 
 async def test_apply_does_what_has_changed_and_leaves_the_rest() -> None:
@@ -144,7 +143,7 @@ async def test_apply_that_fails_half_way_loses_nothing_that_ran() -> None:
         world.failing.add("b")
         with pytest.raises(SupervisionError, match="no such luck"):
             await apply(root, supervisor("root", *specs("a", "b")), roll=True)
-        assert [member.child.pid for member in root.workers()] == [3, 2]
+        assert [each.child.pid for each in root.processes()] == [3, 2]
         assert not task.done()
 
 
@@ -188,24 +187,7 @@ async def test_a_report_describes_every_node() -> None:
         (a,) = first["children"]
         assert (a["process"], a["pid"], a["tasks"], a["restarts"], a["last_exit"]) == ("a-3", 3, 3, 1, "SIGKILL")
         assert (b["last_exit"], b["restarts"], b["state"]) == (None, 0, "running")
-        assert [place.child_id for place in root.places()] == ["first", "a", "b"]
-
-
-async def test_instances_of_a_simple_supervisor_come_and_go() -> None:
-    world = World()
-    async with living(world, supervisor("root", *specs("a"), strategy="simple_one_for_one")) as (root, task):
-        await asyncio.wait_for(root.started.wait(), 2)
-        assert not world.log
-        assert [await start_child(root), await start_child(root)] == ["a.1", "a.2"]
-        await terminate_child(root, "a.1")
-        await world.has("start a.1-1", "start a.2-2", "drain a.1-1")
-        world.children["a.2"].end(KILLED)
-        await world.has("start a.2-3")
-        world.failing.add("a.3")
-        with pytest.raises(SupervisionError, match="no such luck"):
-            await start_child(root)
-        assert root.order == ("a.2",)
-        assert not task.done()
+        assert [each.child_id for each in root.walk()] == ["first", "a", "b"]
 
 
 async def test_a_reload_may_change_what_is_significant() -> None:
@@ -215,8 +197,8 @@ async def test_a_reload_may_change_what_is_significant() -> None:
     async with living(world, supervisor("root", a, b, auto_shutdown="any_significant")) as (root, _):
         await asyncio.wait_for(root.started.wait(), 2)
         await apply(root, supervisor("root", replace(a, significant=False), replace(b, significant=False)), roll=False)
-        assert [member.child.pid for member in root.workers()] == [3, 4]
-        assert len(root.alive) == 2
+        assert [each.child.pid for each in root.processes()] == [3, 4]
+        assert len(root.incarnations.alive) == 2
 
 
 async def test_a_drained_child_stays_drained_when_its_supervisor_is_restarted() -> None:
@@ -268,9 +250,9 @@ async def test_a_predecessor_is_reported_while_it_drains() -> None:
         world.stubborn.clear()
 
 
-async def test_a_child_that_dies_by_itself_during_the_shutdown_is_reported() -> None:
+async def test_a_child_that_is_killed_during_the_shutdown_is_reported() -> None:
     world = World()
-    world.stubborn.add("b")
+    world.stubborn |= {"a", "b"}
     async with living(world, supervisor("root", *specs("a", "b"))) as (root, task):
         await asyncio.wait_for(root.started.wait(), 2)
         world.stop.set()
@@ -279,7 +261,7 @@ async def test_a_child_that_dies_by_itself_during_the_shutdown_is_reported() -> 
         world.children["b"].end(0)
         await asyncio.wait_for(task, 2)
     assert [(exit.child_id, str(exit.reason), exit.asked) for exit in world.exits] == [
-        ("a", "abnormal", False), ("b", "shutdown", True),
+        ("a", "abnormal", True), ("b", "shutdown", True),
     ]  # fmt: skip
 
 
@@ -298,9 +280,9 @@ async def test_a_group_restart_during_a_replacement_leaves_all_children_running(
         world.children["a"].end(KILLED)
         world.children["b"].become_ready()
         await replacing
-        await wait_until(lambda: len(list(root.workers())) == 3)
+        await wait_until(lambda: len(list(root.processes())) == 3)
         assert [node["state"] for node in describe(root)["children"]] == ["running"] * 3
-        assert len(root.alive) == 3
+        assert len(root.incarnations.alive) == 3
 
 
 @pytest.mark.parametrize("strategy", ["one_for_all", "rest_for_one"])
@@ -316,9 +298,9 @@ async def test_an_outdated_failed_start_starts_no_child_twice(strategy: str) -> 
         second = world.children["b"]
         world.children["a"].end(KILLED)
         second.end(1)
-        await wait_until(lambda: len(list(root.workers())) == 2)
+        await wait_until(lambda: len(list(root.processes())) == 2)
         await asyncio.sleep(0.1)
-        assert len(root.alive) == 2
+        assert len(root.incarnations.alive) == 2
         assert [node["state"] for node in describe(root)["children"]] == ["running"] * 2
 
 
@@ -355,9 +337,8 @@ async def test_children_that_drain_already_do_not_delay_a_stop() -> None:
         await wait_until(lambda: first.is_draining)
         world.stop.set()
         await wait_until(lambda: world.children["b"].is_draining)
-        for child in (world.children["b"], first):
+        for child in (world.children["b"], first, world.children["a"]):
             child.end(0)
-        world.stubborn.clear()
         await asyncio.wait_for(task, 2)
         await replacing
 
@@ -374,8 +355,8 @@ async def test_a_child_that_is_removed_during_the_start_is_not_started(strategy:
         world.children["a"].become_ready()
         await taking
         await asyncio.wait_for(root.started.wait(), 2)
-        assert [member.spec.id for member in root.workers()] == ["a"]
-        assert [member.spec.id for member in root.alive] == ["a"]
+        assert [each.spec.id for each in root.processes()] == ["a"]
+        assert [each.spec.id for each in root.incarnations.alive] == ["a"]
         assert not task.done()
 
 
@@ -402,7 +383,7 @@ async def test_a_failure_in_one_supervisor_does_not_prevent_the_reload_of_the_ot
         with pytest.raises(SupervisionError, match="'a' could not be started"):
             await apply(root, spec, roll=True, changes=changes)
         assert changes.replaced == ["b"]
-        assert sorted(member.child.pid for member in root.workers()) == [1, 4]
+        assert sorted(each.child.pid for each in root.processes()) == [1, 4]
 
 
 @pytest.mark.parametrize("operation", [suspend_child, replace_child, terminate_child])
@@ -422,8 +403,8 @@ async def test_an_interrupted_group_restart_is_finished_without_the_child_that_f
         world.never_ready.clear()
         world.children["a"].end(1)
         await waiting
-        await wait_until(lambda: {"b", "c"} <= {member.spec.id for member in root.workers()})
-        assert len(root.alive) == (3 if operation is replace_child else 2)
+        await wait_until(lambda: {"b", "c"} <= {each.spec.id for each in root.processes()})
+        assert len(root.incarnations.alive) == (3 if operation is replace_child else 2)
 
 
 @pytest.mark.parametrize("strategy", ["one_for_one", "one_for_all", "rest_for_one"])
@@ -443,7 +424,7 @@ async def test_a_process_that_cannot_be_forked_is_a_failed_start(strategy: str) 
     async with living(world, supervisor("root", *specs("a", "b"), strategy=strategy, backoff=0.01)) as (root, task):
         await asyncio.wait_for(root.started.wait(), 2)
         world.children["b"].end(KILLED)
-        await wait_until(lambda: refusals == 0 and len(list(root.workers())) == 2)
+        await wait_until(lambda: refusals == 0 and len(list(root.processes())) == 2)
         assert describe(root)["restarts"] == 3
         assert not task.done()
 
@@ -482,10 +463,10 @@ async def test_a_strategy_that_changes_during_a_restart_leaves_one_incarnation_o
         world.never_ready.clear()
         world.children["a"].become_ready()
         await applying
-        await wait_until(lambda: len(list(root.workers())) == 2)
+        await wait_until(lambda: len(list(root.processes())) == 2)
         await asyncio.sleep(0.05)
-        assert len(root.alive) == 2
-        assert set(root.alive) == set(root.current.values())
+        assert len(root.incarnations.alive) == 2
+        assert set(root.incarnations.alive) == set(root.current.values())
 
 
 async def test_a_runner_that_has_ended_stays_ended_when_it_cannot_be_resumed() -> None:

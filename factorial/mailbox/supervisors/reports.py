@@ -5,8 +5,8 @@
     answer      what became of an order (`answer.lua`)
 
 An order is obeyed once, however often it is sent or found: it has an id. It carries the server's time, so one that has
-waited for longer than its sender does is refused, not obeyed. Called by `supervisor/orders.py` on the supervisor's
-side, and by `supervisor/remote.py` on the operator's.
+waited for longer than its sender does is refused, not obeyed. Called by `supervisor/service/orders.py` on the
+supervisor's side, and by `supervisor/operate/remote.py` on the operator's.
 """
 
 import asyncio

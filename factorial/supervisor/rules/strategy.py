@@ -1,18 +1,26 @@
 """What to do when a child has ended: the rules of OTP's supervisor, as a state machine without processes.
 
-`Supervision` is told what happened and at which value of a monotonic clock, and answers with a decision for
-`tree` to carry out. What OTP's rules do not say is marked as an extension.
+`Supervision` takes what happened, with the value of a monotonic clock, and returns a decision for `tree` to carry out.
+What is not in OTP's rules is marked as an extension.
 """
 
 import random
 import signal
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from enum import Enum, auto
 
 from factorial.errors import ConfigError
-from factorial.supervisor.intensity import RestartWindow, restart_delay
-from factorial.supervisor.spec import AutoShutdown, ExitReason, Restart, Spec, Strategy, SupervisorFlags, check_specs
+from factorial.supervisor.rules.intensity import RestartWindow, restart_delay
+from factorial.supervisor.rules.spec import (
+    AutoShutdown,
+    ExitReason,
+    Restart,
+    Spec,
+    Strategy,
+    SupervisorFlags,
+    check_specs,
+)
 
 __all__ = [
     "ChildState", "Decision", "Finish", "GiveUp", "LeaveEnded", "RestartChildren", "Supervision", "classify",
@@ -27,7 +35,7 @@ class LeaveEnded:
 
 @dataclass(frozen=True, slots=True)
 class RestartChildren:
-    """Terminate these in this order, wait `delay` seconds (extension), then start these in this order."""
+    """Terminate the first ones in this order, wait `delay` seconds (extension), then start the others in this order."""
 
     terminate: tuple[str, ...]
     start: tuple[str, ...]
@@ -36,12 +44,12 @@ class RestartChildren:
 
 @dataclass(frozen=True, slots=True)
 class Finish:
-    """The significant children have ended: shut the supervisor down, as asked by `auto_shutdown`."""
+    """The significant children have ended: shut the supervisor down, as `auto_shutdown` says."""
 
 
 @dataclass(frozen=True, slots=True)
 class GiveUp:
-    """There were more than `intensity` restarts within `period`: shut the supervisor down as failed."""
+    """There were more than `intensity` restarts within `period`: end the supervisor as failed."""
 
     restarts: int
 
@@ -50,7 +58,7 @@ Decision = LeaveEnded | RestartChildren | Finish | GiveUp
 
 
 class ChildState(Enum):
-    """Where a child stands, by the rules."""
+    """The state of a child by the rules."""
 
     NOT_STARTED = auto()
     RUNNING = auto()
@@ -62,7 +70,7 @@ class ChildState(Enum):
 class Supervision:
     """The children of one supervisor, in the order in which they start, and the rules for their ends.
 
-    A group restart counts once, and so does a failed attempt to restart.
+    A group restart counts as one restart, and so does each failed attempt to restart.
     """
 
     def __init__(
@@ -74,19 +82,14 @@ class Supervision:
         self._states: dict[str, ChildState] = {}
         self._restarts = RestartWindow(flags.period)
         self._restarts_of: dict[str, RestartWindow] = {}
-        self._template: Spec | None = None
-        self._instances = 0
         specs = tuple(specs)
         check_specs(flags, specs)
-        if flags.strategy is Strategy.SIMPLE_ONE_FOR_ONE:
-            [self._template] = specs
-        else:
-            for spec in specs:
-                self.add(spec)
+        for spec in specs:
+            self.add(spec)
 
     @property
     def flags(self) -> SupervisorFlags:
-        """How the children are treated. Setting it is an extension: from then on, restarts are counted anew."""
+        """How the children are treated. Setting it is an extension, and resets the count of restarts."""
         return self._flags
 
     @flags.setter
@@ -97,22 +100,14 @@ class Supervision:
             self._restarts_of.clear()
 
     def add(self, spec: Spec) -> None:
-        """A further child, which comes last in the order. Raises `ConfigError` if there is one of its id already."""
+        """Add a child, which comes last in the order. Raises `ConfigError` if its id is in use."""
         if spec.id in self._specs:
             raise ConfigError(f"there are two children with the id {spec.id!r}: ids must be unique")
         self._specs[spec.id] = spec
         self._states[spec.id] = ChildState.NOT_STARTED
 
-    def instance(self) -> Spec:
-        """The specification of a further instance (OTP's `start_child` of a simple_one_for_one supervisor), to be
-        added. Raises `ConfigError` for any other supervisor."""
-        if self._template is None:
-            raise ConfigError(f"a {self.flags.strategy} supervisor has no instances: specify its children")
-        self._instances += 1
-        return replace(self._template, id=f"{self._template.id}.{self._instances}")
-
     def remove(self, child_id: str) -> None:
-        """Forget a child."""
+        """Remove a child."""
         del self._specs[child_id], self._states[child_id]
         self._restarts_of.pop(child_id, None)
 
@@ -124,24 +119,24 @@ class Supervision:
         return self._specs[child_id]
 
     def revise(self, spec: Spec) -> None:
-        """Extension: from now on the child of this id is as `spec` says."""
+        """Extension: replace the specification of the child with this id."""
         self._specs[spec.id] = spec
 
     def reorder(self, child_ids: Iterable[str]) -> None:
-        """Extension: the children start in this order from now on; those that are not named come last."""
+        """Extension: change the start order. Children that are not named come last."""
         first = dict.fromkeys(child_id for child_id in child_ids if child_id in self._specs)
         self._specs = {child_id: self._specs[child_id] for child_id in {**first, **self._specs}}
 
     def state(self, child_id: str) -> ChildState:
-        """Where the child stands."""
+        """The state of a child."""
         return self._states[child_id]
 
     def restarts(self, now: float) -> int:
-        """How many restarts there were within the period."""
+        """The number of restarts within the period."""
         return self._restarts.count(now)
 
     def restarts_of(self, child_id: str, now: float) -> int:
-        """How many of them this child has caused."""
+        """The number of restarts within the period that this child has caused."""
         return self._restarts_of[child_id].count(now) if child_id in self._restarts_of else 0
 
     @property
@@ -149,42 +144,31 @@ class Supervision:
         """All children, in the order in which they start."""
         return tuple(self._specs)
 
-    @property
-    def shutdown_order(self) -> tuple[tuple[str, ...], ...]:
-        """How the children are terminated: those of one group at once, and one group after the other.
-
-        In reverse order, one by one; children without an order, at once.
-        """
-        ids = tuple(reversed(self._specs))
-        if self.flags.stop_together or self.flags.strategy is Strategy.SIMPLE_ONE_FOR_ONE:
-            return (ids,)
-        return tuple((child_id,) for child_id in ids)
-
     def started(self, child_id: str) -> None:
-        """The child is up and ready."""
+        """The child is ready."""
         self._states[child_id] = ChildState.RUNNING
 
     def stays_ended(self, child_id: str) -> None:
-        """An attempt to start a child that had ended, which nothing but a wish had called for, has failed."""
+        """An operator's attempt to start a child that had ended has failed."""
         self._states[child_id] = ChildState.ENDED
 
     def suspend(self, child_id: str) -> None:
         """The child is terminated and kept (OTP's `terminate_child`) until it is `started` again.
 
-        Unlike in OTP a group restart does not start it: somebody wants it to rest.
+        Unlike in OTP, a group restart does not start it, because an operator has suspended it.
         """
         self._states[child_id] = ChildState.SUSPENDED
 
     def ended(self, child_id: str, reason: ExitReason, now: float) -> Decision:
-        """The child has ended without having been told to."""
+        """The child has ended although nobody asked it to."""
         spec = self._specs[child_id]
         if self._is_restarted(spec, reason):
             return self._restart(child_id, now)
-        self._settle(spec)
+        self._leave_ended(spec)
         return Finish() if spec.significant and self._is_finished() else LeaveEnded()
 
     def start_failed(self, child_id: str, now: float) -> Decision:
-        """An attempt to restart the child has failed: it is tried again, and counts."""
+        """An attempt to restart the child has failed. It counts, and is followed by another one."""
         return self._restart(child_id, now)
 
     def _is_restarted(self, spec: Spec, reason: ExitReason) -> bool:
@@ -211,13 +195,13 @@ class Supervision:
         return RestartChildren(terminate, start, self._delay(child_id, now))
 
     def _concerned(self, child_id: str) -> tuple[str, ...]:
-        """The child and whoever starts anew with it, in the order in which they start.
+        """The child and those that are restarted with it, in the order in which they start.
 
-        Siblings that had ended normally start anew with the group, as in OTP.
+        Siblings that had ended normally are started with the group, as in OTP.
         """
         ids = self.start_order
         match self.flags.strategy:
-            case Strategy.ONE_FOR_ONE | Strategy.SIMPLE_ONE_FOR_ONE:
+            case Strategy.ONE_FOR_ONE:
                 return (child_id,)
             case Strategy.ONE_FOR_ALL:
                 return ids
@@ -234,15 +218,15 @@ class Supervision:
             intensity=self.flags.intensity, period=self.flags.period, jitter=self._jitter(),
         )  # fmt: skip
 
-    def _settle(self, spec: Spec) -> None:
-        """The child has ended for good: a temporary one is forgotten, and so is an instance of a simple supervisor."""
-        if spec.restart is Restart.TEMPORARY or self.flags.strategy is Strategy.SIMPLE_ONE_FOR_ONE:
+    def _leave_ended(self, spec: Spec) -> None:
+        """The child has ended for good. A temporary one is removed."""
+        if spec.restart is Restart.TEMPORARY:
             self.remove(spec.id)
         else:
             self._states[spec.id] = ChildState.ENDED
 
     def _is_finished(self) -> bool:
-        """Whether the end of a significant child, which has just been noted, ends the supervisor."""
+        """Whether the supervisor ends because a significant child has just ended."""
         if self.flags.auto_shutdown is AutoShutdown.ANY_SIGNIFICANT:
             return True
         alive = (ChildState.RUNNING, ChildState.RESTARTING, ChildState.SUSPENDED)
@@ -250,10 +234,11 @@ class Supervision:
 
 
 def classify(exitcode: int | None, asked_with: signal.Signals | None) -> ExitReason:
-    """Why a process ended. `exitcode`: minus the signal's number if one ended it, `None` if nobody knows.
-    `asked_with`: the signal with which we told it to end, if we did.
+    """Why a process ended. `exitcode`: minus the signal's number if a signal ended it, `None` if it is unknown.
+    `asked_with`: the signal with which the supervisor asked it to end, if it did.
 
-    0 is normal; 0, or that signal, after we told it to is shutdown; anything else is abnormal.
+    Exit code 0 is normal. Exit code 0 or an end by that signal, after the request, is a shutdown. Anything else is
+    abnormal.
     """
     if asked_with is not None and exitcode in (0, -asked_with):
         return ExitReason.SHUTDOWN
@@ -261,7 +246,7 @@ def classify(exitcode: int | None, asked_with: signal.Signals | None) -> ExitRea
 
 
 def signal_name(exitcode: int | None) -> str | None:
-    """The name of the signal that ended the process, if one did."""
+    """The name of the signal that ended the process, or None if it exited by itself."""
     if exitcode is None or exitcode >= 0:
         return None
     try:

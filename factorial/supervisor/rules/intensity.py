@@ -1,4 +1,4 @@
-"""How many restarts are too many, and how long to pause between them. Pure: the clock's value is passed in."""
+"""Counts restarts, and computes the pauses between them. Pure: the value of the clock is passed in."""
 
 from collections import deque
 
@@ -13,12 +13,12 @@ class RestartWindow:
         self._times: deque[float] = deque()
 
     def add(self, now: float) -> int:
-        """Count a restart at `now`; return how many there are in the window with it."""
+        """Count a restart at `now`. Returns the number of restarts in the window, including this one."""
         self._times.append(now)
         return self.count(now)
 
     def count(self, now: float) -> int:
-        """How many restarts there were in the last `period` seconds, both ends included."""
+        """The number of restarts in the last `period` seconds, both ends included."""
         while self._times and self._times[0] + self._period < now:
             self._times.popleft()
         return len(self._times)
@@ -27,9 +27,10 @@ class RestartWindow:
 def restart_delay(nth: int, *, base: float, longest: float, intensity: int, period: float, jitter: float) -> float:
     """Seconds to wait before the `nth` restart (from 1) of one child within the window.
 
-    Nothing before the first; then `base`, doubled each time, up to `longest`, times a factor between 0.5 and 1
-    that `jitter` (from 0 to 1) chooses. All pauses of a crash loop fit into half of the period, so that waiting
-    never keeps it from exceeding the intensity.
+    The first restart has no pause. The second waits for `base` seconds, and each further one twice as long as the one
+    before, up to `longest`. A pause is multiplied by a factor between 0.5 and 1, which `jitter` (from 0 to 1) chooses.
+    All pauses of a crash loop fit into half of the period, so waiting never keeps the loop from exceeding the
+    intensity.
     """
     if nth <= 1:
         return 0.0

@@ -1,6 +1,6 @@
-"""What a supervisor is told: its flags and the specifications of its children (OTP's supervisor, `check_childspec`).
+"""The specification of a supervisor: its flags and its children (OTP's supervisor, `check_childspec`).
 
-Pure. Everything is validated when it is made; a `ConfigError` names the child and what would be right.
+Pure. Each object validates itself when it is made. A `ConfigError` names the child, and says which values are valid.
 """
 
 import json
@@ -14,9 +14,12 @@ from typing import Any, TypeVar
 from factorial.errors import ConfigError
 
 __all__ = [
-    "AutoShutdown", "ChildExit", "ChildSpec", "ChildType", "ExitReason", "HealthLimits", "Restart", "Shutdown", "Spec",
-    "Strategy", "SupervisorFlags", "SupervisorSpec", "check_specs",
+    "LEAVE_SECONDS", "AutoShutdown", "ChildExit", "ChildSpec", "ChildType", "ExitReason", "HealthLimits", "Restart",
+    "Spec", "Strategy", "SupervisorFlags", "SupervisorSpec", "check_specs",
 ]  # fmt: skip
+
+LEAVE_SECONDS = 5.0
+"""Extension: how long a child that was asked to leave now may take to release its tasks."""
 
 E = TypeVar("E", bound=StrEnum)
 
@@ -25,17 +28,14 @@ _ID = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 
 
 class Strategy(StrEnum):
-    """Whom the end of one child concerns."""
+    """Which children are restarted together with one that has ended."""
 
     ONE_FOR_ONE = "one_for_one"
-    """Nobody else."""
+    """No others."""
     ONE_FOR_ALL = "one_for_all"
-    """All its siblings: they are terminated too, and all start anew."""
+    """All siblings. Those that run are terminated first."""
     REST_FOR_ONE = "rest_for_one"
-    """The siblings that were started after it."""
-    SIMPLE_ONE_FOR_ONE = "simple_one_for_one"
-    """Nobody else; the children are instances of the one child that is specified. There are none at first; they come
-    and go, and have no order."""
+    """The siblings that come after it in the start order. Those that run are terminated first."""
 
 
 class Restart(StrEnum):
@@ -49,15 +49,6 @@ class Restart(StrEnum):
     """Never."""
 
 
-class Shutdown(StrEnum):
-    """How a child is terminated, if not with a number of seconds to end by itself."""
-
-    BRUTAL_KILL = "brutal_kill"
-    """With SIGKILL."""
-    INFINITY = "infinity"
-    """It is asked, and takes all the time it needs. For children that are supervisors themselves."""
-
-
 class ChildType(StrEnum):
     """Whether a child has children of its own."""
 
@@ -66,7 +57,7 @@ class ChildType(StrEnum):
 
 
 class AutoShutdown(StrEnum):
-    """Whether the supervisor ends when its significant children have ended by themselves."""
+    """Whether the supervisor ends after its significant children have ended by themselves."""
 
     NEVER = "never"
     ANY_SIGNIFICANT = "any_significant"
@@ -90,18 +81,18 @@ class ChildExit:
     """The unique name of the incarnation."""
     pid: int
     exitcode: int | None
-    """Minus the signal's number if a signal ended it; `None` if somebody else took its status."""
+    """Minus the signal's number if a signal ended it; `None` if another process collected its status."""
     signal: str | None
     """The name of the signal that ended it."""
     reason: ExitReason
     asked: bool = False
-    """We had told it to end."""
+    """The supervisor had asked it to end."""
     why: str = ""
-    """More about it: for what it was killed, or why a supervisor gave up."""
+    """More detail: why it was killed, or why a supervisor gave up."""
 
     @property
     def how(self) -> str:
-        """The end in a few words: `SIGKILL`, `exit code 1`, and why."""
+        """The end in a few words, such as `SIGKILL` or `exit code 1`, and `why`."""
         if self.signal is None and self.exitcode is None:
             return self.why or str(self.reason)
         how = self.signal or f"exit code {self.exitcode}"
@@ -113,24 +104,25 @@ class ChildExit:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SupervisorFlags:
-    """How a supervisor treats its children. The defaults are OTP's, except where a line says extension."""
+    """How a supervisor treats its children. The defaults are OTP's. A field marked as extension is not in OTP.
+
+    When a supervisor ends, it asks all its children to stop at once (OTP: one after the other, in reverse order), so
+    that a shutdown takes as long as its slowest child.
+    """
 
     strategy: Strategy = Strategy.ONE_FOR_ONE
     intensity: int = 1
-    """Restarts that are accepted within `period`; one more, and the supervisor gives up."""
+    """The number of restarts allowed within `period`. With one more, the supervisor gives up."""
     period: float = 5.0
-    """Seconds of the sliding window in which restarts are counted."""
+    """Seconds: the length of the sliding window in which restarts are counted."""
     auto_shutdown: AutoShutdown = AutoShutdown.NEVER
     start_together: bool = False
-    """Extension: start all children at once. For children that do not need each other."""
-    stop_together: bool = False
-    """Extension: on shutdown ask all children at once, so that it takes as long as the slowest of them and not as long
-    as all in turn."""
+    """Extension: start all children at once. For children that do not depend on each other."""
     backoff: float = 0.2
-    """Extension: seconds before the second restart of the same child within `period`; each further one doubles
+    """Extension: seconds before the second restart of the same child within `period`. Each further restart doubles
     it. The first restart is immediate."""
     max_backoff: float = 10.0
-    """Extension: the longest pause. It is shortened where pauses would keep a crash loop below `intensity`."""
+    """Extension: the longest pause in seconds. It is shorter where pauses would keep a crash loop below `intensity`."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "strategy", _one_of(Strategy, self.strategy, "strategy"))
@@ -144,14 +136,14 @@ class SupervisorFlags:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HealthLimits:
-    """Extension: beyond what a child is not well, though it has not ended."""
+    """Extension: the limits beyond which a running child is unhealthy."""
 
     blocked_after: float = 15.0
-    """Seconds without a beat of its event loop after which it is killed, and started again."""
+    """Seconds without a beat of the child's event loop after which the child is killed and restarted."""
     soft_memory: int | None = None
-    """Bytes of resident memory beyond which it is replaced gracefully."""
+    """Bytes of resident memory beyond which the child is replaced gracefully."""
     hard_memory: int | None = None
-    """Bytes of resident memory beyond which it is killed, and started again."""
+    """Bytes of resident memory beyond which the child is killed and restarted."""
 
     def __post_init__(self) -> None:
         _check_seconds("blocked_after", self.blocked_after, positive=True)
@@ -165,18 +157,18 @@ class ChildSpec:
     """A child that is a process: what to start, when to start it again, and how to terminate it."""
 
     id: str
-    """Unique within the supervisor. It begins the name of every process that is started for it."""
+    """Unique within the supervisor. The name of every process that is started for the child begins with it."""
     target: str
     """`module:function` of an `async def function(lifeline, **kwargs)`."""
     kwargs: Mapping[str, Any] = field(default_factory=dict, repr=False)
-    """Plain data (what JSON can hold) for the target. Not shown: it may hold a password."""
+    """Plain data (what JSON can hold) for the target. Not in the `repr`, because it may hold a password."""
     restart: Restart = Restart.PERMANENT
-    shutdown: float | Shutdown = 5.0
-    """Seconds from SIGTERM to SIGKILL, or a `Shutdown`."""
+    shutdown: float = 5.0
+    """Seconds from SIGTERM to SIGKILL."""
     significant: bool = False
-    """Its end by itself counts for the supervisor's `auto_shutdown`."""
+    """The supervisor's `auto_shutdown` depends on this child."""
     start_timeout: float = 30.0
-    """Extension: seconds to get ready. A child that is not ready by then is a failed start."""
+    """Extension: seconds to get ready. A start that takes longer has failed."""
     health: HealthLimits = field(default_factory=HealthLimits)
     """Extension."""
 
@@ -186,36 +178,25 @@ class ChildSpec:
             raise ConfigError(f"{where}target={self.target!r}: write it as 'module:function'")
         if self.target.startswith("__main__:"):
             raise ConfigError(f"{where}target={self.target!r}: put it in a module that another process can import")
-        if isinstance(self.shutdown, str):
-            object.__setattr__(self, "shutdown", _one_of(Shutdown, self.shutdown, f"{where}shutdown"))
-        else:
-            _check_seconds(f"{where}shutdown", self.shutdown)
+        _check_seconds(f"{where}shutdown", self.shutdown)
         _check_seconds(f"{where}start_timeout", self.start_timeout, positive=True)
         try:
             json.dumps(self.kwargs, allow_nan=False)
         except (TypeError, ValueError) as unfit:
-            raise ConfigError(f"{where}kwargs must be plain data that another process can be given: {unfit}") from None
+            raise ConfigError(f"{where}kwargs must be plain data that JSON can hold: {unfit}") from None
 
     @property
     def type(self) -> ChildType:
-        """It has no children."""
+        """A process has no children in the tree."""
         return ChildType.WORKER
-
-    @property
-    def seconds_to_stop(self) -> float:
-        """Seconds between the request to stop and SIGKILL: 0 for a brutal kill, infinite for infinity."""
-        match self.shutdown:
-            case Shutdown.BRUTAL_KILL:
-                return 0.0
-            case Shutdown.INFINITY:
-                return math.inf
-            case seconds:
-                return float(seconds)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SupervisorSpec:
-    """A child that is a supervisor itself, or the root: how it treats its children, and which they are."""
+    """A child that is a supervisor itself, or the root: its flags and its children.
+
+    It has no time limit for its end: each of its children has one.
+    """
 
     id: str
     flags: SupervisorFlags = field(default_factory=SupervisorFlags)
@@ -229,47 +210,35 @@ class SupervisorSpec:
 
     @property
     def type(self) -> ChildType:
-        """It has children."""
+        """A supervisor has children."""
         return ChildType.SUPERVISOR
 
     @property
     def processes(self) -> "tuple[ChildSpec, ...]":
-        """All processes below it, at whatever depth."""
+        """All processes below it, at any depth."""
         return tuple(
             process
             for child in self.children
             for process in (child.processes if isinstance(child, SupervisorSpec) else (child,))
         )
 
-    @property
-    def shutdown(self) -> Shutdown:
-        """It takes the time that its children need."""
-        return Shutdown.INFINITY
-
-    @property
-    def seconds_to_stop(self) -> float:
-        """Each of its children has a limit of its own."""
-        return math.inf
-
 
 Spec = ChildSpec | SupervisorSpec
 
 
 def check_specs(flags: SupervisorFlags, specs: Sequence[Spec]) -> None:
-    """Raise `ConfigError` unless the children fit together and fit the supervisor."""
-    if flags.strategy is Strategy.SIMPLE_ONE_FOR_ONE and len(specs) != 1:
-        raise ConfigError(f"simple_one_for_one: give one child, of which all instances are made, and not {len(specs)}")
+    """Raise `ConfigError` unless the ids are unique, and `significant` agrees with `auto_shutdown`."""
     seen: set[str] = set()
     for spec in specs:
         if spec.id in seen:
             raise ConfigError(f"there are two children with the id {spec.id!r}: ids must be unique")
         seen.add(spec.id)
         if spec.significant and flags.auto_shutdown is AutoShutdown.NEVER:
-            raise ConfigError(f"child {spec.id!r}: significant means nothing while auto_shutdown is 'never'")
+            raise ConfigError(f"child {spec.id!r}: significant has no effect while auto_shutdown is 'never'")
 
 
 def _check_child(spec: Spec) -> str:
-    """What holds for every kind of child. Gives how messages about this one begin."""
+    """Check what both kinds of children have in common. Returns the beginning of messages about this one."""
     if not _ID.fullmatch(spec.id):
         raise ConfigError(f"child id {spec.id!r}: use 1 to 100 letters, digits, '_', '.' or '-'")
     where = f"child {spec.id!r}: "

@@ -1,7 +1,7 @@
-"""Standard output and standard error of a child, line by line with its name: for `print()` and warnings of code that
-knows nothing of the processes beside it.
+"""Standard output and standard error of a child, with the child's name on each line.
 
-What C code and programs write to the descriptors themselves goes out as it is, and so do bytes written to `buffer`.
+This covers `print()` and warnings. What C code and other programs write to the descriptors is not changed, and neither
+are bytes written to `buffer`.
 """
 
 import io
@@ -15,29 +15,29 @@ __all__ = ["NamedLines"]
 
 
 class NamedLines(io.TextIOBase):
-    """A text stream that writes whole lines to another one at once: each after `name`, or as `render` writes it.
+    """A text stream that writes whole lines to another one: with `name` in front, or as `render` returns them.
 
-    `print` writes a line in several pieces: they are put together for each thread, so that lines of threads do not
-    mix. `flush()` ends a line that was begun: what somebody wants to be seen is seen, and under its own name.
+    `print` writes a line in several pieces. They are collected per thread, so that lines of threads do not mix.
+    `flush()` ends an incomplete line, so that it is visible at once, and carries the name.
     """
 
     def __init__(self, stream: TextIO, name: str, render: Callable[[str], str] | None = None) -> None:
         self._stream = stream
         self._render = render or (lambda line: f"{name} | {hide_secrets(line)}")
         self._writing = threading.RLock()
-        self._begun = threading.local()
+        self._incomplete = threading.local()
 
     def write(self, text: str, /) -> int:
-        """Write the lines that `text` completes, and keep the rest. Raises what the other stream raises."""
-        *lines, self._begun.line = (self._line + text).split("\n")
+        """Write the lines that `text` completes, and keep the rest. Raises the errors of the other stream."""
+        *lines, self._incomplete.line = (self._line + text).split("\n")
         if lines:
             self._put(lines)
         return len(text)
 
     def flush(self) -> None:
-        """Write what this thread has begun to write, as a line."""
+        """Write the incomplete line of this thread as a line."""
         if line := self._line:
-            self._begun.line = ""
+            self._incomplete.line = ""
             self._put([line])
 
     def _put(self, lines: list[str]) -> None:
@@ -47,37 +47,35 @@ class NamedLines(io.TextIOBase):
 
     @property
     def _line(self) -> str:
-        return getattr(self._begun, "line", "")
-
-    # -- as the other stream
+        return getattr(self._incomplete, "line", "")
 
     @property
     def buffer(self) -> BinaryIO:
-        """The bytes beneath: what is written to it has no name."""
+        """The binary stream below. What is written to it carries no name."""
         return self._stream.buffer
 
     @property
     def encoding(self) -> str:  # type: ignore[override]  # typeshed has a plain attribute
-        """As the other stream has it."""
+        """That of the other stream."""
         return self._stream.encoding
 
     @property
     def errors(self) -> str | None:  # type: ignore[override]  # typeshed has a plain attribute
-        """As the other stream has it."""
+        """That of the other stream."""
         return self._stream.errors
 
     def fileno(self) -> int:
-        """As the other stream has it."""
+        """That of the other stream."""
         return self._stream.fileno()
 
     def isatty(self) -> bool:
-        """As the other stream has it."""
+        """That of the other stream."""
         return self._stream.isatty()
 
     def writable(self) -> bool:
-        """It is there to be written to."""
+        """Always true."""
         return True
 
     def __getattr__(self, name: str) -> Any:
-        """Whatever else somebody expects of a standard stream (`reconfigure`, `mode`, ...)."""
+        """Any other attribute of a standard stream (`reconfigure`, `mode`, ...)."""
         return getattr(self._stream, name)

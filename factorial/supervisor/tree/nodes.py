@@ -4,14 +4,14 @@
     supervisor   id, type, state, strategy, restarts (within the window), intensity, period, last_exit, last_exit_ago,
                  children
     worker       id, type, state, process, pid, uptime, restarts, last_exit, last_exit_ago, the figures of the process
-                 (tasks, rss in bytes, cpu in percent, open_files, descendants, lag in seconds), and predecessors: those
-                 that drain, because it has taken their place
+                 (tasks, rss in bytes, cpu in percent, open_files, descendants, lag in seconds), and predecessors: the
+                 processes that drain because this one has replaced them
     state        starting | running | draining | drained | restarting | ended | gave up
 
-Times are seconds. What is not known is left out, or None.
+A `worker` is a worker process. Times are in seconds. Unknown values are left out, or None.
 
-Who can write to the server can write anything there: another release, or somebody's mistake. What does not fit is left
-out, and no text brings control characters to a terminal.
+Any client of the server can write there: another release, or a faulty program. Values that do not fit are left out, and
+control characters are removed, because they would affect a terminal.
 """
 
 import math
@@ -35,7 +35,7 @@ _DEEPEST = 10
 
 
 def checked_report(report: Mapping[str, Any]) -> Node:
-    """The report, as far as it is one."""
+    """The valid part of `report`."""
     return _scalars(report) | {"tree": _node(report.get("tree"), 0)}
 
 

@@ -1,7 +1,8 @@
-"""The supervisor's own signals: SIGTERM and SIGINT once is graceful, twice is now; SIGHUP reloads, SIGUSR1 dumps.
+"""The supervisor's own signals. One SIGTERM or SIGINT stops gracefully, a second one stops now. SIGHUP reloads,
+SIGUSR1 dumps.
 
-A SIGHUP that comes because our terminal has gone is no wish to reload: somebody has closed the window, and that is a
-request to stop. `nohup` has SIGHUP ignored, and so it stays.
+A SIGHUP that arrives because the controlling terminal has gone is a request to stop, not to reload: the user has closed
+the window. Under `nohup`, which ignores SIGHUP, it stays ignored.
 """
 
 import asyncio
@@ -16,13 +17,13 @@ from dataclasses import dataclass, field
 __all__ = ["StopRequests", "stop_requests"]
 
 _SAME_REQUEST_SECONDS = 0.3
-"""Signals this close together are one request: a Ctrl-C reaches us and also the program that started us, which may
-pass it on."""
+"""Signals this close together are one request: a Ctrl-C reaches this process, and also the program that started it,
+which may pass it on."""
 
 
 @dataclass(slots=True)
 class StopRequests:
-    """What we were asked for. Whoever does what `reload` and `dump` ask for clears them."""
+    """What the supervisor was asked for. The code that reacts to `reload` or `dump` clears it."""
 
     graceful: asyncio.Event = field(default_factory=asyncio.Event)
     now: asyncio.Event = field(default_factory=asyncio.Event)
@@ -33,7 +34,7 @@ class StopRequests:
     _first_at: float | None = None
 
     def request(self) -> None:
-        """Note a signal to stop. The second one means now; that somebody had ordered a stop before does not count."""
+        """Record a signal to stop. A second signal means now. An order to stop does not count as the first signal."""
         if self._first_at is None:
             self._first_at = time.monotonic()
             self.graceful.set()
@@ -43,9 +44,9 @@ class StopRequests:
 
 @contextmanager
 def stop_requests() -> Iterator[StopRequests]:
-    """Take the signals as requests, within a running event loop; afterwards the handlers are as before.
+    """Turn signals into requests, within a running event loop. At the end the previous handlers are restored.
 
-    Outside of the main thread nobody can take signals: there, the caller sets the events.
+    Only the main thread can handle signals. In other threads the caller sets the events.
     """
     requests = StopRequests()
     if threading.current_thread() is not threading.main_thread():
@@ -79,7 +80,7 @@ def stop_requests() -> Iterator[StopRequests]:
 
 
 def _has_terminal() -> bool:
-    """Whether a terminal controls us."""
+    """Whether this process has a controlling terminal."""
     try:
         os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
     except OSError:

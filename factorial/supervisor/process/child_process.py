@@ -1,15 +1,16 @@
-"""A child as an operating-system process. The only module that touches aiomultiprocess.
+"""A child as an operating-system process: the supervisor's side. The only module that uses aiomultiprocess.
 
-- Children are spawned, not forked: they share nothing with us and get plain data. They do not import the user's
-  main module again (`multiprocessing` would), so a script that calls `orchestrator.run()` needs no `__main__` guard.
-- aiomultiprocess starts a manager process for its `Process.namespace`, which we do not use. A signal to the process
-  group kills that manager, and then no process can be started any more: it is replaced by a local namespace.
-- The end of a child is seen at once through its pidfd, without polling. Where there is none (macOS), through
-  multiprocessing's sentinel, a pipe which a grandchild may hold open.
-- A child leads a process group of its own (`lifeline.py`). When it has ended, whatever is left of the group, such as
-  programs that its tools started, is killed: nobody waits for their results any more.
-- A child's end is classified here, where it is known what it was asked with.
-- Before a signal is sent, psutil makes sure by the start time that the pid is still our child.
+- Children are spawned, not forked: they share nothing with the supervisor and receive plain data. They do not import
+  the user's main module again (`multiprocessing` would), so a script that calls `orchestrator.run()` needs no
+  `__main__` guard.
+- aiomultiprocess starts a manager process for its `Process.namespace`, which is not used here. A signal to the process
+  group kills that manager, and after that no process can be started. So it is replaced by a local namespace.
+- The supervisor sees the end of a child at once through the child's pidfd, without polling. Where there is none
+  (macOS), it uses multiprocessing's sentinel, a pipe that a grandchild may hold open.
+- A child leads a process group of its own (`lifeline.py`). When the child has ended, the rest of the group, such as
+  programs that tools started, is killed: nothing waits for their results.
+- The end of a child is classified here, where the last request to it is known.
+- Before a signal is sent, psutil checks by the start time that the pid still belongs to the child.
 """
 
 import asyncio
@@ -34,22 +35,22 @@ import psutil
 
 from factorial.config import LoggingConfig
 from factorial.errors import SupervisionError
-from factorial.supervisor.health import Figures, pace
-from factorial.supervisor.lifeline import BEAT, FAILURE, LEAVE_SECONDS, READY, SIGNALS, Orders, run_child, serve
-from factorial.supervisor.spec import ChildExit, ChildSpec, ExitReason
-from factorial.supervisor.strategy import classify, signal_name
-from factorial.supervisor.usage import kills_for_memory, usage
+from factorial.supervisor.process.lifeline import BEAT, FAILURE, READY, SIGNALS, Assignment, run_child, serve
+from factorial.supervisor.process.usage import kills_for_memory, usage
+from factorial.supervisor.rules.health import Figures, pace
+from factorial.supervisor.rules.spec import LEAVE_SECONDS, ChildExit, ChildSpec, ExitReason
+from factorial.supervisor.rules.strategy import classify, signal_name
 
 __all__ = ["ChildProcess"]
 
 log = logging.getLogger(__name__)
 
 _CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)
-"""Before such an end a child writes its stacks (`stacks.py`)."""
+"""A child that ends by one of these has written its stacks before (`stacks.py`)."""
 
 
 class _LocalManager:
-    """Stands in for aiomultiprocess's manager process."""
+    """Replaces aiomultiprocess's manager process."""
 
     Namespace = staticmethod(types.SimpleNamespace)
 
@@ -59,9 +60,9 @@ aiomultiprocess.set_start_method("spawn")
 
 
 class ChildProcess:
-    """One incarnation of a child. Made within a running event loop; the process starts with it.
+    """One incarnation of a child. The constructor starts the process, and needs a running event loop.
 
-    `logs`: what it logs, and how. Raises `SupervisionError` if the operating system does not give us a process.
+    `logs`: the logging settings of the child. Raises `SupervisionError` if the operating system starts no process.
     """
 
     def __init__(self, spec: ChildSpec, logs: LoggingConfig | None = None) -> None:
@@ -69,13 +70,13 @@ class ChildProcess:
         self._logs = logs or LoggingConfig()
         self.process = f"{spec.id}-{secrets.token_hex(3)}"
         self.failure = ""
-        """What the child said about why it failed."""
+        """The reason that the child reported before it ended."""
         self.figures = Figures()
-        """What the latest beat carried, and what `measure` has found."""
+        """The content of the latest beat, and the results of `measure`."""
         self.silence = 0.0
         """Seconds since the latest beat, as `monitor` counts them."""
         self.asked_with: signal.Signals | None = None
-        """With what it was asked to end: SIGTERM, SIGQUIT, or SIGKILL if it was not asked before it was killed."""
+        """The signal that asked it to end: SIGTERM, SIGQUIT, or SIGKILL if it was not asked before it was killed."""
         self._asked_at = -math.inf
         self._is_killed = False
         self._killed_for = ""
@@ -89,7 +90,7 @@ class ChildProcess:
             self._reports = self._start(spec)
             self.pid = int(self._aio.pid)
             self._identity = psutil.Process(self.pid)
-            usage(self._identity)  # what it uses of a processor is counted from here
+            usage(self._identity)  # CPU time is counted from here
             self._exit_fd, self._owns_exit_fd = self._open_exit_fd()
         except (OSError, psutil.NoSuchProcess) as refused:
             raise SupervisionError(f"child {spec.id!r} could not be started: {refused}") from refused
@@ -97,7 +98,7 @@ class ChildProcess:
         self._loop.add_reader(self._exit_fd, self._on_exit)
 
     async def ready(self) -> bool:
-        """Wait until the child is ready; `False` if it ended before it was."""
+        """Wait until the child is ready. Returns `False` if it ended first."""
         either: set[asyncio.Future[Any]] = {self._ready, self._exit}
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         return self._ready.done()
@@ -117,7 +118,7 @@ class ChildProcess:
     def dump(self) -> None:
         """Have the child write its stacks to standard error, whatever it is doing.
 
-        They come without its name, those of its threads at least: it is told here.
+        The stacks of its threads do not include the name of the process, so it is logged here.
         """
         log.warning("the stacks of %s (pid %d) follow", self.process, self.pid)
         self._send(signal.SIGUSR1)
@@ -125,14 +126,14 @@ class ChildProcess:
     def kill(self, why: str = "") -> None:
         """End the child and all its descendants with SIGKILL.
 
-        `why`: what is wrong with it; its end counts as abnormal. Without, it is how the child is asked to end, unless
-        it was asked before: that it had to be killed then is abnormal, too. Only the first kill counts.
+        With `why`, the reason, the end is abnormal. Without `why`, the kill is the request to end, unless the child was
+        asked before: then the end is abnormal, because the child did not stop in time. Only the first kill counts.
         """
         if not self._is_killed:
             if not why and self.asked_with is None:
                 self.asked_with = signal.SIGKILL
             elif not why:
-                why = f"it did not stop within {round(self._seconds_given(), 1):g} s"
+                why = f"it did not stop within {round(self._seconds_allowed(), 1):g} s"
             self._is_killed, self._killed_for = True, why
         with suppress(psutil.NoSuchProcess):
             for process in [self._identity, *self._identity.children(recursive=True)]:
@@ -141,11 +142,11 @@ class ChildProcess:
 
     @property
     def age(self) -> float:
-        """Seconds since it became ready; 0 before."""
+        """Seconds since it became ready, or 0 before that."""
         return 0.0 if self._ready_at is None else self._loop.time() - self._ready_at
 
     def measure(self, below: Mapping[int, int]) -> None:
-        """Read what the child uses at the moment. `below`: how many processes are below each, by pid."""
+        """Measure what the child uses. `below`: the number of processes below each process, by pid."""
         used = usage(self._identity)
         self.figures = replace(
             self.figures, rss=used.rss, cpu=used.cpu, open_files=used.open_files, descendants=below.get(self.pid)
@@ -153,23 +154,26 @@ class ChildProcess:
         self._kills_for_memory = kills_for_memory()
 
     def report(self) -> dict[str, float]:
-        """What is known about it: `rss` in bytes, `cpu` in percent, `open_files`, `descendants`, the `lag` of its event
-        loop in seconds, `tasks`, and whatever else it measures. While a beat is overdue, that is the lag."""
+        """The known figures: `rss` in bytes, `cpu` in percent, `open_files`, `descendants`, the `lag` of its event loop
+        in seconds, `tasks`, and its other gauges. While a beat is overdue, `lag` is at least the delay of that beat."""
         report = self.figures.report()
         if "lag" in report:
-            silence = min(self.silence, self._loop.time() - self._beaten_at)  # the monitor's counts in whole rounds
+            # `self.silence` is counted in whole rounds of the monitor.
+            silence = min(self.silence, self._loop.time() - self._beaten_at)
             report["lag"] = max(report["lag"], round(silence - pace(self.spec.health), 4))
         return report
 
     def _start(self, spec: ChildSpec) -> Connection:
         reports: Connection
         reports, childs_end = aiomultiprocess.core.get_context().Pipe(duplex=False)
-        orders = Orders(
-            self.process, spec.target, spec.kwargs, childs_end, spec.seconds_to_stop, pace(spec.health), self._logs
+        assignment = Assignment(
+            self.process, spec.target, spec.kwargs, childs_end, spec.shutdown, pace(spec.health), self._logs
         )
-        self._aio = aiomultiprocess.Process(target=serve, args=(orders,), name=self.process, process_target=run_child)
+        self._aio = aiomultiprocess.Process(
+            target=serve, args=(assignment,), name=self.process, process_target=run_child
+        )
         try:
-            with _main_hidden(), _signals_held():
+            with _main_hidden(), _signals_blocked():
                 self._aio.start()
         except OSError:
             reports.close()
@@ -179,20 +183,20 @@ class ChildProcess:
         return reports
 
     def _open_exit_fd(self) -> tuple[int, bool]:
-        """A descriptor that becomes readable when the child ends, and whether it is ours to close."""
+        """A descriptor that becomes readable when the child ends, and whether this object has to close it."""
         try:
             return os.pidfd_open(self.pid), True
         except (AttributeError, OSError):
             return int(self._aio.aio_process.sentinel), False
 
     def _ask(self, number: signal.Signals) -> None:
-        if not self._is_killed:  # its end is on its way, and no answer to this
+        if not self._is_killed:  # the end of a killed child is not an answer to this request
             self.asked_with, self._asked_at = number, self._loop.time()
         self._send(number)
 
-    def _seconds_given(self) -> float:
-        """How long it has had to do what it was asked last: the limit, unless it was not given all that time."""
-        limit = LEAVE_SECONDS if self.asked_with is signal.SIGQUIT else self.spec.seconds_to_stop
+    def _seconds_allowed(self) -> float:
+        """The seconds between the last request to end and now, at most the limit for it."""
+        limit = LEAVE_SECONDS if self.asked_with is signal.SIGQUIT else self.spec.shutdown
         return min(limit, self._loop.time() - self._asked_at)
 
     def _send(self, number: signal.Signals) -> None:
@@ -225,12 +229,12 @@ class ChildProcess:
         self._collect()
 
     def _collect(self) -> None:
-        """Take the exit code. The sentinel closes a moment before it is there."""
+        """Collect the exit code. The sentinel closes a moment before the exit code is available."""
         exitcode = self._aio.exitcode
         if exitcode is None and self._identity.is_running():
             self._loop.call_later(0.005, self._collect)
             return
-        with suppress(ValueError):  # multiprocessing knows no exit code if somebody else took it
+        with suppress(ValueError):  # multiprocessing has no exit code if another process collected it
             self._aio.close()
         exit = self._classify(exitcode)
         if exitcode is not None and -exitcode in _CRASHES:
@@ -251,14 +255,14 @@ class ChildProcess:
         return ChildExit(self.spec.id, self.process, self.pid, exitcode, signal_name(exitcode), reason, asked, why)
 
     def _hint(self) -> str:
-        """Why somebody else may have killed it."""
+        """Why it may have been killed from outside."""
         before, now = self._kills_for_memory, kills_for_memory()
         if before is None or now is None or now <= before:
             return ""
-        return "memory ran out, it seems (the kernel has just killed a process for that)"
+        return "probably out of memory (the kernel has just killed a process for that)"
 
     def _kill_group(self) -> None:
-        """Kill what the child left in its process group. Not if its pid is another's by now."""
+        """Kill what the child left in its process group, unless its pid belongs to another process by now."""
         if self._identity.is_running() or not psutil.pid_exists(self.pid):
             with suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.pid, signal.SIGKILL)
@@ -281,9 +285,9 @@ def _main_hidden() -> Iterator[None]:
 
 
 @contextmanager
-def _signals_held() -> Iterator[None]:
-    """Have the child be born with our signals held back, so that none ends it before it can listen."""
-    resource_tracker.ensure_running()  # starting a process would start it, and it sets the signals free
+def _signals_blocked() -> Iterator[None]:
+    """Block the signals while the child starts, so that none ends it before it handles them."""
+    resource_tracker.ensure_running()  # otherwise the start of a process starts it, and that unblocks the signals
     before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
         yield

@@ -1,9 +1,10 @@
-"""What a process is doing at the moment, written to its standard error when it gets SIGUSR1, and when it crashes.
+"""Writes the stacks of a process to its standard error, on SIGUSR1 and when it crashes.
 
-Two hands write. faulthandler writes the stacks of all threads from within the signal handler itself, in C: it needs
-neither the event loop nor the interpreter's lock, so it says where a blocked process is stuck. Python's own handler
-then writes where each asyncio task is suspended, as soon as Python code runs at all; the loop may be blocked.
-The first hand knows no names: the supervisor logs whose stacks follow (`process.py`), or which were those of a crash.
+There are two writers. faulthandler writes the stacks of all threads within the signal handler, in C. It needs neither
+the event loop nor the interpreter's lock, so it shows where a blocked process is stuck. Then a handler in Python writes
+where each asyncio task is suspended, as soon as Python code runs; the event loop may still be blocked. faulthandler
+does not write the name of the process, so the supervisor logs which stacks follow, and which were those of a crash
+(`child_process.py`).
 """
 
 import asyncio
@@ -18,23 +19,23 @@ from contextlib import suppress
 from types import FrameType
 from typing import Any
 
-__all__ = ["of_tasks", "write_stacks_on_sigusr1"]
+__all__ = ["task_stacks", "write_stacks_on_sigusr1"]
 
 _NAMES = 10
-"""So many names of tasks that are at the same place are given, and the number of the others."""
+"""The most names that are written of tasks at the same place. Of the others only the number is written."""
 
 
 def write_stacks_on_sigusr1(process: str) -> None:
-    """Have SIGUSR1 write all stacks to standard error, and a crash (such as SIGSEGV) those of all threads.
+    """Write all stacks to standard error on SIGUSR1, and those of all threads on a crash such as SIGSEGV.
 
-    To be called in the main thread, within a running event loop. `process` is the name that is given.
+    Call this in the main thread, within a running event loop. `process`: the name of the process in the output.
     """
     loop = asyncio.get_running_loop()
 
     def write_tasks(number: int, frame: FrameType | None) -> None:
         try:
-            text = of_tasks(process, loop)
-        except Exception as failed:  # this may run between any two instructions of the program: it must not break it
+            text = task_stacks(process, loop)
+        except Exception as failed:  # this runs between any two instructions of the program, and must not break it
             text = f"the asyncio tasks of {process} cannot be shown: {failed!r}\n"
         _write(f"{text}--- end of the stacks of {process} (pid {os.getpid()}) ---\n")
 
@@ -45,8 +46,8 @@ def write_stacks_on_sigusr1(process: str) -> None:
         faulthandler.register(signal.SIGUSR1, stderr, all_threads=True, chain=True)
 
 
-def of_tasks(process: str, loop: asyncio.AbstractEventLoop) -> str:
-    """Where each asyncio task of `loop` is, innermost call last; tasks that are at the same place together."""
+def task_stacks(process: str, loop: asyncio.AbstractEventLoop) -> str:
+    """Where each asyncio task of `loop` is suspended, innermost call last, grouped by place."""
     places: dict[str, list[str]] = defaultdict(list)
     tasks = [task for task in asyncio.all_tasks(loop) if not task.done()]
     for task in tasks:
@@ -62,7 +63,7 @@ def of_tasks(process: str, loop: asyncio.AbstractEventLoop) -> str:
 
 
 def _frames(awaited: Any) -> Iterator[tuple[FrameType, int]]:
-    """The frames from a coroutine to what it waits for in the end. `Task.get_stack` gives the first one only."""
+    """The frames from a coroutine to the innermost one that it awaits. `Task.get_stack` returns only the first one."""
     while awaited is not None:
         kind = next((kind for kind in ("cr", "gi", "ag") if hasattr(awaited, f"{kind}_frame")), None)
         if kind is None:
@@ -80,7 +81,7 @@ def _real_stderr() -> int | None:
 
 
 def _write(text: str) -> None:
-    """Past Python's buffers, which may be in the middle of something."""
+    """Write without Python's buffers, which the signal may have interrupted in the middle of a write."""
     data, stderr = text.encode(errors="backslashreplace"), _real_stderr()
     with suppress(OSError):
         while data and stderr is not None:

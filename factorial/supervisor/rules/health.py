@@ -1,20 +1,20 @@
-"""Whether a child that has not ended is well. Pure: no process, no clock.
+"""Whether a running child is healthy. Pure: no process, no clock.
 
-`monitor` collects what is judged here, and acts on the verdict.
+`process/monitor.py` collects the figures and acts on the verdict.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from factorial.supervisor.spec import HealthLimits
+from factorial.supervisor.rules.spec import HealthLimits
 
 __all__ = ["PACE", "SETTLED_SECONDS", "Figures", "Kill", "Replace", "Verdict", "Well", "judge", "pace"]
 
 PACE = 1.0
-"""Seconds between two beats of a child, and between two looks at it, unless its limits ask for more."""
+"""Seconds between two beats of a child, and between two checks of it, unless its limits need shorter ones."""
 SETTLED_SECONDS = 10.0
-"""How old a child must be to be replaced for its memory. A soft limit below what the agent needs to be imported would
-have every successor replaced as it gets ready, and a replacement counts against no limit."""
+"""The age in seconds below which a child is not replaced for its memory. With a soft limit below what the import of the
+agent needs, every successor would be replaced as soon as it is ready, and replacements are not limited in number."""
 
 _BEATS_UNTIL_BLOCKED = 5
 _MB = 1024 * 1024
@@ -22,57 +22,57 @@ _MB = 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What is known about a process. `None`: not known, or not yet."""
+    """Figures of a process. `None`: unknown, or not measured yet."""
 
     gauges: Mapping[str, float] = field(default_factory=dict)
-    """What its latest beat carried: `lag`, the seconds by which its event loop was late, and what the child
-    measures itself (`Lifeline.gauge`), such as `tasks`."""
+    """The content of its latest beat: `lag`, the seconds by which its event loop was late, and what the child measures
+    itself (`Lifeline.gauge`), such as `tasks`."""
     rss: int | None = None
-    """Bytes of resident memory, without its own children's."""
+    """Bytes of resident memory, without that of its own children."""
     cpu: float | None = None
-    """Percent of one processor since the figures before."""
+    """Percent of one processor since the previous measurement."""
     open_files: int | None = None
-    """Open descriptors of any kind."""
+    """The number of open descriptors of any kind."""
     descendants: int | None = None
-    """Processes below it, at whatever depth."""
+    """The number of processes below it, at any depth."""
 
     def report(self) -> dict[str, float]:
-        """What is known, by its name."""
+        """All known figures, by name."""
         usage = {"rss": self.rss, "cpu": self.cpu, "open_files": self.open_files, "descendants": self.descendants}
         return {**self.gauges, **{name: value for name, value in usage.items() if value is not None}}
 
 
 @dataclass(frozen=True, slots=True)
 class Well:
-    """Nothing is to be done."""
+    """The child is healthy."""
 
 
 @dataclass(frozen=True, slots=True)
 class Replace:
-    """Start a successor, and have it drain then."""
+    """Start a successor, then drain the child."""
 
     why: str
 
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """It does no good any more: end it at once."""
+    """Kill the child."""
 
     why: str
     stacks: bool = False
-    """Its stacks say what is wrong with it: have it write them first."""
+    """Have it write its stacks first, because they show the cause."""
 
 
 Verdict = Well | Replace | Kill
 
 
 def pace(limits: HealthLimits) -> float:
-    """Seconds between two beats, and between two looks: several fit into the time that a child may be silent."""
+    """Seconds between two beats, and between two checks. Several fit into the time for which a child may be silent."""
     return min(PACE, limits.blocked_after / _BEATS_UNTIL_BLOCKED)
 
 
 def judge(limits: HealthLimits, figures: Figures, silence: float, age: float) -> Verdict:
-    """Judge a child that is ready. `silence`: seconds since its last beat in which the supervisor itself was awake;
+    """Judge a child that is ready. `silence`: seconds since its last beat during which the supervisor itself ran.
     `age`: seconds since it became ready."""
     rss = figures.rss or 0
     if limits.hard_memory is not None and rss > limits.hard_memory:
@@ -85,5 +85,5 @@ def judge(limits: HealthLimits, figures: Figures, silence: float, age: float) ->
 
 
 def _too_much(rss: int, name: str, limit: int) -> str:
-    """`name`: as the configuration file calls the limit."""
+    """`name`: the name of the limit in the configuration file."""
     return f"its memory was {rss / _MB:.0f} MB, and {name} is {limit / _MB:.0f}"

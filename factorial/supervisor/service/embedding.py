@@ -1,7 +1,7 @@
 """A system from the agents of a running program: what `orchestrator.run()` does.
 
-Each agent is run by processes that import it by name. An agent that has none (it was made in a function, or in a
-notebook) cannot be imported by anybody else: it runs in this process, and the log says so.
+Each agent is run by processes that import it by its name in a module. An agent without such a name (made in a function,
+or in a notebook) cannot be imported by another process. It runs in this process, and the log says so.
 """
 
 import asyncio
@@ -28,11 +28,11 @@ from factorial.config import (
 )
 from factorial.config.bounds import LogLevel, Restart
 from factorial.errors import ConfigError
-from factorial.supervisor.lifeline import inside_child
-from factorial.supervisor.logs import logging_to_stderr
-from factorial.supervisor.plan import load_runners
-from factorial.supervisor.signals import StopRequests
-from factorial.supervisor.system import run_system
+from factorial.supervisor.process.lifeline import inside_child
+from factorial.supervisor.process.signals import StopRequests
+from factorial.supervisor.service.system import run_system
+from factorial.supervisor.tree.plan import load_runners
+from factorial.telemetry.logs import logging_to_stderr
 from factorial.telemetry.task_log import TaskFields
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Registered:
-    """An agent, and how it is to be run."""
+    """An agent, with the settings of its runner."""
 
     agent: "BaseAgent[Any]"
     worker: AgentWorkerConfig
@@ -59,9 +59,10 @@ class Registered:
 def run_registered(
     config: SystemConfig, registered: Sequence[Registered], observability: ObservabilityConfig | None = None
 ) -> None:
-    """Run them all until SIGINT or SIGTERM. In a process of such a system, which imports the program, do nothing.
+    """Run a system of these agents until SIGINT or SIGTERM. In a worker process of such a system, which imports the
+    program, do nothing.
 
-    `config` has all but the runners. `observability` is what was asked for, if anything was.
+    `config` has everything except the runners. `observability`: the settings that were passed, if any.
     """
     if inside_child():
         return
@@ -70,7 +71,7 @@ def run_registered(
     if _in_event_loop():
         raise ConfigError(
             "orchestrator.run() blocks, and an event loop is running here (an async function, a notebook): call it "
-            "where none is, in a program of its own"
+            "where no event loop runs, in a program of its own"
         )
     with logging_to_stderr("supervisor", logs := _logs(config.logging)) as handler:
         if handler is not None:
@@ -87,7 +88,7 @@ def _in_event_loop() -> bool:
 
 
 def _logs(config: LoggingConfig) -> LoggingConfig:
-    """What the processes log. If nothing was said, and the program has set up logging itself, as much as that does."""
+    """The logging settings of the processes. Without any, they log at the level that the program has set up."""
     root = logging.getLogger()
     if config == LoggingConfig() and root.handlers:
         named = [level for level in get_args(LogLevel) if logging.getLevelName(level.upper()) <= root.level]
@@ -104,7 +105,7 @@ def _run(
     if observability is not None and observability.enabled:
         log.warning(
             "ObservabilityConfig(enabled=True): this release has no dashboard page. `python -m factorial.supervisor "
-            "status` draws the system, and orchestrator.get_metrics() tells what was done"
+            "status` shows the system, and orchestrator.get_metrics() returns the counts of tasks"
         )
     runners, guests = [], []
     for one in registered:
@@ -122,8 +123,8 @@ def _run(
             )
         else:
             log.warning(
-                "agent %r is no attribute of a module that could be imported: it runs in this process, "
-                "without the protection of one of its own",
+                "agent %r is not an attribute of an importable module: it runs in the supervisor's process, "
+                "and its failures are not isolated",
                 one.agent.name,
             )
             guests.append(_Guest(one, config.supervisor.childrens_grace))
@@ -132,10 +133,10 @@ def _run(
 
 
 def _reference(agent: "BaseAgent[Any]") -> str | None:
-    """`module:attribute` under which another process finds `agent`."""
+    """The `module:attribute` by which another process can import `agent`, or None."""
     main = sys.modules.get("__main__")
     others = [(name, module) for name, module in list(sys.modules.items()) if name not in ("__main__", "__mp_main__")]
-    # The main program last: to import it, a process runs it up to `orchestrator.run()` and from there on.
+    # The main program comes last, because its import executes the whole program, except for `orchestrator.run()`.
     for name, module in [*others, (_importable_name(main), main)]:
         if name and isinstance(module, ModuleType):
             for attribute, value in list(vars(module).items()):
@@ -145,7 +146,7 @@ def _reference(agent: "BaseAgent[Any]") -> str | None:
 
 
 def _importable_name(main: ModuleType | None) -> str | None:
-    """The name by which the main program can be imported, too."""
+    """The name by which the main program can be imported."""
     if main is None:
         return None
     if (spec := getattr(main, "__spec__", None)) is not None:
@@ -160,7 +161,7 @@ def _resolved(directory: str) -> str:
 
 
 class _Guest:
-    """An agent that runs here: its own lifeline, and what the supervisor is told of it."""
+    """An agent that runs in this process. It has the interface of a lifeline for its worker."""
 
     def __init__(self, registered: Registered, grace: float) -> None:
         self.process = f"{registered.agent.name}.here-{secrets.token_hex(3)}"
@@ -178,17 +179,17 @@ class _Guest:
     def gauge(self, name: str, read: Callable[[], float]) -> None:
         self._gauges[name] = read
 
-    async def run(self, mailbox: "Namespace", requests: StopRequests) -> None:
-        """Work until the supervisor is asked to stop."""
+    async def run(self, namespace: "Namespace", requests: StopRequests) -> None:
+        """Execute tasks until the supervisor is asked to stop."""
         from factorial.actors.worker_process import WorkerProcess
 
         self.draining, self.leaving = requests.graceful, requests.now
         one = self._registered
         worker = replace(one.worker, processes=1)
-        await WorkerProcess(one.agent, mailbox, self.process, worker, one.maintenance).run(self, self._grace)
+        await WorkerProcess(one.agent, namespace, self.process, worker, one.maintenance).run(self, self._grace)
 
     def node(self) -> dict[str, Any]:
-        """How it is, as a process of the tree would be told of."""
+        """Its report node, like that of a process (`tree/nodes.py`)."""
         about = {
             "id": f"{self._registered.agent.name}.here", "type": "worker", "process": self.process, "pid": os.getpid(),
             "state": "starting", "restarts": 0, "last_exit": None, "predecessors": [],

@@ -1,15 +1,15 @@
-"""What the processes of a system write to standard error: one line for each thing, for people or as JSON (I10).
+"""Sets up the log of the processes of a system, on standard error: one line per record, as text or as JSON.
 
     text    2026-01-02 03:04:05,678 INFO    weather.1-3fa9c2 factorial.task: task 4f... of weather for user123: ...
     json    {"timestamp":"2026-01-02T03:04:05.678Z","level":"info","logger":"factorial.task","message":"task 4f...",
              "process":"weather.1-3fa9c2","event":"completed","task_id":"4f...","agent":"weather",...}
 
-Whatever was given as `extra` is a field of the JSON line. No line holds a key or password (`factorial/redact.py`), and
-none can be forged by what an error or an id contains: a text that has several lines goes on after a bar, without what
-would do something to a terminal.
+Each item of `extra` becomes a field of the JSON line. No line contains a key or password (`_core/redact.py`). The text
+of an error or an id cannot forge a line: the further lines of a record begin with a bar, and control characters are
+removed.
 
-Only a process of ours is set up here: the supervisor's, its children's, and a program's that calls
-`orchestrator.run()` and has not set up logging itself.
+This is used by the supervisor, its children, and a program that calls `orchestrator.run()` without having set up
+logging itself.
 """
 
 import logging
@@ -23,25 +23,25 @@ from factorial._core.json import dump_anything, load_json
 from factorial._core.redact import hide_secrets, is_secret_name, remember_environment
 from factorial._core.text import iso, one_line
 from factorial.config import LoggingConfig
-from factorial.supervisor.streams import NamedLines
+from factorial.telemetry.streams import NamedLines
 
 __all__ = ["JsonFormatter", "TextFormatter", "log_to_stderr", "logging_to_stderr", "name_standard_streams"]
 
 _CHATTY = ("httpx", "httpx2", "httpcore", "httpcore2", "openai")
-"""Libraries that write a line for each request; to see it, ask for "debug". What they write at debug is not shown
-even then: it has the conversation in it."""
+"""Libraries that log a line for each request. It is shown at level "debug" only. Their own debug lines are never shown,
+because they contain the conversation."""
 _OUR_OWN = frozenset({*vars(logging.makeLogRecord({})), "message", "asctime", "taskName"})
 _BAR = "\n    | "
 
 
 class TextFormatter(logging.Formatter):
-    """A line for people, with the name of the process."""
+    """A line of text, with the name of the process."""
 
     def __init__(self, process: str) -> None:
         super().__init__(f"%(asctime)s %(levelname)-7s {process} %(name)s: %(message)s")
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line; what follows it, such as a traceback, after a bar."""
+        """The line. Further lines, such as a traceback, begin with a bar."""
         return _BAR.join(map(one_line, hide_secrets(super().format(record)).splitlines()))
 
 
@@ -53,7 +53,7 @@ class JsonFormatter(logging.Formatter):
         self._process = process
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line. Fields of the record that are not logging's own were given by who wrote it."""
+        """The line. Attributes of the record that are not logging's own come from `extra`."""
         line: dict[str, Any] = {
             "timestamp": iso(datetime.fromtimestamp(record.created, UTC)),
             "level": record.levelname.lower(),
@@ -72,7 +72,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def log_to_stderr(process: str, config: LoggingConfig | None = None) -> logging.Handler | None:
-    """Log to standard error as `process`, unless logging has been set up already: then do nothing, and give None."""
+    """Log to standard error as `process`. Returns None, and changes nothing, if logging has been set up already."""
     root = logging.getLogger()
     if root.handlers:
         return None
@@ -89,7 +89,7 @@ def log_to_stderr(process: str, config: LoggingConfig | None = None) -> logging.
 
 @contextmanager
 def logging_to_stderr(process: str, config: LoggingConfig) -> Iterator[logging.Handler | None]:
-    """The same for the time of a `with` block. As JSON, what is printed meanwhile is, too."""
+    """The same as `log_to_stderr`, for a `with` block. With JSON, printed lines are written as JSON, too."""
     root, level, streams = logging.getLogger(), logging.getLogger().level, (sys.stdout, sys.stderr)
     handler = log_to_stderr(process, config)
     if handler is not None and config.format == "json":
@@ -104,8 +104,8 @@ def logging_to_stderr(process: str, config: LoggingConfig) -> Iterator[logging.H
 
 
 def name_standard_streams(process: str, handler: logging.Handler | None = None) -> None:
-    """Have each line that Python code prints from now on told apart from those of other processes: in JSON, if that
-    is how `handler` writes, with the same fields as a line of the log; else after the name of the process."""
+    """Mark each line that Python code prints with the name of the process: as JSON with the fields of a log line if
+    `handler` writes JSON, otherwise with the name in front."""
     for name, level in (("stdout", logging.INFO), ("stderr", logging.WARNING)):
         if (stream := getattr(sys, name)) is not None:
             as_json = handler if handler is not None and isinstance(handler.formatter, JsonFormatter) else None
@@ -113,7 +113,7 @@ def name_standard_streams(process: str, handler: logging.Handler | None = None) 
 
 
 class _Printed:
-    """A printed line as the handler would write it."""
+    """Formats a printed line as the handler formats a record."""
 
     def __init__(self, logger: str, level: int, handler: logging.Handler) -> None:
         self._about = {"name": logger, "levelno": level, "levelname": logging.getLevelName(level)}
@@ -126,7 +126,7 @@ class _Printed:
 
 
 def _without_secrets(name: str, value: Any) -> Any:
-    """`value`, of the field `name`, as plain data."""
+    """`value` of the field `name`, as plain data without secrets."""
     if is_secret_name(name):
         return "***"
     if isinstance(value, str):

@@ -1,18 +1,19 @@
-"""What an operator may do to a running tree, beyond what OTP's rules do by themselves.
+"""Changes that an operator can make to a running tree, beyond OTP's rules.
 
-Each holds the lock of the child that it concerns, so it waits for a restart under way, and the other way round. Raises
-`SupervisionError` where something cannot be started; what ran before goes on then.
+Each change holds the lock of the child that it concerns, so it waits for a restart in progress, and a restart waits for
+it. A change raises `SupervisionError` if something cannot be started; what ran before keeps running.
 """
 
 import asyncio
 from dataclasses import dataclass, field
 
 from factorial.errors import SupervisionError
-from factorial.supervisor.spec import ChildSpec, Spec, SupervisorSpec
-from factorial.supervisor.strategy import ChildState
-from factorial.supervisor.tree import Member, Tree
+from factorial.supervisor.rules.spec import ChildSpec, Spec, SupervisorSpec
+from factorial.supervisor.rules.strategy import ChildState
+from factorial.supervisor.tree.incarnation import Incarnation
+from factorial.supervisor.tree.tree import Tree
 
-__all__ = ["Changes", "apply", "replace_child", "resume_child", "start_child", "suspend_child", "terminate_child"]
+__all__ = ["Changes", "apply", "replace_child", "resume_child", "suspend_child", "terminate_child"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,40 +23,41 @@ class Changes:
     stopped: list[str] = field(default_factory=list)
     started: list[str] = field(default_factory=list)
     replaced: list[str] = field(default_factory=list)
-    resting: list[str] = field(default_factory=list)
-    """They were suspended, or had ended: they are left so."""
+    skipped: list[str] = field(default_factory=list)
+    """They were suspended, or had ended, and stay so."""
 
 
 async def replace_child(tree: Tree, child_id: str, spec: Spec | None = None) -> None:
-    """Extension: start a successor, from `spec` if it is given, and when it is ready, drain the predecessor.
+    """Extension: start a successor, from `spec` if it is given. When it is ready, drain the predecessor.
 
-    It counts as no restart. If the successor does not get ready, the predecessor stays.
+    This does not count as a restart. If the successor does not get ready, the predecessor stays.
     """
     async with tree.locked(child_id):
         predecessor = tree.current.get(child_id)
-        successor = tree.bear(spec or tree.rules.spec(child_id))
-        await tree.until_up(successor)
+        successor = tree.begin(spec or tree.rules.spec(child_id))
+        await tree.incarnations.until_ready(successor)
         tree.rules.revise(successor.spec)
         tree.rules.started(child_id)
         tree.current[child_id] = successor
     if predecessor is not None:
-        await tree.terminate(predecessor)
+        await tree.incarnations.terminate(predecessor)
 
 
 async def suspend_child(tree: Tree, child_id: str) -> None:
     """Terminate a child, and keep it for `resume_child` (OTP's `terminate_child`).
 
-    A supervisor that is not there at the moment is left to its parent; but its children rest when it comes.
+    A supervisor that is not running is not terminated: its parent is about to start it again. Its processes are
+    suspended before it starts them.
     """
     spec = tree.rules.spec(child_id)
     if isinstance(spec, SupervisorSpec):
-        tree.resting.update(process.id for process in spec.processes)
+        tree.suspended.update(process.id for process in spec.processes)
         return
-    tree.resting.add(child_id)
+    tree.suspended.add(child_id)
     async with tree.locked(child_id):
-        member = _take_away(tree, child_id)
-    if member is not None:
-        await tree.terminate(member)
+        incarnation = _detach(tree, child_id)
+    if incarnation is not None:
+        await tree.incarnations.terminate(incarnation)
 
 
 async def resume_child(tree: Tree, child_id: str) -> None:
@@ -72,39 +74,31 @@ async def resume_child(tree: Tree, child_id: str) -> None:
             else:
                 tree.rules.suspend(child_id)
             raise
-        tree.resting.discard(child_id)
-
-
-async def start_child(tree: Tree) -> str:
-    """Start one more instance of a simple_one_for_one supervisor's child (OTP), and give its id.
-
-    If it does not get ready it is forgotten.
-    """
-    spec = tree.rules.instance()
-    await _add(tree, spec)
-    return spec.id
+        tree.suspended.discard(child_id)
 
 
 async def terminate_child(tree: Tree, child_id: str) -> None:
-    """Terminate a child, and forget it."""
+    """Terminate a child, and remove it from the tree."""
     async with tree.locked(child_id):
-        member = _take_away(tree, child_id)
-    if member is not None:
-        await tree.terminate(member)
+        incarnation = _detach(tree, child_id)
+    if incarnation is not None:
+        await tree.incarnations.terminate(incarnation)
     async with tree.locked(child_id):
         tree.rules.remove(child_id)
-        tree.last_exits.pop(child_id, None)
+        tree.incarnations.last_exits.pop(child_id, None)
         tree.changed()
 
 
 async def apply(tree: Tree, spec: SupervisorSpec, *, roll: bool, changes: Changes | None = None) -> Changes:
-    """Make the tree what `spec` says, one child after the other: stop what is gone, start what is new, replace what has
-    changed; with `roll`, replace all that runs. Gives what was done, also to `changes` as it happens.
+    """Change the tree into what `spec` says, one child after the other: stop children that are gone from it, start new
+    ones, and replace those whose specification has changed; with `roll`, replace all running ones. Returns what was
+    done, and adds it to `changes` as it happens.
 
-    A failure ends it for the children of one supervisor; those of the others go on, and it is raised in the end.
+    A failure ends the change for the children of one supervisor. The change goes on for those of other supervisors, and
+    the failure is raised at the end.
     """
     changes = changes or Changes()
-    await _started(tree)
+    await _until_started(tree)
     wanted = {child.id: child for child in spec.children}
     unwanted = [child_id for child_id in reversed(tree.order) if child_id not in wanted]
     await asyncio.gather(*(terminate_child(tree, child_id) for child_id in unwanted))
@@ -116,7 +110,7 @@ async def apply(tree: Tree, spec: SupervisorSpec, *, roll: bool, changes: Change
             await _apply_child(tree, child, roll, changes)
         except SupervisionError as failed:
             failures.append(failed)
-            if isinstance(child, ChildSpec):  # the next one is made of the same stuff
+            if isinstance(child, ChildSpec):  # the next process of the runner would fail in the same way
                 break
     tree.rules.reorder(wanted)
     tree.changed()
@@ -125,8 +119,8 @@ async def apply(tree: Tree, spec: SupervisorSpec, *, roll: bool, changes: Change
     return changes
 
 
-async def _started(tree: Tree) -> None:
-    """Wait for the end of the tree's first start."""
+async def _until_started(tree: Tree) -> None:
+    """Wait until the first start of the tree is over."""
     either = [asyncio.create_task(event.wait()) for event in (tree.started, tree.closing)]
     try:
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
@@ -146,7 +140,7 @@ async def _apply_child(tree: Tree, child: Spec, roll: bool, changes: Changes) ->
         changes.started.append(child.id)
     elif tree.rules.state(child.id) in (ChildState.SUSPENDED, ChildState.ENDED):
         tree.rules.revise(child)
-        changes.resting.append(child.id)
+        changes.skipped.append(child.id)
     elif roll or child != tree.rules.spec(child.id):
         await replace_child(tree, child.id, child)
         changes.replaced.append(child.id)
@@ -163,8 +157,9 @@ async def _add(tree: Tree, spec: Spec) -> None:
             raise
 
 
-def _take_away(tree: Tree, child_id: str) -> Member | None:
-    """Let a child rest. What is alive of it is to be terminated, without its lock: its siblings may need that."""
+def _detach(tree: Tree, child_id: str) -> Incarnation | None:
+    """Suspend a child. The caller terminates the returned incarnation after it has released the child's lock, because
+    the child's siblings may need that lock."""
     tree.rules.suspend(child_id)
     tree.changed()
     return tree.current.pop(child_id, None)

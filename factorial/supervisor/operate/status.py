@@ -1,8 +1,8 @@
-"""The status of supervisors as text, for an engineer who was woken at night. Pure.
+"""Formats the status of supervisors as text. Pure.
 
-For each supervisor one line that says who and where it is, one that says whether all is well, or which nodes are not,
-and its tree. In the end the queues. No line is longer than WIDTH: what is wrong is wrapped, all else is cut;
-`status --json` has everything at full length.
+For each supervisor there is a line with its name and place, a line that says that all is well or lists what is wrong,
+and its tree. The queues follow at the end. No line is longer than `_WIDTH`: lines about what is wrong are wrapped, all
+others are cut. `status --json` has everything at full length.
 """
 
 import textwrap
@@ -10,9 +10,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Subject", "draw"]
+__all__ = ["Subject", "draw", "span"]
 
-WIDTH = 120
+_WIDTH = 120
 
 _COLUMNS = ("  NODE", "STATE", "PID", "UPTIME", "RESTARTS", "TASKS", "RSS", "CPU", "FILES", "LAG", "LAST EXIT")
 _QUEUE_COLUMNS = ("  QUEUE", "READY", "THROTTLED", "SUSPECTS", "BACKOFF", "PARKED", "HELD")
@@ -20,9 +20,9 @@ _TO_THE_RIGHT = {"PID", "UPTIME", "TASKS", "RSS", "CPU", "FILES", "LAG", *_QUEUE
 _LONGEST_NAME = 40
 _MOST_NAMED = 5
 _MOST_LINES = 6
-"""For one thing that is wrong."""
+"""The most lines about one thing that is wrong."""
 _SILENT_AFTER = 3.0
-"""Seconds without a beat of the event loop after which that is told."""
+"""Seconds without a beat of the event loop after which it is shown as silent."""
 _WELL = "running"
 _DEGRADED = "degraded"
 _DRAINED = "drained"
@@ -33,7 +33,7 @@ Node = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """One supervisor: its report, and how long ago that was made."""
+    """One supervisor: its report, and the age of the report."""
 
     report: Mapping[str, Any]
     age: float
@@ -42,9 +42,9 @@ class Subject:
 
 
 def draw(subjects: Sequence[Subject], queues: Mapping[str, Sequence[int]]) -> str:
-    """All supervisors, one below the other, and the queues.
+    """The text for all supervisors and the queues.
 
-    `queues`: for each agent how many tasks are ready, throttled, suspects that wait, in backoff, parked, and held.
+    `queues`: for each agent the number of tasks that are ready, throttled, suspects, in backoff, parked, and held.
     """
     blocks = [_supervisor(subject) for subject in subjects]
     if queues:
@@ -59,10 +59,10 @@ def _supervisor(subject: Subject) -> list[str]:
     place = f"pid {_text(report.get('pid'))} on {_text(report.get('host'))}"
     name = _text(report.get("supervisor"))
     if subject.is_lost:
-        heard = f"! {name}  LOST, last heard of {span(subject.age)} ago  ({place})"
+        lost = f"! {name}  LOST, last heard of {span(subject.age)} ago  ({place})"
         return [
-            *_wrapped(heard),
-            f"  it had {_counted(tree)}; their tasks go on elsewhere when their leases are over",
+            *_wrapped(lost),
+            f"  it had {_counted(tree)}; other processes continue their tasks when their leases have expired",
         ]
     about = [place, f"factorial {_text(report.get('version'))}"]
     if report.get("config"):
@@ -71,7 +71,7 @@ def _supervisor(subject: Subject) -> list[str]:
 
 
 def _stage(report: Mapping[str, Any], tree: Node) -> str:
-    """What the supervisor as a whole is doing, and how long it has been there."""
+    """The state of the supervisor as a whole, and its uptime."""
     state = _text(report.get("state"))
     if state == _WELL and tree.get("state") == "starting":
         state = "starting"
@@ -80,10 +80,10 @@ def _stage(report: Mapping[str, Any], tree: Node) -> str:
 
 
 def _health(tree: Node) -> list[str]:
-    """Whether all is well; else a line for each of the first things that are not."""
+    """A line that says that all is well, or one for each of the first things that are wrong."""
     counted = _counted(tree)
     troubles = list(_troubles(tree))
-    if not troubles and any(_workers(tree)):
+    if not troubles and any(_processes(tree)):
         return [f"  all is well: {counted}"]
     lines = [counted, *troubles[:_MOST_NAMED]]
     if more := len(troubles[_MOST_NAMED:]):
@@ -92,12 +92,12 @@ def _health(tree: Node) -> list[str]:
 
 
 def _troubles(node: Node) -> Iterable[str]:
-    """What is wrong with the node and those below it. Of a supervisor that is at rest as a whole, or comes or goes as a
-    whole, the children are not told."""
+    """What is wrong with the node and those below it, without the children of a supervisor that is drained, starting or
+    ending as a whole."""
     if not node:
         return
     state = _state(node)
-    if _is_group(node):
+    if _is_supervisor(node):
         if restarts := node.get("restarts"):
             yield _used_up(node, restarts)
         if state in (_WELL, _DEGRADED):
@@ -105,7 +105,7 @@ def _troubles(node: Node) -> Iterable[str]:
                 yield from _troubles(child)
             return
     if state != _WELL:
-        yield _told(node, state)
+        yield _not_running(node, state)
     for process in (node, *_predecessors(node)):
         if _is_silent(process):
             yield f"{_name(process)}: its event loop is silent for {process['lag']:.0f} s"
@@ -118,31 +118,32 @@ def _used_up(node: Node, restarts: int) -> str:
     return f"{_name(node)}: {allowed}" + (f", the last: {_text(last['last_exit'])}" if last else "")
 
 
-def _told(node: Node, state: str) -> str:
+def _not_running(node: Node, state: str) -> str:
     name, how = _name(node), node.get("last_exit")
     if state == _GAVE_UP:
         ago = node.get("last_exit_ago")
         when = "" if ago is None else f" {span(ago)} ago"
         return f"{name} {_GAVE_UP}{when}" + (f": {_text(how).removeprefix('gave up: ')}" if how else "")
-    told = f"{name} has ended" if state == "ended" else f"{name} is {state}"
-    return f"{told}; its last exit: {_last_exit(node)}" if how and state != _DRAINED else told
+    line = f"{name} has ended" if state == "ended" else f"{name} is {state}"
+    return f"{line}; its last exit: {_last_exit(node)}" if how and state != _DRAINED else line
 
 
 def _counted(tree: Node) -> str:
-    """How many of its processes run, and what they work on. A supervisor that gave up may not tell how many it had."""
-    workers = list(_workers(tree))
-    running = sum(node.get("state") == _WELL for node in workers)
-    tasks = sum(int(each.get("tasks") or 0) for node in workers for each in (node, *_predecessors(node)))
-    counted = f"{running} of {_plural(len(workers), 'process', 'es')} running, {_plural(tasks, 'task')} in flight"
+    """How many of its processes run, and how many tasks they hold. A supervisor that gave up may have no children in
+    the report, so it is named."""
+    processes = list(_processes(tree))
+    running = sum(node.get("state") == _WELL for node in processes)
+    tasks = sum(int(each.get("tasks") or 0) for node in processes for each in (node, *_predecessors(node)))
+    counted = f"{running} of {_plural(len(processes), 'process', 'es')} running, {_plural(tasks, 'task')} in flight"
     gone = [_name(node) for node in _walk(tree) if _state(node) == _GAVE_UP and not _children(node)]
     return f"{counted}; {', '.join(gone)} {_GAVE_UP}" if gone else counted
 
 
 def _state(node: Node) -> str:
-    """The state of a node, in one or two words. That of a supervisor which runs is what it comes to for its processes:
-    all running, all drained, or degraded."""
+    """The state of a node, in one or two words. The state of a running supervisor summarises its processes: all
+    running, all drained, or degraded."""
     state = _text(node.get("state"))
-    if not _is_group(node) or state != _WELL:
+    if not _is_supervisor(node) or state != _WELL:
         return state
     below = [each.get("state") for each in _walk(node) if each is not node and not _children(each)]
     if below and all(each == _DRAINED for each in below):
@@ -161,16 +162,16 @@ def _walk(node: Node) -> Iterable[Node]:
             yield from _walk(child)
 
 
-def _workers(node: Node) -> Iterable[Node]:
+def _processes(node: Node) -> Iterable[Node]:
     return (each for each in _walk(node) if each.get("type") == "worker")
 
 
 def _children(node: Node) -> Sequence[Node]:
-    return _nodes(node.get("children")) if _is_group(node) else []
+    return _nodes(node.get("children")) if _is_supervisor(node) else []
 
 
 def _predecessors(node: Node) -> Sequence[Node]:
-    """The processes that drain, while their successor has taken the place of `node`."""
+    """The processes that drain because `node` has replaced them."""
     return [{"id": each.get("process"), **each, "state": "draining"} for each in _nodes(node.get("predecessors"))]
 
 
@@ -178,8 +179,7 @@ def _nodes(value: Any) -> list[Node]:
     return [each for each in value or () if isinstance(each, Mapping)]
 
 
-def _is_group(node: Node) -> bool:
-    # A worker's "children" are the number of its own processes.
+def _is_supervisor(node: Node) -> bool:
     return node.get("type") == "supervisor"
 
 
@@ -188,11 +188,11 @@ def _drawn(tree: Node) -> list[str]:
 
 
 def _rows(node: Node, stem: str = "", branch: str = "", *, is_expected: bool = False) -> Iterable[Sequence[str]]:
-    """The rows of a node and of all below it. `is_expected`: that it does not run is part of the plan."""
+    """The rows of a node and of all below it. `is_expected`: the node does not run, and that is intended."""
     is_well = (is_expected or _state(node) == _WELL) and not _is_silent(node)
-    is_well = is_well and not (_is_group(node) and node.get("restarts"))
-    name = ("  " if is_well else "! ") + stem + branch + shortened(_name(node), _LONGEST_NAME)
-    yield (name, *(_group_cells(node) if _is_group(node) else _worker_cells(node)), _last_exit(node))
+    is_well = is_well and not (_is_supervisor(node) and node.get("restarts"))
+    name = ("  " if is_well else "! ") + stem + branch + _shortened(_name(node), _LONGEST_NAME)
+    yield (name, *(_supervisor_cells(node) if _is_supervisor(node) else _process_cells(node)), _last_exit(node))
     stem += {"": "", "├─ ": "│  ", "└─ ": "   "}[branch]
     predecessors = _predecessors(node)
     below = [*predecessors, *_children(node)]
@@ -201,15 +201,15 @@ def _rows(node: Node, stem: str = "", branch: str = "", *, is_expected: bool = F
         yield from _rows(each, stem, "└─ " if number == len(below) else "├─ ", is_expected=is_leaving)
 
 
-def _group_cells(node: Node) -> Sequence[str]:
-    workers = list(_workers(node))
-    running = sum(worker.get("state") == _WELL for worker in workers)
-    state = f"{_state(node)} {running}/{len(workers)}" if workers else _state(node)
+def _supervisor_cells(node: Node) -> Sequence[str]:
+    processes = list(_processes(node))
+    running = sum(process.get("state") == _WELL for process in processes)
+    state = f"{_state(node)} {running}/{len(processes)}" if processes else _state(node)
     restarts = f"{_dash(node.get('restarts'))}/{_dash(node.get('intensity'))} in {_seconds(node.get('period'))}"
     return (state, "", "", restarts, "", "", "", "", "")
 
 
-def _worker_cells(node: Node) -> Sequence[str]:
+def _process_cells(node: Node) -> Sequence[str]:
     cpu, lag = node.get("cpu"), node.get("lag")
     return (
         _state(node),
@@ -217,7 +217,7 @@ def _worker_cells(node: Node) -> Sequence[str]:
         span(node.get("uptime")),
         _dash(node.get("restarts")),
         _dash(node.get("tasks")),
-        size(node.get("rss")),
+        _size(node.get("rss")),
         "-" if cpu is None else f"{cpu:.0f}%",
         _dash(node.get("open_files")),
         "-" if lag is None else f"{lag * 1000:.0f} ms" if lag < _SILENT_AFTER else f"{lag:.0f} s",
@@ -225,7 +225,7 @@ def _worker_cells(node: Node) -> Sequence[str]:
 
 
 def _last_exit(node: Node) -> str:
-    """When, and how: what is cut off on the right is the detail."""
+    """When it ended, and how. The detail comes last, because lines are cut on the right."""
     ago = node.get("last_exit_ago")
     return _dash(node.get("last_exit")) if ago is None else f"{span(ago)} ago: {_text(node.get('last_exit'))}"
 
@@ -244,18 +244,18 @@ def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
 
 
 def _wrapped(line: str) -> list[str]:
-    """`line` on as many lines as it needs: what is wrong is read to its end."""
+    """`line`, wrapped to as many lines as it needs, up to a limit."""
     return textwrap.wrap(
-        line, WIDTH, subsequent_indent="    ", break_on_hyphens=False, max_lines=_MOST_LINES, placeholder=" …"
+        line, _WIDTH, subsequent_indent="    ", break_on_hyphens=False, max_lines=_MOST_LINES, placeholder=" …"
     )
 
 
 def _fitted(line: str) -> str:
-    return shortened(line, WIDTH)
+    return _shortened(line, _WIDTH)
 
 
-def shortened(text: str, limit: int) -> str:
-    """`text`, with a mark at its end if it had to be cut to `limit` characters."""
+def _shortened(text: str, limit: int) -> str:
+    """`text`, cut to `limit` characters with a mark at its end."""
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
@@ -278,7 +278,7 @@ def _dash(value: object) -> str:
 
 
 def _printable(value: object) -> str:
-    """On one line, and without what a terminal would take for an instruction."""
+    """`value` on one line, without control characters."""
     return " ".join("".join(each if each.isprintable() else " " for each in str(value)).split())
 
 
@@ -297,7 +297,7 @@ def span(seconds: float | None) -> str:
     return f"{whole}s"
 
 
-def size(number: float | None) -> str:
+def _size(number: float | None) -> str:
     """Bytes in units of 1024: `182M`, `1.4G`."""
     if number is None:
         return "-"

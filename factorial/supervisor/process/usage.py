@@ -1,7 +1,7 @@
-"""What the operating system says about processes. Nothing here raises for a process that is gone.
+"""What the operating system reports about processes. Nothing here raises for a process that has ended.
 
-Cheap enough to be asked every second for every child: about 0.1 ms each. Only `descendants` looks at every process
-of the machine, once for all children.
+`usage` takes about 0.1 ms, so it can be called every second for every child. `descendants` reads every process of the
+machine, once for all children.
 """
 
 from collections.abc import Callable
@@ -19,17 +19,17 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """What one process uses; `None` where the operating system does not say."""
+    """What one process uses. `None` where the operating system does not report it."""
 
     rss: int | None = None
     """Bytes."""
     cpu: float | None = None
-    """Percent of one processor since it was last asked about this `psutil.Process`."""
+    """Percent of one processor since the last call for this `psutil.Process`."""
     open_files: int | None = None
 
 
 def usage(process: psutil.Process) -> Usage:
-    """What `process` uses at the moment: nothing, if it is gone."""
+    """What `process` uses now. All fields are `None` if it has ended."""
     with process.oneshot():
         memory = _known(process.memory_info)
         return Usage(memory and memory.rss, _known(process.cpu_percent), _known(process.num_fds))
@@ -38,12 +38,12 @@ def usage(process: psutil.Process) -> Usage:
 def _known(read: Callable[[], T]) -> T | None:
     try:
         return read()
-    except (psutil.Error, OSError):  # gone, a zombie, or not ours to see
+    except (psutil.Error, OSError):  # ended, a zombie, or not readable for this user
         return None
 
 
 def descendants() -> dict[int, int]:
-    """How many processes are below each process that is below this one, by pid."""
+    """The number of processes below each process that is below this one, by pid."""
     parents: dict[int, int] = {}
     for process in psutil.Process().children(recursive=True):
         with suppress(psutil.Error):
@@ -56,11 +56,11 @@ def descendants() -> dict[int, int]:
 
 
 def kills_for_memory() -> int | None:
-    """How many processes the kernel has killed because memory ran out: in our control group, or on the whole machine
-    if there is no count for the group; `None` where there is no such count at all (macOS).
+    """The number of processes that the kernel has killed because memory ran out: in our control group, or on the whole
+    machine if the group has no such count. `None` if there is no count at all (macOS).
 
-    That it has risen since a process was last seen alive is a strong hint about a SIGKILL that nobody has sent.
-    It is no proof: the count says how many were killed, not who.
+    If the count has risen since a process was last seen alive, that is a strong hint about a SIGKILL of unknown origin.
+    It is not a proof, because the count does not say which processes were killed.
     """
     for counts in (_control_group() / "memory.events", Path("/proc/vmstat")):
         with suppress(OSError, ValueError):
@@ -72,7 +72,7 @@ def kills_for_memory() -> int | None:
 
 
 def _control_group() -> Path:
-    """The directory of our control group (version 2). It need not exist."""
+    """The directory of this process's control group (version 2). It may not exist."""
     with suppress(OSError):
         for line in Path("/proc/self/cgroup").read_text().splitlines():
             if line.startswith("0::"):

@@ -1,26 +1,25 @@
-"""The child's side of supervision: what runs in a process that `process.py` has started.
+"""A child as an operating-system process: the child's side. Runs in a process that `child_process.py` has started.
 
-Signals. The child is in a process group of its own, so a Ctrl-C at the terminal reaches the supervisor alone.
-Somebody else may still signal every process (systemd signals all of a unit), and the supervisor's own SIGTERM may
-follow many seconds later, when it is this child's turn. So no repetition counts as a second request: SIGTERM and
-SIGINT, however often, ask to drain, and SIGQUIT is how the supervisor says "leave now". SIGHUP means something to the
-supervisor alone; SIGUSR1 has a child write its stacks (`stacks.py`).
+Signals. The child is in a process group of its own, so a Ctrl-C at the terminal reaches only the supervisor. Other
+programs may still signal every process (systemd signals all processes of a unit), and the supervisor's own SIGTERM may
+follow many seconds later. So a repetition is not a second request: SIGTERM and SIGINT, however often, ask the child to
+drain, and SIGQUIT from the supervisor asks it to leave now. The child ignores SIGHUP, which is meant for the
+supervisor. On SIGUSR1 it writes its stacks (`stacks.py`).
 
-A child that is ready beats on its event loop, through the pipe on which it reports: a loop that is blocked is silent.
-Nothing that a child reports may hold it up, so a report goes into the pipe whole, or not at all if nobody has read
-for long.
+Beats. A child that is ready sends beats from its event loop, through the pipe for its reports. If the loop is blocked,
+no beat is sent. A report must never block the child: it is written to the pipe as a whole, or dropped if the pipe is
+full.
 
-The supervisor's death is seen by a thread that waits on the pipe from the parent. PR_SET_PDEATHSIG is not used: it
-fires when the parent's *thread* ends, is Linux's alone, and would add nothing; that the parent's pid has changed is
-asked as well, for the case that a fork of the supervisor holds the pipe open. An orphan drains, is told to leave
-when its time to stop is over, and ends then in any case.
+Orphans. A thread waits on the pipe from the parent and sees the death of the supervisor. It also compares the parent's
+pid, because a fork of the supervisor may hold the pipe open. PR_SET_PDEATHSIG is not used: it fires when the parent's
+*thread* ends, exists only on Linux, and would add nothing. An orphan drains, is asked to leave when its time to stop is
+over, and ends after that in any case.
 """
 
 import asyncio
 import importlib
 import json
 import logging
-import math
 import multiprocessing
 import os
 import select
@@ -36,26 +35,25 @@ from typing import Any
 
 from factorial.config import LoggingConfig
 from factorial.errors import FactorialError, SupervisionError
-from factorial.supervisor.logs import log_to_stderr, name_standard_streams
-from factorial.supervisor.stacks import write_stacks_on_sigusr1
+from factorial.supervisor.process.stacks import write_stacks_on_sigusr1
+from factorial.supervisor.rules.spec import LEAVE_SECONDS
+from factorial.telemetry.logs import log_to_stderr, name_standard_streams
 
 __all__ = [
-    "BEAT", "FAILURE", "LEAVE_SECONDS", "READY", "SIGNALS", "Lifeline", "Orders", "inside_child", "run_child", "serve",
+    "BEAT", "FAILURE", "READY", "SIGNALS", "Assignment", "Lifeline", "inside_child", "run_child", "serve",
 ]  # fmt: skip
 
 log = logging.getLogger(__name__)
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1)
-"""The signals a child listens to. They are held back from its birth until it does."""
-LEAVE_SECONDS = 5.0
-"""How long a child that was told to leave now may take to release what it holds."""
+"""The signals that a child handles. They are blocked from its start until the handlers are installed."""
 READY, FAILURE, BEAT = "ready", "failure", "beat"
-"""What a child reports: one of these words; after the second a space and a text, after the third one and a JSON object
-of numbers."""
+"""The kinds of reports of a child. A failure is followed by a space and a text, a beat by a space and a JSON object of
+numbers."""
 
 _LINGER_SECONDS = 2.0
 _REPORT_LIMIT = select.PIPE_BUF - 4
-"""Bytes of a report: so many are written to a pipe in one piece, with the length that comes first."""
+"""The largest report in bytes that a pipe takes in one piece, together with its length prefix."""
 
 _inside_child = False
 
@@ -66,8 +64,8 @@ def inside_child() -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Orders:
-    """What a child is told at its birth."""
+class Assignment:
+    """What a child receives when it starts."""
 
     process: str
     target: str
@@ -79,15 +77,15 @@ class Orders:
 
 
 class Lifeline:
-    """What ties a child to its supervisor: handed to the target as its first argument."""
+    """The connection between a child and its supervisor: the first argument of the target."""
 
     def __init__(self, process: str, reports: Connection, beat_every: float) -> None:
         self.process = process
         """The unique name of this incarnation of the child."""
         self.draining = asyncio.Event()
-        """Stop taking up work, finish or release what is at hand, and return."""
+        """Set when the target has to stop claiming work, finish or release what it holds, and return."""
         self.leaving = asyncio.Event()
-        """Release what is at hand, and return now. `draining` is set as well."""
+        """Set when the target has to release what it holds and return now. `draining` is set as well."""
         self._reports = reports
         self._beat_every = beat_every
         self._gauges: dict[str, Callable[[], float]] = {}
@@ -95,18 +93,19 @@ class Lifeline:
         os.set_blocking(reports.fileno(), False)
 
     def ready(self) -> None:
-        """Tell the supervisor that the start has succeeded. From now on the event loop beats."""
+        """Report that the start has succeeded. From now on the event loop sends beats."""
         if not self._is_ready:
             self._is_ready = True
             self._report(READY)
             self._beat(asyncio.get_running_loop().time())
 
     def gauge(self, name: str, read: Callable[[], float]) -> None:
-        """Have every beat carry what `read` gives at the time: a finite number, quickly. The last of a name counts."""
+        """Add a figure to every beat. `read` must return a finite number quickly. A later gauge with the same `name`
+        replaces this one."""
         self._gauges[name] = read
 
     def failed(self, why: str) -> None:
-        """Tell the supervisor that the target has failed."""
+        """Report that the target has failed."""
         self._report(f"{FAILURE} {why}")
 
     def drain(self) -> None:
@@ -130,19 +129,19 @@ class Lifeline:
         for name, read in list(self._gauges.items()):
             try:
                 figures[name] = read()
-            except Exception:  # code that we do not know: it must not stop the heart
-                log.exception("the gauge %r has failed, and is left out from now on", name)
+            except Exception:  # `read` is foreign code: it must not stop the beats
+                log.exception("the gauge %r has failed and is removed", name)
                 del self._gauges[name]
         return figures
 
     def _report(self, text: str) -> None:
-        """Tell the supervisor, if it is still there and listens."""
+        """Send a report, if the supervisor still reads from the pipe."""
         with suppress(OSError):
             self._reports.send_bytes(text.encode(errors="replace")[:_REPORT_LIMIT])
 
 
 def run_child(unit: Any) -> None:
-    """The main function of a child: run the coroutine of aiomultiprocess's `unit`, and exit with what it returns."""
+    """The main function of a child: run the coroutine of aiomultiprocess's `unit`, and exit with its result."""
     global _inside_child
     _inside_child = True
     os.setpgid(0, 0)
@@ -155,25 +154,25 @@ def run_child(unit: Any) -> None:
     sys.exit(code)
 
 
-async def serve(orders: Orders) -> int:
-    """Run the target as `orders` say, and return the exit code."""
-    lifeline = Lifeline(orders.process, orders.reports, orders.beat_every)
-    name_standard_streams(orders.process, log_to_stderr(orders.process, orders.logs))
+async def serve(assignment: Assignment) -> int:
+    """Run the target of `assignment`, and return the exit code."""
+    lifeline = Lifeline(assignment.process, assignment.reports, assignment.beat_every)
+    name_standard_streams(assignment.process, log_to_stderr(assignment.process, assignment.logs))
     if task := asyncio.current_task():
-        task.set_name(orders.target)
+        task.set_name(assignment.target)
     _listen(lifeline)
     threading.Thread(
-        target=_watch_parent, args=(asyncio.get_running_loop(), lifeline, orders.seconds_to_stop), daemon=True
+        target=_watch_parent, args=(asyncio.get_running_loop(), lifeline, assignment.seconds_to_stop), daemon=True
     ).start()
     try:
-        await _load(orders.target)(lifeline, **orders.kwargs)
-    except Exception as failed:  # the target is code that we do not know: its failure is this process's exit code
+        await _load(assignment.target)(lifeline, **assignment.kwargs)
+    except Exception as failed:  # the target is foreign code: its failure becomes the exit code of this process
         error = _only_cause(failed)
         if isinstance(error, FactorialError):
             log.error("%s", error)
             lifeline.failed(str(error))
         else:
-            log.exception("%s has failed", orders.target)
+            log.exception("%s has failed", assignment.target)
             lifeline.failed(f"{type(error).__name__}: {error}")
         return 1
     return 0
@@ -184,17 +183,17 @@ def _listen(lifeline: Lifeline) -> None:
     loop.add_signal_handler(signal.SIGTERM, lifeline.drain)
     loop.add_signal_handler(signal.SIGINT, lifeline.drain)
     loop.add_signal_handler(signal.SIGQUIT, lifeline.leave)
-    loop.add_signal_handler(signal.SIGHUP, _take_no_notice)
+    loop.add_signal_handler(signal.SIGHUP, _ignore)
     write_stacks_on_sigusr1(lifeline.process)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
-def _take_no_notice() -> None:
-    """Not SIG_IGN, which the programs that tools start would inherit."""
+def _ignore() -> None:
+    """A handler instead of SIG_IGN, which programs started by tools would inherit."""
 
 
 def _only_cause(error: Exception) -> Exception:
-    """What a task group wraps, if it is one error."""
+    """The error that a task group wraps, if it is a single one."""
     while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     return error
@@ -204,33 +203,31 @@ def _load(target: str) -> Callable[..., Awaitable[None]]:
     module, _, name = target.partition(":")
     function = getattr(importlib.import_module(module), name, None)
     if not asyncio.iscoroutinefunction(function):
-        raise SupervisionError(f"{target} is no `async def` function: a child needs one to run")
+        raise SupervisionError(f"{target} is not an `async def` function: a child needs one to run")
     return function
 
 
 def _watch_parent(loop: asyncio.AbstractEventLoop, lifeline: Lifeline, seconds_to_stop: float) -> None:
-    """In a thread, which goes on when the event loop is blocked: see an orphan off."""
+    """End an orphan. Runs in a thread, which works also while the event loop is blocked."""
     parent = multiprocessing.parent_process()
     assert parent is not None and parent.pid is not None  # run_child runs in children only
     while not wait([parent.sentinel], timeout=2.0) and os.getppid() == parent.pid:
         pass
     log.warning("the supervisor is gone: draining, then leaving")
-    _tell(loop, lifeline.drain)
-    if math.isinf(seconds_to_stop):
-        return
+    _request(loop, lifeline.drain)
     time.sleep(seconds_to_stop)
-    _tell(loop, lifeline.leave)
+    _request(loop, lifeline.leave)
     time.sleep(LEAVE_SECONDS)
     os._exit(1)
 
 
-def _tell(loop: asyncio.AbstractEventLoop, request: Callable[[], None]) -> None:
+def _request(loop: asyncio.AbstractEventLoop, request: Callable[[], None]) -> None:
     with suppress(RuntimeError):  # the loop is closed already
         loop.call_soon_threadsafe(request)
 
 
 def _leave_soon(code: int) -> None:
-    """The target has ended: a thread that goes on (a tool that does not return) must not hold the process."""
+    """The target has ended: a thread that is still running (a tool that does not return) must not keep the process."""
     leave = threading.Timer(_LINGER_SECONDS, os._exit, (code,))
     leave.daemon = True
     leave.start()

@@ -1,7 +1,7 @@
-"""Operating a running system from anywhere: `python -m factorial.supervisor status|drain|resume|scale|restart|stop`.
+"""Operates a running system from anywhere: `python -m factorial.supervisor status|drain|resume|scale|restart|stop`.
 
-All that is needed is the server that holds the mailboxes. Orders are messages to a supervisor's control mailbox; the
-status is what the supervisors have last told. No agent is imported, and no server is started.
+This needs only the server that holds the namespace. Orders are messages to a supervisor's control mailbox. The status
+is made from the latest reports of the supervisors. No agent is imported, and no server is started.
 """
 
 import asyncio
@@ -21,20 +21,20 @@ from factorial.mailbox.supervisors.reports import LOST_AFTER, Heard
 from factorial.mailbox.transport.blocking import BlockingConnection
 from factorial.mailbox.views.queues import Queue, read_queues
 from factorial.mailbox.visit import Visit, visiting
-from factorial.supervisor.nodes import checked_report
-from factorial.supervisor.orders import USAGE, shown
-from factorial.supervisor.status import Subject, draw, span
+from factorial.supervisor.operate.status import Subject, draw, span
+from factorial.supervisor.operate.verbs import USAGE, summary
+from factorial.supervisor.tree.nodes import checked_report
 
-__all__ = ["Selection", "give_order", "show_status"]
+__all__ = ["Selection", "send_order", "show_status"]
 
-_POLL = 0.2
-_GRACE_SECONDS = 1.0
-"""How long after the end of our patience we still listen: the supervisor then tells whether it has begun."""
+_POLL_SECONDS = 0.2
+_EXTRA_SECONDS = 1.0
+"""How much longer than `patience` the sender listens, so that it hears whether the supervisor has dropped the order."""
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which of the supervisors are meant. Neither a name nor all of them: the only one that lives."""
+    """Which supervisors an order is for. Without a name and without `all`: the only one that is alive."""
 
     name: str = ""
     all: bool = False
@@ -46,7 +46,7 @@ async def _known(visit: Visit) -> list[Heard]:
 
 
 async def show_status(redis: RedisConfig, selection: Selection, *, as_json: bool) -> int:
-    """Print how the supervisors and their trees are. 0 if one of them is alive, else 1."""
+    """Print the status of the supervisors and their trees. Returns 0 if one of them is alive, else 1."""
     async with visiting(redis) as visit:
         known = await _known(visit)
         chosen = [one for one in known if selection.name in ("", one.name)]
@@ -56,92 +56,93 @@ async def show_status(redis: RedisConfig, selection: Selection, *, as_json: bool
         print(dump_json(_plain(chosen, queues)).decode())
     else:
         subjects = [Subject(one.report, one.age, one.is_lost) for one in chosen]
-        # Without any supervisor, waiting tasks are still worth knowing of.
+        # The queues are shown also if no supervisor is known.
         counts = {agent: astuple(queue) for agent, queue in queues.items()}
         show(draw(subjects, counts))
     if not chosen:
-        raise _none_such(selection, known, visit.place)
+        raise _not_found(selection, known, visit.place)
     return 0 if any(not one.is_lost for one in chosen) else 1
 
 
-async def give_order(redis: RedisConfig, selection: Selection, order: Mapping[str, Any], *, patience: float) -> int:
-    """Give `order` to the supervisors that are meant, and print each one's answer.
+async def send_order(redis: RedisConfig, selection: Selection, order: Mapping[str, Any], *, patience: float) -> int:
+    """Send `order` to the selected supervisors, and print the answer of each.
 
-    0 if all have carried it out, 2 if one of them says that it is asked for in a wrong way, else 1. `patience`: seconds
-    to wait for each. A stop is waited for until the supervisor has ended.
+    Returns 0 if all have carried it out, 2 if the order is wrong in itself, such as an unknown target, else 1.
+    `patience`: seconds to wait for each answer. A stop is done when the supervisor has ended.
     """
     async with visiting(redis) as visit:
         chosen = _choose(await _known(visit), selection, visit.place)
-        outcomes = await asyncio.gather(*(_order(visit, one.name, order, patience) for one in chosen))
-    return max(outcomes)
+        codes = await asyncio.gather(*(_order_one(visit, one.name, order, patience) for one in chosen))
+    return max(codes)
 
 
 def _choose(known: Sequence[Heard], selection: Selection, place: str) -> list[Heard]:
-    """The supervisors that are meant, all alive. Raises `ConfigError` if that is not clear, or `SupervisionError`."""
+    """The selected supervisors, all alive. Raises `ConfigError` if the choice is not clear, and `SupervisionError` if
+    there is none."""
     alive = [one for one in known if not one.is_lost]
     if selection.name:
         chosen = [one for one in alive if one.name == selection.name]
     elif len(alive) > 1 and not selection.all:
-        raise ConfigError(f"{len(alive)} supervisors run in {place}: add --supervisor NAME or --all; {_listed(known)}")
+        raise ConfigError(f"{len(alive)} supervisors run in {place}: add --supervisor NAME or --all; {_names(known)}")
     else:
         chosen = alive
     if not chosen:
-        raise _none_such(selection, known, place)
+        raise _not_found(selection, known, place)
     return chosen
 
 
-def _none_such(selection: Selection, known: Sequence[Heard], place: str) -> SupervisionError:
+def _not_found(selection: Selection, known: Sequence[Heard], place: str) -> SupervisionError:
     which = f"no supervisor {selection.name!r}" if selection.name else "no supervisor"
-    return SupervisionError(f"{which} runs in {place}; {_listed(known)}")
+    return SupervisionError(f"{which} runs in {place}; {_names(known)}")
 
 
-def _listed(known: Sequence[Heard]) -> str:
+def _names(known: Sequence[Heard]) -> str:
     if not known:
         return "none is known there: is it the right server and namespace?"
-    shown = (f"{one.name} (lost, last heard of {span(one.age)} ago)" if one.is_lost else one.name for one in known)
-    return f"known there: {', '.join(shown)}"
+    names = (f"{one.name} (lost, last heard of {span(one.age)} ago)" if one.is_lost else one.name for one in known)
+    return f"known there: {', '.join(names)}"
 
 
-async def _order(visit: Visit, name: str, order: Mapping[str, Any], patience: float) -> int:
-    """Give the order to one supervisor, and print its answer. The exit code, if it were for this one alone."""
+async def _order_one(visit: Visit, name: str, order: Mapping[str, Any], patience: float) -> int:
+    """Send the order to one supervisor, and print its answer. Returns the exit code for this supervisor."""
     try:
-        print(f"{name}: {await _obeyed(visit, name, order, patience)}", flush=True)
+        print(f"{name}: {await _answer(visit, name, order, patience)}", flush=True)
     except FactorialError as failure:
         print(f"factorial: {name}: {failure}", file=sys.stderr)
         return 2 if isinstance(failure, ConfigError) else 1
     return 0
 
 
-async def _obeyed(visit: Visit, name: str, order: Mapping[str, Any], patience: float) -> str:
+async def _answer(visit: Visit, name: str, order: Mapping[str, Any], patience: float) -> str:
     blocking = await BlockingConnection.open(visit.redis)
     try:
-        return await _asked(visit, blocking, name, order, patience)
+        return await _send_and_wait(visit, blocking, name, order, patience)
     except asyncio.CancelledError:
-        print(f"factorial: not waited for any more; {name} goes on with: {shown(order)}", file=sys.stderr)
+        print(f"factorial: stopped waiting; {name} continues with: {summary(order)}", file=sys.stderr)
         raise
     finally:
         await blocking.close()
 
 
-async def _asked(
+async def _send_and_wait(
     visit: Visit, blocking: BlockingConnection, name: str, order: Mapping[str, Any], patience: float
 ) -> str:
-    """What was done, in one line."""
+    """The answer to the order: what was done, in one line."""
     deadline = asyncio.get_running_loop().time() + patience
     order_id = uuid.uuid4().hex
     await supervisors.send(visit.scripts, supervisor=name, order_id=order_id, order=order, patience=patience)
     answer = await supervisors.wait_for_answer(
-        visit.scripts, blocking, order_id=order_id, seconds=patience + _GRACE_SECONDS
+        visit.scripts, blocking, order_id=order_id, seconds=patience + _EXTRA_SECONDS
     )
     match answer:
         case None:
             raise SupervisionError(
-                f"not done within {patience:g} s. If it was begun, it goes on to its end; if not (the supervisor takes "
-                "no orders), it is not begun any more: its log and `status` tell"
+                f"not done within {patience:g} s. If the order has started, it runs to its end. If it has not (the "
+                "supervisor takes no orders), it is dropped. See the supervisor's log and `status`"
             )
         case {"ok": True, "text": str(text)}:
             if order["verb"] == "stop":
-                await _has_ended(visit, name, deadline, patience)
+                await _until_ended(visit, name, deadline, patience)
                 return "stopped"
             return one_line(text)
         case {"ok": False, "error": str(error), "kind": kind} if kind == USAGE:
@@ -149,10 +150,10 @@ async def _asked(
         case {"ok": False, "error": str(error)}:
             raise SupervisionError(one_line(error))
         case other:
-            raise SupervisionError(f"it gave an answer that is none: {one_line(str(other))[:200]}")
+            raise SupervisionError(f"the answer is malformed: {one_line(str(other))[:200]}")
 
 
-async def _has_ended(visit: Visit, name: str, deadline: float, patience: float) -> None:
+async def _until_ended(visit: Visit, name: str, deadline: float, patience: float) -> None:
     """Wait until the supervisor has withdrawn, or is lost."""
     loop = asyncio.get_running_loop()
     while True:
@@ -161,15 +162,15 @@ async def _has_ended(visit: Visit, name: str, deadline: float, patience: float) 
             return
         if found.is_lost:
             raise SupervisionError(
-                f"it was asked to stop, and has been silent for {LOST_AFTER:g} s: it was killed, or is cut off"
+                f"it was asked to stop, and has been silent for {LOST_AFTER:g} s: it was killed, or is disconnected"
             )
         if loop.time() > deadline:
             raise SupervisionError(f"it was asked to stop, and is still stopping after {patience:g} s")
-        await asyncio.sleep(_POLL)
+        await asyncio.sleep(_POLL_SECONDS)
 
 
 def _agents(node: Any) -> list[str]:
-    """The runners of a tree: each has the name of its agent."""
+    """The names of the runners of a tree: each has the name of its agent."""
     children = (node or {}).get("children")
     if not isinstance(children, list):
         return []

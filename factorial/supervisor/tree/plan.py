@@ -1,4 +1,4 @@
-"""From a `SystemConfig` to the specification of its tree. Starts nothing.
+"""Makes the specification of a tree from a `SystemConfig`. Starts nothing.
 
 system                      [supervisor]
  ├── pipeline               [[group]]     with the runners that name it
@@ -14,7 +14,7 @@ from dataclasses import replace
 from factorial.config import RunnerConfig, SystemConfig
 from factorial.config.validated import as_mapping
 from factorial.errors import ConfigError
-from factorial.supervisor.spec import (
+from factorial.supervisor.rules.spec import (
     AutoShutdown,
     ChildSpec,
     HealthLimits,
@@ -25,23 +25,23 @@ from factorial.supervisor.spec import (
     SupervisorSpec,
 )
 
-__all__ = ["MOST_PROCESSES", "ROOT", "Runners", "load_runners", "tree_spec"]
+__all__ = ["MOST_PROCESSES", "Runners", "load_runners", "tree_spec"]
 
-ROOT = "system"
+_ROOT = "system"
 """The id of the root."""
-RUNNER_TARGET = "factorial.actors.worker_process:run_process"
-START_TIMEOUT = 60.0
-"""Seconds for a process to import its agent, connect, and get ready."""
+_TARGET = "factorial.actors.worker_process:run_process"
+_START_TIMEOUT = 60.0
+"""Seconds for a process to import its agent, to connect, and to get ready."""
 
 MOST_PROCESSES = 1000
-"""Of one runner, on one machine."""
+"""The most processes of one runner on one machine."""
 
 Runners = dict[str, RunnerConfig]
 """The runners by the names of their agents."""
 
 
 def load_runners(config: SystemConfig) -> Runners:
-    """The runners, each agent of which has been imported and found fit. Raises `ConfigError`."""
+    """Import and check the agents of `config`, and return its runners. Raises `ConfigError`."""
     from factorial.agent.load import load_agent
 
     runners: Runners = {}
@@ -54,9 +54,9 @@ def load_runners(config: SystemConfig) -> Runners:
                 f"two runners have an agent named {name!r} ({runners[name].agent} and {runner.agent}): "
                 "merge them, or give one agent another name=..."
             )
-        if name in (ROOT, *(group.name for group in config.group)):
+        if name in (_ROOT, *(group.name for group in config.group)):
             raise ConfigError(
-                f"the agent of {runner.agent} is named {name!r}, like {'the root' if name == ROOT else 'a group'} of "
+                f"the agent of {runner.agent} is named {name!r}, like {'the root' if name == _ROOT else 'a group'} of "
                 "the tree: give one of them another name"
             )
         if runner.process_count > MOST_PROCESSES:
@@ -66,20 +66,20 @@ def load_runners(config: SystemConfig) -> Runners:
 
 
 def tree_spec(config: SystemConfig, runners: Runners) -> SupervisorSpec:
-    """The tree."""
+    """The specification of the tree of `config`."""
     children: list[Spec] = []
     groups = {group.name: group for group in config.group}
     for name, runner in runners.items():
         if runner.group is None:
             children.append(_runner_spec(config, name, runner))
         elif group := groups.pop(runner.group, None):
-            members = [_runner_spec(config, other, each) for other, each in runners.items() if each.group == group.name]
+            below = [_runner_spec(config, other, each) for other, each in runners.items() if each.group == group.name]
             flags = _flags(config, group.strategy, group.intensity, group.period)
             children.append(
                 SupervisorSpec(
                     id=group.name,
                     flags=flags,
-                    children=tuple(members),
+                    children=tuple(below),
                     restart=Restart(group.restart),
                     significant=group.significant,
                 )
@@ -88,19 +88,17 @@ def tree_spec(config: SystemConfig, runners: Runners) -> SupervisorSpec:
         _flags(config, config.supervisor.strategy, None, None),
         auto_shutdown=AutoShutdown(config.supervisor.auto_shutdown),
     )
-    return SupervisorSpec(id=ROOT, flags=flags, children=tuple(children))
+    return SupervisorSpec(id=_ROOT, flags=flags, children=tuple(children))
 
 
 def _flags(config: SystemConfig, strategy: str, intensity: int | None, period: float | None) -> SupervisorFlags:
-    """Children that are restarted one for one do not need each other: they start together. All stop together, because
-    `grace` is the time for the whole system, and a process needs no other one to give its tasks back."""
+    """Children of a one_for_one supervisor do not depend on each other, so they start together."""
     supervisor = config.supervisor
     return SupervisorFlags(
         strategy=Strategy(strategy),
         intensity=supervisor.intensity if intensity is None else intensity,
         period=period or supervisor.period,
         start_together=strategy == Strategy.ONE_FOR_ONE,
-        stop_together=True,
         backoff=supervisor.backoff,
         max_backoff=supervisor.max_backoff,
     )
@@ -123,10 +121,10 @@ def _runner_spec(config: SystemConfig, name: str, runner: RunnerConfig) -> Super
     processes = [
         ChildSpec(
             id=f"{name}.{number}",
-            target=RUNNER_TARGET,
+            target=_TARGET,
             kwargs=kwargs,
             shutdown=config.supervisor.grace,
-            start_timeout=START_TIMEOUT,
+            start_timeout=_START_TIMEOUT,
             health=health,
         )
         for number in range(1, runner.process_count + 1)

@@ -1,0 +1,1 @@
+"""The rules of supervision, after Erlang/OTP: specifications, restarts, health. Pure: no process, no clock."""

@@ -1,0 +1,1 @@
+"""A running supervisor: puts tree, processes, mailbox, orders and signals together."""
