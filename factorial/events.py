@@ -123,6 +123,7 @@ CATALOGUE: Mapping[str, CatalogueEntry] = MappingProxyType({
     **_progress("run_turn", "a turn"),
     **_progress("completion", "a model call", ("data.result",)),
     **_progress("tool_action", "a tool call", ("data.result",)),
+    **_progress("step", "a call that the agent's code made by `execution_ctx.step`", ("data.result",)),
     EventType.CONTEXT_WINDOW_TRIMMED: CatalogueEntry(
         "a model call leaves out the conversation's oldest messages, to stay within `context_window_limit`",
         ("turn", "data.limit", "data.tokens", "data.messages_left_out", "data.messages_sent"),

@@ -180,7 +180,12 @@ async def _works_fails_and_streams(system: System, agent: Agent, llmock: LLMock)
     assert (await system.ended(await system.submit(agent), 30))["status"] == "failed"
     await process.drain()
 
-    narrow = Agent(name="narrow", model=gpt_41, stream=True, context_window_limit=1_000)
+    async def take_steps(agent_ctx: AgentContext, execution_ctx: ExecutionContext) -> None:
+        await execution_ctx.step("add", lambda: 1 + 1)
+        with pytest.raises(ZeroDivisionError):
+            await execution_ctx.step("divide", lambda: 1 // 0)
+
+    narrow = Agent(name="narrow", model=gpt_41, stream=True, context_window_limit=1_000, on_run_start=take_steps)
     llmock.reply("One two three.")
     await system.start(narrow)
     messages = [{"role": ("user", "assistant")[n % 2], "content": "word " * 300} for n in range(10)]

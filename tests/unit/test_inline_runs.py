@@ -303,3 +303,20 @@ async def test_spec_C04_there_is_no_execution_context_outside_of_a_turn() -> Non
         ExecutionContext.current()
     await WEATHER.run_inline(AgentContext(query="q"))
     assert ExecutionContext.get() is None
+
+
+async def test_prepare_messages_is_asked_once_a_turn_with_the_runs_own_context() -> None:
+    asked = []
+
+    class Own(Agent):
+        def prepare_messages(self, agent_ctx: AgentContext) -> list[dict[str, Any]]:
+            asked.append((agent_ctx.turn, len(agent_ctx.messages)))
+            return super().prepare_messages(agent_ctx)
+
+    def look() -> str:
+        """Look."""
+        return "seen"
+
+    agent = Own(name="own", tools=[look], model=ScriptedModel([call("look"), say("done")]))
+    await agent.run_inline(AgentContext(query="go"))
+    assert asked == [(0, 1), (1, 3)]

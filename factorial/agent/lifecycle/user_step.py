@@ -90,9 +90,7 @@ def called_in_thread(
     except RuntimeError:
         pass
     else:
-        raise FactorialError(
-            "step_sync blocks, and this is the event loop's thread: await execution_ctx.step(...) here"
-        )
+        raise FactorialError("step_sync would block the event loop: use await execution_ctx.step(...) here")
     wanted: queue.SimpleQueue[asyncio.Future[Any] | None] = queue.SimpleQueue()
 
     async def call_there() -> Any:

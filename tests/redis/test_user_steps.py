@@ -1,0 +1,299 @@
+"""`execution_ctx.step` and `execution_ctx.step_sync`: a call that the agent's own code makes once, wherever it is made.
+
+Real: actors, mailbox, Valkey. Fake: the lifeline, the death of a process, and the model, which is scripted. The inline
+runs need no server.
+"""
+
+import asyncio
+import threading
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+
+from factorial import (
+    Agent,
+    AgentContext,
+    AgentEvent,
+    ExecutionContext,
+    FactorialError,
+    RetryableError,
+    TurnCompletion,
+)
+from factorial.errors import ConfigError, ContextError
+from factorial.testing import ScriptedModel, call, calls, say
+from tests.harness import System, quick, texts
+from tests.redis.test_waiting_edges import crash, is_journaled
+from tests.support import wait_until
+
+Finish = Callable[[Agent, AgentContext], Awaitable[dict[str, Any]]]
+
+
+@pytest.fixture(params=["inline", "in a worker"])
+def finish(request: pytest.FixtureRequest) -> Finish:
+    """Has a run complete, inline or in a worker, and gives its context as JSON."""
+    if request.param == "inline":
+
+        async def inline(agent: Agent, context: AgentContext) -> dict[str, Any]:
+            done = await agent.run_inline(context, worker_config=quick())
+            return done.context.model_dump(mode="json")
+
+        return inline
+    system: System = request.getfixturevalue("system")
+
+    async def in_a_worker(agent: Agent, context: AgentContext) -> dict[str, Any]:
+        await system.start(agent)
+        data = await system.ended(await system.submit(agent, context))
+        assert data["status"] == "completed", data["error"]
+        payload: dict[str, Any] = data["payload"]
+        return payload
+
+    return in_a_worker
+
+
+class Receipt(BaseModel):
+    """What a charge comes to."""
+
+    amount: int
+    number: str
+
+
+class Bank:
+    """Counts what reaches it, and fails the first time that it is asked to settle."""
+
+    def __init__(self) -> None:
+        self.charged: Counter[str] = Counter()
+        self.keys: list[str] = []
+        self.settled = 0
+
+    def charge(self, account: str, amount: int) -> Receipt:
+        self.charged[account] += 1
+        self.keys.append(ExecutionContext.current().idempotency_key)
+        return Receipt(amount=amount, number=f"{account}-{self.charged[account]}")
+
+    def settle(self) -> str:
+        self.settled += 1
+        if self.settled == 1:
+            raise RetryableError("the bank is closed")
+        return "settled"
+
+
+def paying(pay: Any, **options: Any) -> Agent:
+    return Agent(name="paying", tools=[pay], model=ScriptedModel([call("pay"), say("done")]), **options)
+
+
+def tool_results(payload: dict[str, Any]) -> list[str]:
+    return [message["content"] for message in payload["messages"] if message["role"] == "tool"]
+
+
+async def test_a_step_within_a_tool_is_not_repeated_when_the_turn_is_retried(finish: Finish) -> None:
+    bank = Bank()
+
+    async def pay(execution_ctx: ExecutionContext) -> str:
+        """Pay, in two steps."""
+        receipt = await execution_ctx.step("charge", bank.charge, "ann", amount=5)
+        outcome = await execution_ctx.step("settle", bank.settle)
+        return f"{receipt.number} {type(receipt).__name__} {outcome}"
+
+    payload = await finish(paying(pay), AgentContext(query="go"))
+    assert tool_results(payload) == ["ann-1 Receipt settled"]
+    assert bank.charged == {"ann": 1} and bank.settled == 2
+
+
+async def test_a_plain_tool_takes_steps_in_its_thread(finish: Finish) -> None:
+    bank, threads = Bank(), set()
+
+    def charge(account: str) -> int:
+        threads.add(threading.current_thread())
+        return bank.charge(account, 5).amount
+
+    def pay(execution_ctx: ExecutionContext) -> str:
+        """Pay, in two steps."""
+        threads.add(threading.current_thread())
+        amount = execution_ctx.step_sync("charge", charge, "ann")
+        return f"{amount} {execution_ctx.step_sync('settle', bank.settle)}"
+
+    payload = await finish(paying(pay), AgentContext(query="go"))
+    assert tool_results(payload) == ["5 settled"]
+    assert bank.charged == {"ann": 1} and bank.settled == 2
+    assert threading.main_thread() not in threads
+
+
+async def test_the_same_name_again_is_another_step_and_tools_side_by_side_have_their_own(finish: Finish) -> None:
+    bank = Bank()
+
+    async def pay(account: str, execution_ctx: ExecutionContext) -> str:
+        """Pay twice, then fail the first time."""
+        numbers = [(await execution_ctx.step("charge", bank.charge, account, 5)).number for _ in range(2)]
+        if account == "bob":
+            await execution_ctx.step("settle", bank.settle)
+        return " ".join(numbers)
+
+    model = ScriptedModel([calls(call("pay", account="ann"), call("pay", account="bob")), say("done")])
+    payload = await finish(Agent(name="paying", tools=[pay], model=model), AgentContext(query="go"))
+    assert tool_results(payload) == ["ann-1 ann-2", "bob-1 bob-2"]
+    assert bank.charged == {"ann": 2, "bob": 2}
+    assert len(set(bank.keys)) == 4, "each step has an idempotency key of its own"
+
+
+async def test_steps_in_run_turn_and_in_callbacks(finish: Finish) -> None:
+    bank = Bank()
+
+    async def begin(agent_ctx: AgentContext, execution_ctx: ExecutionContext) -> None:
+        await execution_ctx.step("charge", bank.charge, "start", 1)
+
+    class Teller(Agent):
+        async def run_turn(self, agent_ctx: AgentContext) -> TurnCompletion[AgentContext]:
+            execution_ctx = self.get_execution_context()
+            receipt = await execution_ctx.step("charge", bank.charge, "turn", 2)
+            await execution_ctx.step("settle", bank.settle)
+            return TurnCompletion(is_done=True, context=agent_ctx, output=receipt.number)
+
+    payload = await finish(Teller(name="teller", on_run_start=begin, on_turn_start=begin), AgentContext(query="go"))
+    assert payload["output"] == "turn-1"
+    assert bank.charged == {"start": 2, "turn": 1}, "once for each of the two callbacks"
+
+
+async def test_a_process_that_dies_within_a_tool_repeats_only_the_step_in_flight(system: System) -> None:
+    bank, gate = Bank(), asyncio.Event()
+
+    async def pay(execution_ctx: ExecutionContext) -> str:
+        """Pay, and wait in the middle."""
+        receipt = await execution_ctx.step("charge", bank.charge, "ann", 5)
+        await gate.wait()
+        return receipt.number
+
+    agent = paying(pay)
+    process = await system.start(agent)
+    task_id = await system.submit(agent, "go")
+    await wait_until(lambda: bank.charged)
+    tool = next(step for step in await journal(system, task_id) if step.startswith("tool:"))
+    await wait_until(lambda: is_journaled(system, task_id, f"{tool.partition('/')[0]}/step:charge"))
+    await crash(system, process)
+    gate.set()
+    await system.start(agent)
+    data = await system.ended(task_id)
+    assert data["status"] == "completed", data["error"]
+    assert tool_results(data["payload"]) == ["ann-1"] and bank.charged == {"ann": 1}
+
+
+async def journal(system: System, task_id: str) -> list[str]:
+    """The entries of the run's journal, when one is about a tool."""
+
+    async def about_a_tool() -> list[str]:
+        key = (await system.mailbox()).keys.key("journal", task_id)
+        steps = [step.decode() for step in await system.execute("HKEYS", key)]
+        return steps if any(step.startswith("tool:") for step in steps) else []
+
+    steps: list[str] = await wait_until(about_a_tool)
+    return steps
+
+
+async def test_a_steer_is_read_although_a_callback_has_recorded_a_step(system: System) -> None:
+    """A callback's step does not make a turn one that has begun: its model has not been asked."""
+    seen: list[list[str]] = []
+    bank = Bank()
+
+    async def begin(agent_ctx: AgentContext, execution_ctx: ExecutionContext) -> None:
+        await execution_ctx.step("charge", bank.charge, "ann", 1)
+
+    def reply(messages: Any) -> Any:
+        seen.append(texts(messages))
+        if len(seen) == 1:
+            raise RetryableError("not now")
+        return say("done")
+
+    agent = Agent(name="paying", model=ScriptedModel(reply), on_turn_start=begin)
+    await system.start(agent, quick(retry_delay=300, max_retry_delay=300))
+    task_id = await system.submit(agent, "go")
+    await system.reaches(task_id, "backoff")
+    await system.orchestrator.steer_task(task_id, [{"role": "user", "content": "hurry"}])
+    await system.make_due(task_id)
+    await system.ended(task_id)
+    assert seen == [["user: go"], ["user: go", "user: hurry"]]
+    assert bank.charged == {"ann": 1}
+
+
+async def test_a_step_has_events(finish: Finish) -> None:
+    heard: list[Any] = []
+
+    async def pay(execution_ctx: ExecutionContext) -> str:
+        """Pay, and fail once."""
+        with pytest.raises(ZeroDivisionError):
+            await execution_ctx.step("fail", lambda: 1 // 0)
+        return str(await execution_ctx.step("add", lambda: 1 + 1))
+
+    agent = paying(pay)
+    await agent.run_inline(AgentContext(query="go"), event_handler=heard.append)
+    events = [event for event in heard if event.event_type.startswith("progress_update_step_")]
+    assert [(event.event_type, event.data["args"]) for event in events] == [
+        ("progress_update_step_started", ["fail"]),
+        ("progress_update_step_failed", ["fail"]),
+        ("progress_update_step_started", ["add"]),
+        ("progress_update_step_completed", ["add"]),
+    ]
+    assert isinstance(events[1], AgentEvent) and "ZeroDivisionError" in (events[1].error or "")
+    assert events[3].data["result"] == 2
+
+
+# -- mistakes
+
+
+@pytest.mark.parametrize("name", ["", "with space", "a/b", "x" * 101, 7, None])
+async def test_a_name_that_cannot_be_one(name: Any) -> None:
+    async def pay(execution_ctx: ExecutionContext) -> str:
+        """Take a step of that name."""
+        with pytest.raises(ConfigError, match="step name"):
+            await execution_ctx.step(name, lambda: 1)
+        return "refused"
+
+    completion = await paying(pay).run_inline(AgentContext(query="go"))
+    assert tool_results(completion.context.to_dict()) == ["refused"]
+
+
+async def test_a_result_that_json_cannot_hold() -> None:
+    async def pay(execution_ctx: ExecutionContext) -> str:
+        """Return an object."""
+        with pytest.raises(ContextError, match=r"the result of step 'make' \(object\) cannot be stored as JSON"):
+            await execution_ctx.step("make", object)
+        return "refused"
+
+    completion = await paying(pay).run_inline(AgentContext(query="go"))
+    assert tool_results(completion.context.to_dict()) == ["refused"]
+
+
+async def test_step_sync_on_the_event_loop_is_refused() -> None:
+    async def pay(execution_ctx: ExecutionContext) -> str:
+        """Block the loop."""
+        with pytest.raises(FactorialError, match="step_sync would block the event loop"):
+            execution_ctx.step_sync("add", lambda: 1)
+        return "refused"
+
+    completion = await paying(pay).run_inline(AgentContext(query="go"))
+    assert tool_results(completion.context.to_dict()) == ["refused"]
+
+
+async def test_a_step_outside_of_a_run_is_refused() -> None:
+    kept: list[ExecutionContext] = []
+
+    def pay(execution_ctx: ExecutionContext) -> str:
+        """Keep the context."""
+        kept.append(execution_ctx)
+        return "kept"
+
+    await paying(pay).run_inline(AgentContext(query="go"))
+    with pytest.raises(FactorialError, match="only while an agent takes a turn"):
+        await kept[0].step("late", lambda: 1)
+
+
+async def test_a_function_that_raises_is_called_again(finish: Finish) -> None:
+    bank = Bank()
+
+    async def pay(execution_ctx: ExecutionContext) -> str:
+        """Settle."""
+        return await execution_ctx.step("settle", bank.settle)
+
+    payload = await finish(paying(pay), AgentContext(query="go"))
+    assert tool_results(payload) == ["settled"] and bank.settled == 2
