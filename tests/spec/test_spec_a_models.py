@@ -30,18 +30,18 @@ def plan(steps: int) -> str:
 
 
 def served(model: Model, llmock: LLMock) -> Model:
-    """`model`, at our server instead of its provider."""
+    """`model`, with the test's server as its provider."""
     return replace(model, provider=replace(model.provider, base_url=llmock.base_url("openai")))
 
 
 async def run(system: System, agent: Agent, **worker: Any) -> dict[str, Any]:
-    """Have the agent run one task, and give what is stored of it."""
+    """Run one task of the agent. Returns what is stored of it."""
     await system.start(agent, quick(**worker))
     return await system.ended(await system.submit(agent), 30)
 
 
 def asked(llmock: LLMock) -> list[str | None]:
-    """The models that were asked, in order."""
+    """The models that were called, in order."""
     return [request.model for request in llmock.requests]
 
 
@@ -60,7 +60,7 @@ def asked(llmock: LLMock) -> list[str | None]:
     ],
     ids=lambda value: value if isinstance(value, str) else value.name,
 )
-async def test_spec_A02_a_model_of_the_catalogue_is_asked_by_its_providers_name(
+async def test_spec_A02_a_model_of_the_catalogue_is_called_by_its_name_at_the_provider(
     system: System, llmock: LLMock, model: Model, name: str
 ) -> None:
     data = await run(system, Agent(name="a", model=served(model, llmock)))
@@ -73,7 +73,7 @@ async def test_spec_A02_a_model_may_be_given_by_either_of_its_names(system: Syst
     assert asked(llmock) == ["gpt-4.1"]
 
 
-async def test_spec_A02_any_other_model_is_defined_in_a_line(system: System, llmock: LLMock) -> None:
+async def test_spec_A02_any_other_model_is_defined_in_one_line(system: System, llmock: LLMock) -> None:
     local = Provider(name="local", base_url=llmock.base_url("openai"), api_key_env=None)
     await run(system, Agent(name="a", model=Model(name="qwen", provider=local, provider_model_id="qwen3-8b")))
     assert asked(llmock) == ["qwen3-8b"]
@@ -82,7 +82,7 @@ async def test_spec_A02_any_other_model_is_defined_in_a_line(system: System, llm
 # -- A03: by the context
 
 
-async def test_spec_A03_the_model_is_chosen_anew_in_each_turn(system: System, llmock: LLMock) -> None:
+async def test_spec_A03_the_model_is_chosen_again_in_each_turn(system: System, llmock: LLMock) -> None:
     """The document's example."""
 
     def choose_model(agent_ctx: AgentContext) -> Model:
@@ -109,7 +109,7 @@ async def test_spec_A04_the_next_model_is_tried_when_one_errors(system: System, 
     assert asked(llmock) == ["claude-sonnet-4-20250514", "gpt-5", "gpt-4.1"]
 
 
-async def test_spec_A04_as_long_as_the_first_one_answers_no_other_is_asked(system: System, llmock: LLMock) -> None:
+async def test_spec_A04_while_the_first_model_answers_no_other_is_called(system: System, llmock: LLMock) -> None:
     llmock.call_tool("plan", {"steps": 2}).reply("Planned.")
     await run(system, Agent(name="a", model=fallback_models(gpt_5, gpt_41), tools=[plan]))
     assert asked(llmock) == ["gpt-5", "gpt-5"]
@@ -137,14 +137,14 @@ async def test_spec_A04_a_missing_key_is_an_error_like_others(
     assert asked(llmock) == ["gpt-5"]
 
 
-async def test_spec_A04_a_server_that_is_not_there_is_an_error_like_others(system: System, llmock: LLMock) -> None:
+async def test_spec_A04_a_missing_server_is_an_error_like_others(system: System, llmock: LLMock) -> None:
     away = Model(name="away", provider=Provider(name="away", base_url="http://127.0.0.1:9/v1", api_key_env=None))
     llmock.reply("From the second.")
     data = await run(system, Agent(name="a", model=fallback_models(away, gpt_41)))
     assert data["payload"]["output"] == "From the second."
 
 
-async def test_spec_A04_when_none_answers_for_good_the_run_fails_and_names_all(system: System, llmock: LLMock) -> None:
+async def test_spec_A04_when_all_models_refuse_the_run_fails_and_names_them(system: System, llmock: LLMock) -> None:
     llmock.fail(401, model="gpt-5", times=None).fail(404, model="gpt-4.1", times=None)
     data = await run(system, Agent(name="a", model=fallback_models(gpt_5, gpt_41)))
     assert data["status"] == "failed"
@@ -230,7 +230,7 @@ async def test_spec_A06_settings_may_be_functions_of_the_context(system: System,
     ]
 
 
-async def test_spec_A06_a_function_that_returns_nonsense_ends_the_run_and_is_named(
+async def test_spec_A06_a_function_that_returns_an_invalid_value_fails_the_run_and_is_named(
     system: System, llmock: LLMock
 ) -> None:
     agent = Agent(name="a", model=gpt_41, model_settings=ModelSettings(temperature=lambda ctx: 9))

@@ -19,7 +19,7 @@ class Joke(BaseModel):
 
 
 class Verse(BaseModel):
-    """What a nested output is made of."""
+    """A part of a nested output."""
 
     text: str
     syllables: int
@@ -50,7 +50,7 @@ def joker(**options: Any) -> Agent:
 
 
 async def run(system: System, agent: Agent) -> tuple[str, dict[str, Any]]:
-    """Have the agent run one task: its id, and what is stored of it."""
+    """Run one task of the agent. Returns its id, and what is stored of it."""
     await system.start(agent)
     task_id = await system.submit(agent, "Tell me a joke.")
     return task_id, await system.ended(task_id, 30)
@@ -74,7 +74,7 @@ async def test_spec_A07_final_output_is_offered_and_must_be_called(system: Syste
         assert set(schema["required"]) == {"setup", "punchline"}
 
 
-async def test_spec_A07_the_output_is_told_in_the_event_and_in_the_answer_to_the_call(
+async def test_spec_A07_the_output_is_in_the_event_and_in_the_answer_to_the_call(
     system: System, llmock: LLMock
 ) -> None:
     """The conversation stays valid: the call of `final_output` is answered, too."""
@@ -105,14 +105,14 @@ async def test_spec_A07_nested_models(system: System, llmock: LLMock) -> None:
     assert "'verses.0.syllables'" in tool_results(llmock.last_request.body)[0]
 
 
-async def test_spec_A07_an_answer_in_words_does_not_end_the_run(system: System, llmock: LLMock) -> None:
-    """Some models do not do as they must."""
+async def test_spec_A07_an_answer_in_text_does_not_end_the_run(system: System, llmock: LLMock) -> None:
+    """Some models do not call the tool that they must call."""
     llmock.reply("I would rather not.").call_tool("final_output", JOKE)
     _, data = await run(system, joker())
     assert data["payload"]["output"] == JOKE and data["payload"]["turn"] == 2
 
 
-async def test_spec_A07_other_calls_beside_final_output_are_carried_out(system: System, llmock: LLMock) -> None:
+async def test_spec_A07_other_calls_next_to_final_output_are_executed(system: System, llmock: LLMock) -> None:
     llmock.add(Reply(tool_calls=(ToolCall("search_web", {"query": "jokes"}), ToolCall("final_output", JOKE))))
     _, data = await run(system, joker())
     assert data["payload"]["output"] == JOKE
@@ -132,7 +132,7 @@ async def test_spec_A07_in_the_last_turn_final_output_is_the_only_choice(system:
     ]
 
 
-async def test_spec_A07_raw_arguments_are_for_tools_and_not_for_the_output(system: System, llmock: LLMock) -> None:
+async def test_spec_A07_raw_arguments_do_not_apply_to_the_output(system: System, llmock: LLMock) -> None:
     llmock.call_tool("search_web", {"query": "jokes"}).call_tool("final_output", JOKE)
     _, data = await run(system, joker(parse_tool_args=False))
     assert data["payload"]["output"] == JOKE

@@ -31,14 +31,14 @@ FOUND = Found(title="A book", at=datetime(2026, 1, 2, tzinfo=UTC))
 
 
 async def run(system: System, agent: Agent) -> tuple[str, dict[str, Any]]:
-    """Have the agent run one task: its id, and what is stored of it."""
+    """Run one task of the agent. Returns its id, and what is stored of it."""
     await system.start(agent)
     task_id = await system.submit(agent)
     return task_id, await system.ended(task_id, 30)
 
 
-async def told(system: System, task_id: str) -> list[Any]:
-    """What the events tell of the tools' results."""
+async def published(system: System, task_id: str) -> list[Any]:
+    """The results of the tools in the events."""
     return [
         event["data"]["result"]
         for event in await system.events(task_id)
@@ -61,7 +61,7 @@ def offered(llmock: LLMock) -> list[list[str]]:
 
 
 @pytest.mark.parametrize(
-    ("value", "model_sees", "events_tell"),
+    ("value", "model_sees", "event_shows"),
     [
         ("as it is\n", "as it is\n", "as it is\n"),
         ({"a": [1, None]}, '{"a":[1,null]}', {"a": [1, None]}),
@@ -75,7 +75,7 @@ def offered(llmock: LLMock) -> list[list[str]]:
     ids=["text", "dict", "number", "none", "enum", "model", "shown and data", "a tuple without text"],
 )
 async def test_spec_A14_what_a_tool_returns(
-    system: System, llmock: LLMock, value: Any, model_sees: str, events_tell: Any
+    system: System, llmock: LLMock, value: Any, model_sees: str, event_shows: Any
 ) -> None:
     def search() -> Any:
         """Search."""
@@ -84,10 +84,12 @@ async def test_spec_A14_what_a_tool_returns(
     llmock.call_tool("search").reply("Found.")
     task_id, _ = await run(system, Agent(name="a", tools=[search], model=gpt_41))
     assert shown(llmock) == [model_sees]
-    assert await told(system, task_id) == [events_tell]
+    assert await published(system, task_id) == [event_shows]
 
 
-async def test_spec_A14_an_exception_is_shown_to_the_model_and_the_run_goes_on(system: System, llmock: LLMock) -> None:
+async def test_spec_A14_an_exception_is_shown_to_the_model_and_the_run_continues(
+    system: System, llmock: LLMock
+) -> None:
     def divide(a: int, b: int) -> str:
         """Divide."""
         return str(a / b)
@@ -167,7 +169,7 @@ async def test_spec_A14_plain_and_async_tools_run_alike(system: System, llmock: 
 # -- A15
 
 
-async def test_spec_A15_name_and_description_are_what_the_model_is_told(system: System, llmock: LLMock) -> None:
+async def test_spec_A15_the_model_gets_name_and_description(system: System, llmock: LLMock) -> None:
     @function_tool(name="web_search", description="Finds pages on the web")
     def search(words: str) -> str:
         """For people who read the code."""
@@ -175,12 +177,14 @@ async def test_spec_A15_name_and_description_are_what_the_model_is_told(system: 
 
     llmock.call_tool("web_search", {"words": "cats"}).reply("Found.")
     await run(system, Agent(name="a", tools=[search], model=gpt_41))
-    told_of = llmock.requests[0].body["tools"][0]["function"]
-    assert (told_of["name"], told_of["description"]) == ("web_search", "Finds pages on the web")
+    described = llmock.requests[0].body["tools"][0]["function"]
+    assert (described["name"], described["description"]) == ("web_search", "Finds pages on the web")
     assert shown(llmock) == ["pages about cats"]
 
 
-async def test_spec_A15_bare_the_name_and_docstring_of_the_function_are_told(system: System, llmock: LLMock) -> None:
+async def test_spec_A15_bare_the_model_gets_the_name_and_docstring_of_the_function(
+    system: System, llmock: LLMock
+) -> None:
     @function_tool
     def search(words: str) -> str:
         """Search the web.
@@ -192,9 +196,9 @@ async def test_spec_A15_bare_the_name_and_docstring_of_the_function_are_told(sys
 
     llmock.reply("Nothing to look for.")
     await run(system, Agent(name="a", tools=[search], model=gpt_41))
-    told_of = llmock.last_request.body["tools"][0]["function"]
-    assert (told_of["name"], told_of["description"]) == ("search", "Search the web.")
-    assert told_of["parameters"]["properties"]["words"]["description"] == "what to look for"
+    described = llmock.last_request.body["tools"][0]["function"]
+    assert (described["name"], described["description"]) == ("search", "Search the web.")
+    assert described["parameters"]["properties"]["words"]["description"] == "what to look for"
 
 
 def tool_for(is_enabled: bool | Callable[[Any], bool]) -> Any:
@@ -220,7 +224,7 @@ async def test_spec_A15_a_tool_may_be_enabled_by_the_context(system: System, llm
 
 
 async def test_spec_A15_a_tool_that_is_not_enabled_cannot_be_called(system: System, llmock: LLMock) -> None:
-    """Though the model knows of it from an earlier turn, or guesses."""
+    """The model may know its name from an earlier turn, or guess it."""
     llmock.call_tool("publish").reply("Then not.")
     _, data = await run(system, Agent(name="a", tools=[write, tool_for(False)], model=gpt_41))
     assert data["payload"]["output"] == "Then not."
@@ -228,7 +232,7 @@ async def test_spec_A15_a_tool_that_is_not_enabled_cannot_be_called(system: Syst
 
 
 async def test_spec_A15_with_no_tool_enabled_none_is_offered(system: System, llmock: LLMock) -> None:
-    """And no setting for tools is sent, which providers would refuse."""
+    """Settings for tools are not sent either, because providers would reject them."""
     llmock.reply("Nothing to do.")
     agent = Agent(name="a", tools=[tool_for(lambda ctx: isinstance(ctx, str))], model=gpt_41, max_turns=1)
     await run(system, agent)

@@ -32,7 +32,7 @@ def reader(**options: Any) -> Agent:
 
 
 def real_tokens(body: dict[str, Any]) -> int:
-    """No more than what a tokenizer would count: the words that are sent."""
+    """A lower bound of the real tokens: the number of words that are sent."""
     return sum(len((message["content"] or "").split()) for message in body["messages"])
 
 
@@ -53,7 +53,7 @@ async def trimmings(system: System, task_id: str) -> list[dict[str, Any]]:
     return [event["data"] for event in await system.events(task_id) if event["event_type"] == "context_window_trimmed"]
 
 
-async def test_spec_A16_no_request_exceeds_the_limit_and_the_conversation_is_kept_whole(
+async def test_spec_A16_no_request_exceeds_the_limit_and_the_conversation_stays_whole(
     system: System, llmock: LLMock
 ) -> None:
     script(llmock)
@@ -75,13 +75,13 @@ async def test_spec_A16_no_request_exceeds_the_limit_and_the_conversation_is_kep
         sent = body["messages"]
         assert sent[0] == {"role": "system", "content": "Read on."}
         assert sent[1] == {"role": "user", "content": "What is the book about?"}
-        newest = 1 + 2 * turn  # of the stored messages, so many were there
+        newest = 1 + 2 * turn  # how many messages were stored at that time
         assert sent[-2:] == stored[newest - 2 : newest] or turn == 0
         assert sent[2:] == stored[newest - len(sent[2:]) : newest], "what is sent is the end of what is stored"
         assert is_whole(sent)
 
 
-async def test_spec_A16_an_event_tells_what_each_request_goes_without(system: System, llmock: LLMock) -> None:
+async def test_spec_A16_an_event_says_what_each_request_leaves_out(system: System, llmock: LLMock) -> None:
     script(llmock)
     agent = reader()
     await system.start(agent)
@@ -110,7 +110,7 @@ async def test_spec_A16_an_event_tells_what_each_request_goes_without(system: Sy
     ]
 
 
-async def test_spec_A16_steering_is_kept_when_older_answers_go(system: System, llmock: LLMock) -> None:
+async def test_spec_A16_steering_is_kept_when_older_answers_are_left_out(system: System, llmock: LLMock) -> None:
     script(llmock)
 
     async def turn_page(number: int, execution_ctx: ExecutionContext) -> str:
@@ -136,7 +136,9 @@ async def test_spec_A16_steering_is_kept_when_older_answers_go(system: System, l
     assert all(is_whole(messages) for messages in steered)
 
 
-async def test_spec_A16_what_cannot_fit_ends_the_run_before_the_model_is_asked(system: System, llmock: LLMock) -> None:
+async def test_spec_A16_a_request_that_cannot_fit_fails_the_run_before_the_model_is_called(
+    system: System, llmock: LLMock
+) -> None:
     agent = reader(instructions=PAGE * 8)
     await system.start(agent)
     task_id = await system.submit(agent, "What is the book about?")
@@ -147,7 +149,9 @@ async def test_spec_A16_what_cannot_fit_ends_the_run_before_the_model_is_asked(s
     assert not llmock.requests
 
 
-async def test_spec_A16_a_result_that_is_too_long_ends_the_run_when_it_is_there(system: System, llmock: LLMock) -> None:
+async def test_spec_A16_a_result_that_is_too_long_fails_the_run_before_the_next_model_call(
+    system: System, llmock: LLMock
+) -> None:
     def read_all() -> str:
         """Read the whole book."""
         return PAGE * 10
@@ -162,7 +166,7 @@ async def test_spec_A16_a_result_that_is_too_long_ends_the_run_when_it_is_there(
 
 
 class Rephrasing(Agent):
-    """Hands over messages of its own."""
+    """Passes its own messages to the model."""
 
     async def completion(self, agent_ctx: AgentContext, messages: list[dict[str, Any]]) -> Any:
         """Ask with a reminder at the end."""
@@ -173,7 +177,7 @@ class Preparing(Agent):
     """Prepares the messages in its own way."""
 
     def prepare_messages(self, agent_ctx: AgentContext) -> list[dict[str, Any]]:
-        """All of them, and a reminder."""
+        """All messages, and a reminder."""
         return [*super().prepare_messages(agent_ctx), {"role": "user", "content": "Remember: in French."}]
 
 
@@ -192,7 +196,7 @@ async def test_spec_A16_overridden_methods_stay_within_the_limit_too(
         assert sent[-1] == {"role": "user", "content": "Remember: in French."}
 
 
-async def test_spec_A16_the_answer_has_its_place_in_the_window(system: System, llmock: LLMock) -> None:
+async def test_spec_A16_the_answer_counts_towards_the_limit(system: System, llmock: LLMock) -> None:
     script(llmock)
     agent = reader(model_settings=ModelSettings(max_completion_tokens=700))
     await system.start(agent)
@@ -209,7 +213,7 @@ async def test_spec_A16_the_answer_has_its_place_in_the_window(system: System, l
 
 
 async def test_spec_A16_without_a_limit_all_is_sent(system: System, llmock: LLMock) -> None:
-    """Control: the same run, and nothing is left out."""
+    """The control: in the same run, nothing is left out."""
     script(llmock)
     agent = reader(context_window_limit=None)
     await system.start(agent)
