@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, ParamSpec, Protocol, Self, TypeVar, overload
+from typing import Any, ClassVar, ParamSpec, Protocol, Self, TypeVar, overload
 
 from pydantic import BaseModel, ConfigDict
 
@@ -31,7 +31,7 @@ class AgentContext(BaseModel):
     """
 
     # A field may have a type that pydantic does not know, as long as nothing of it has to be stored.
-    model_config = ConfigDict(extra="allow", arbitrary_types_allowed=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(extra="allow", arbitrary_types_allowed=True)
 
     query: str
     """What the user asks. It becomes the first user message of the run."""

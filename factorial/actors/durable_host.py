@@ -75,7 +75,7 @@ class DurableHost:
     """The host of one claimed run."""
 
     def __init__(self, workplace: Workplace, claimed: ClaimedRun) -> None:
-        self.task_id = claimed.task_id
+        self.task_id: str = claimed.task_id
         self.due_in: float | None = None
         """When the activation is over: the seconds after which the run is due again, if it backs off, or is parked with
         a deadline."""

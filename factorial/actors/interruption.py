@@ -22,9 +22,9 @@ class Interruption:
     def __init__(self) -> None:
         self.wanted: Cancel | Release | None = None
         """What the activation is to end with, until `take` gives it."""
-        self.is_abandoned = False
-        self.is_draining = False
-        self.has_ended = False
+        self.is_abandoned: bool = False
+        self.is_draining: bool = False
+        self.has_ended: bool = False
         """The activation is over. What a callback still does is not part of it."""
         self._is_open = False
 

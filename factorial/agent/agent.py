@@ -115,11 +115,13 @@ class BaseAgent(Generic[ContextType]):
         on_pending_tool_results: Callback = None,
         on_run_cancelled: Callback = None,
     ) -> None:
-        self.name = checked_name(type(self).__name__ if name is None else name)
-        self.description = description or self.name
+        self.name: str = checked_name(type(self).__name__ if name is None else name)
+        self.description: str = description or self.name
         self.instructions = instructions
         self.tools: dict[str, FunctionTool] = checked_tools(self.name, tools, parse_args=parse_tool_args)
-        self.model = find_model(model) if isinstance(model, str) else model
+        self.model: AnyModel | Callable[[ContextType], AnyModel | str] | None = (
+            find_model(model) if isinstance(model, str) else model
+        )
         self.model_settings: ModelSettings[ContextType] = ModelSettings() if model_settings is None else model_settings
         self.max_turns = max_turns
         self.output_type = output_type
@@ -129,15 +131,15 @@ class BaseAgent(Generic[ContextType]):
         self.parse_tool_args = parse_tool_args
         self.stream = stream
         refuse_http_client(f"agent {self.name!r}", http_client)
-        self.client = MultiClient() if client is None else client
-        self.final_output = output_tool(self.name, output_type)
-        self.on_run_start = self._callback("on_run_start", on_run_start)
-        self.on_run_end = self._callback("on_run_end", on_run_end)
-        self.on_turn_start = self._callback("on_turn_start", on_turn_start)
-        self.on_turn_end = self._callback("on_turn_end", on_turn_end)
-        self.on_pending_tool_call = self._callback("on_pending_tool_call", on_pending_tool_call)
-        self.on_pending_tool_results = self._callback("on_pending_tool_results", on_pending_tool_results)
-        self.on_run_cancelled = self._callback("on_run_cancelled", on_run_cancelled)
+        self.client: MultiClient = MultiClient() if client is None else client
+        self.final_output: FunctionTool | None = output_tool(self.name, output_type)
+        self.on_run_start: Callback = self._callback("on_run_start", on_run_start)
+        self.on_run_end: Callback = self._callback("on_run_end", on_run_end)
+        self.on_turn_start: Callback = self._callback("on_turn_start", on_turn_start)
+        self.on_turn_end: Callback = self._callback("on_turn_end", on_turn_end)
+        self.on_pending_tool_call: Callback = self._callback("on_pending_tool_call", on_pending_tool_call)
+        self.on_pending_tool_results: Callback = self._callback("on_pending_tool_results", on_pending_tool_results)
+        self.on_run_cancelled: Callback = self._callback("on_run_cancelled", on_run_cancelled)
         check_options(self)
 
     def _callback(self, name: str, callback: Callback) -> Callback:

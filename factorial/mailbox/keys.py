@@ -68,7 +68,7 @@ class Keys:
     """The key names of one namespace."""
 
     def __init__(self, namespace: str) -> None:
-        self.prefix = f"{{{namespace}:0}}:"
+        self.prefix: str = f"{{{namespace}:0}}:"
 
     def key(self, kind: str, name: str = "") -> str:
         """The key of any kind: 'run' and an id, 'ready' and an agent's name, 'processes', ..."""

@@ -42,7 +42,7 @@ class Namespace:
         """Where the server is; an embedded one by the address that it listens on."""
         self.connection = connection
         self.scripts = scripts
-        self.keys = scripts.keys
+        self.keys: Keys = scripts.keys
         self._server = server
         self._listener: Listener | None = None
         self._opening_listener = asyncio.Lock()

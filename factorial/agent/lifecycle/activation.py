@@ -68,7 +68,9 @@ class Activation(Generic[ContextType]):
         picked_up: PickedUp | None = None,
     ) -> None:
         picked_up = picked_up or PickedUp()
-        self.state = RunState(agent, context, execution_ctx, host, picked_up.started_at, turn=context.turn)
+        self.state: RunState[ContextType] = RunState(
+            agent, context, execution_ctx, host, picked_up.started_at, turn=context.turn
+        )
         self._policy = policy
         self._awaits = picked_up.awaits
         self._is_new = picked_up.is_new

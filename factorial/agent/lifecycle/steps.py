@@ -34,7 +34,7 @@ class Steps:
     def __init__(self, state: RunState[Any], place: str) -> None:
         self.state = state
         self.place = place
-        self.loop = asyncio.get_running_loop()
+        self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
         self._counts: dict[str, int] = {}
         self._open_calls = 0
         self._is_closed = False

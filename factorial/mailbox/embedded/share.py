@@ -44,8 +44,8 @@ class EmbeddedServer:
     """
 
     def __init__(self, files: ServerFiles, users_lock: int) -> None:
-        self.directory = files.directory
-        self.url = files.url
+        self.directory: Path = files.directory
+        self.url: str = files.url
         self._files = files
         self._users_lock = users_lock
         self._process = os.getpid()

@@ -101,15 +101,15 @@ class Address:
             parts = ServerURL.parse(url)
         except ValueError as invalid:
             raise ConfigError(f"redis url: {invalid}") from None
-        self.shown = parts.shown
-        self.topology = parts.topology
+        self.shown: str = parts.shown
+        self.topology: str = parts.topology
         default_port = 26379 if self.topology == "sentinel" else 6379
         self.nodes: list[Node] = []
         """Host and port of each server. Empty for a unix socket."""
         if parts.scheme != "unix":
             hosts = [(unquote(host.strip("[]")), port) for host, port in parts.hosts]
             self.nodes = [(host or "localhost", port or default_port) for host, port in hosts]
-        self.service = parts.path.split("/")[1] if self.topology == "sentinel" else ""
+        self.service: str = parts.path.split("/")[1] if self.topology == "sentinel" else ""
         """The name under which sentinels monitor the primary."""
         self._url = _url_for_sentinels(parts) if for_sentinels else _url_of_one(parts)
         ours = {

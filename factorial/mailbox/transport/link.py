@@ -32,12 +32,12 @@ class Link(asyncio.BufferedProtocol):
         self, connection: AbstractConnection, on_reply: Callable[[Any], None], on_lost: Callable[[], None]
     ) -> None:
         loop = asyncio.get_running_loop()
-        self.paused = False
+        self.paused: bool = False
         """Whether the socket's buffer is full. `on_writable` is called when it is not any more."""
         self.on_writable: Callable[[], None] | None = None
-        self.last_received = loop.time()
+        self.last_received: float = loop.time()
         """When the latest bytes arrived, by the loop's clock."""
-        self.bytes_in = 0
+        self.bytes_in: int = 0
         self._loop = loop
         self._on_reply = on_reply
         self._on_lost: Callable[[], None] | None = on_lost

@@ -21,7 +21,7 @@ class Route:
     """How to find the server. This class is for a unix socket, which leads to one server that is not in a cluster."""
 
     def __init__(self, address: Address) -> None:
-        self.url = address.url_of(address.nodes[0] if address.nodes else None)
+        self.url: str = address.url_of(address.nodes[0] if address.nodes else None)
         """The URL of the server that was found last, for redis-py. It contains the password."""
         self.in_cluster = False
         """Whether that server is a node of a cluster."""

@@ -64,10 +64,10 @@ class EventFilter:
     def __init__(
         self, task_ids: Collection[str] | None, event_types: Collection[str] | None, event_pattern: str | None
     ) -> None:
-        self.task_ids = _as_set("task_ids", task_ids)
-        self.event_types = _as_set("event_types", event_types)
+        self.task_ids: frozenset[str] | None = _as_set("task_ids", task_ids)
+        self.event_types: frozenset[str] | None = _as_set("event_types", event_types)
         try:
-            self.pattern = re.compile(event_pattern) if event_pattern is not None else None
+            self.pattern: re.Pattern[str] | None = re.compile(event_pattern) if event_pattern is not None else None
         except re.error as invalid:
             raise ConfigError(f"event_pattern={event_pattern!r} is not a regular expression: {invalid}") from None
 

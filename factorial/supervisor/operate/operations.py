@@ -62,7 +62,7 @@ class Operator:
     ) -> None:
         self.name = name
         self.changed = changed
-        self.turn = asyncio.Lock()
+        self.turn: asyncio.Lock = asyncio.Lock()
         """Held by the task that changes the tree."""
         self._config = source.config
         self._path = source.path

@@ -68,12 +68,12 @@ class ChildProcess:
     def __init__(self, spec: ChildSpec, logs: LoggingConfig | None = None) -> None:
         self.spec = spec
         self._logs = logs or LoggingConfig()
-        self.process = f"{spec.id}-{secrets.token_hex(3)}"
-        self.failure = ""
+        self.process: str = f"{spec.id}-{secrets.token_hex(3)}"
+        self.failure: str = ""
         """The reason that the child reported before it ended."""
-        self.figures = Figures()
+        self.figures: Figures = Figures()
         """The content of the latest beat, and the results of `measure`."""
-        self.silence = 0.0
+        self.silence: float = 0.0
         """Seconds since the latest beat, as `monitor` counts them."""
         self.asked_with: signal.Signals | None = None
         """The signal that asked it to end: SIGTERM, SIGQUIT, or SIGKILL if it was not asked before it was killed."""
@@ -88,7 +88,7 @@ class ChildProcess:
         self._exit: asyncio.Future[ChildExit] = self._loop.create_future()
         try:
             self._reports = self._start(spec)
-            self.pid = int(self._aio.pid)
+            self.pid: int = int(self._aio.pid)
             self._identity = psutil.Process(self.pid)
             usage(self._identity)  # CPU time is counted from here
             self._exit_fd, self._owns_exit_fd = self._open_exit_fd()

@@ -82,9 +82,9 @@ class Lifeline:
     def __init__(self, process: str, reports: Connection, beat_every: float) -> None:
         self.process = process
         """The unique name of this incarnation of the child."""
-        self.draining = asyncio.Event()
+        self.draining: asyncio.Event = asyncio.Event()
         """Set when the target has to stop claiming work, finish or release what it holds, and return."""
-        self.leaving = asyncio.Event()
+        self.leaving: asyncio.Event = asyncio.Event()
         """Set when the target has to release what it holds and return now. `draining` is set as well."""
         self._reports = reports
         self._beat_every = beat_every

@@ -21,7 +21,7 @@ class GaveUp(SupervisionError):
     """
 
     def __init__(self, supervisor: str, flags: SupervisorFlags, restarts: int, *, last: str, cause: str) -> None:
-        self.summary = f"gave up: {cause.removeprefix('gave up: ')}; {restarts} restarts within {flags.period:g} s"
+        self.summary: str = f"gave up: {cause.removeprefix('gave up: ')}; {restarts} restarts within {flags.period:g} s"
         super().__init__(
             f"supervisor {supervisor!r} has given up: {restarts} restarts within {flags.period:g} s, where intensity "
             f"allows {flags.intensity}; the last: {last}"
@@ -48,9 +48,9 @@ class Branch(Generic[T]):
 
     def __init__(self, tree: T) -> None:
         self.tree = tree
-        self.process = tree.id
-        self.pid = os.getpid()
-        self.failure = ""
+        self.process: str = tree.id
+        self.pid: int = os.getpid()
+        self.failure: str = ""
         """Why it ended, if something went wrong."""
         self._stop, self._leave_now = asyncio.Event(), asyncio.Event()
         self._life = asyncio.create_task(tree.run(self._stop, self._leave_now))

@@ -75,7 +75,7 @@ class Incarnations:
         """All of them, the oldest first: also successors that are not ready yet, and predecessors that drain."""
         self.last_exits: dict[str, tuple[ChildExit, float]] = {}
         """How the latest incarnation of a child ended, and when, by the child's id."""
-        self.leave_now = asyncio.Event()
+        self.leave_now: asyncio.Event = asyncio.Event()
         """Set when nobody may take longer than `LEAVE_SECONDS` to end."""
         self._on_exit = on_exit
         self._on_change = on_change

@@ -74,20 +74,22 @@ class Tree:
         suspended: set[str] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.id = spec.id
-        self.started = asyncio.Event()
+        self.id: str = spec.id
+        self.started: asyncio.Event = asyncio.Event()
         """All children have been ready once."""
-        self.closing = asyncio.Event()
+        self.closing: asyncio.Event = asyncio.Event()
         """The tree has begun to end."""
-        self.suspended = set() if suspended is None else suspended
+        self.suspended: set[str] = set() if suspended is None else suspended
         """The ids of all children that an operator has suspended, at any depth. They stay suspended when their
         supervisor is started again."""
-        self.rules = Supervision(spec.flags, spec.children)
+        self.rules: Supervision = Supervision(spec.flags, spec.children)
         for child_id in self.suspended.intersection(self.rules.start_order):
             self.rules.suspend(child_id)
         self.current: dict[str, Incarnation] = {}
         """The present incarnation of each child that has one, by the child's id."""
-        self.incarnations = Incarnations(on_exit=on_exit, on_change=on_change, on_lost=self._on_lost, clock=clock)
+        self.incarnations: Incarnations = Incarnations(
+            on_exit=on_exit, on_change=on_change, on_lost=self._on_lost, clock=clock
+        )
         self.changed = on_change
         """To be called when something about the tree has changed."""
         self.now = clock
