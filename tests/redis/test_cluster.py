@@ -21,7 +21,7 @@ from tests.chaos.figures import fault, long_or_short
 from tests.harness import System
 from tests.redis.strangers import is_passed_over
 from tests.support import wait_until
-from tests.valkey import ValkeyServer, free_port, running
+from tests.valkey import ValkeyServer, free_port, needs_valkey_9, running
 from tests.valkey_cluster import SLOTS, ValkeyCluster, ask
 
 TURNS = 5
@@ -102,6 +102,7 @@ def reply(node: ValkeyServer, *command: str) -> str:
     return node.command(*command).decode()
 
 
+@needs_valkey_9
 async def test_work_goes_on_while_its_slot_moves(cluster: ValkeyCluster, system: System, namespace: str) -> None:
     """From node to node: no task fails or is done twice, and subscribers hear of everything once."""
     looker = Looker()
@@ -171,6 +172,7 @@ async def test_a_namespace_stands_still_while_it_moves_key_by_key(
         assert (await system.ended(task_id))["payload"]["output"] == "done"
 
 
+@needs_valkey_9
 async def test_waiting_for_work_follows_the_slot(cluster: ValkeyCluster, namespace: str) -> None:
     """When the slot moves, a blocked command returns None. The next one waits on the new node."""
     config = RedisConfig(url=cluster.url, namespace=namespace)
@@ -189,6 +191,7 @@ async def test_waiting_for_work_follows_the_slot(cluster: ValkeyCluster, namespa
     await commands.close()
 
 
+@needs_valkey_9
 async def test_subscribers_follow_the_slot(cluster: ValkeyCluster, system: System, namespace: str) -> None:
     """They listen where the events are published, and need no other node to pass them on."""
     agent = Looker().agent
@@ -237,5 +240,5 @@ async def test_servers_that_are_no_cluster_are_not_taken_for_one(own_valkey: Val
 
 async def test_a_cluster_has_one_database(cluster: ValkeyCluster) -> None:
     url = cluster.url.replace("redis:", "redis+cluster:").removesuffix("/0")
-    with pytest.raises(MailboxRefusedError, match=r"DB index is out of range: a cluster has only database 0"):
+    with pytest.raises(MailboxRefusedError, match="a cluster has only database 0"):
         await Connection.open(RedisConfig(url=f"{url}/1"))

@@ -171,7 +171,9 @@ async def test_close_during_an_outage(own_valkey: ValkeyServer) -> None:
 
 async def test_a_full_server_says_so(own_valkey: ValkeyServer) -> None:
     """Plain commands and scripts that write; reading goes on."""
-    own_valkey.start(maxmemory="1mb")
+    own_valkey.start()
+    own_valkey.command("SET", "some", "data")
+    own_valkey.command("CONFIG", "SET", "maxmemory", "1")
     connection = await Connection.open(RedisConfig(url=own_valkey.url))
     with pytest.raises(MailboxFullError, match="nothing was stored"):
         await connection.execute("SET", "k", "v")

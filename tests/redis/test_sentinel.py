@@ -15,7 +15,7 @@ from factorial.mailbox.transport.connection import Connection
 from factorial.testing import ScriptedModel, say
 from tests.harness import System
 from tests.redis.strangers import is_passed_over
-from tests.valkey import ValkeyServer, free_port, running
+from tests.valkey import ValkeyServer, free_port, needs_valkey_9, running
 from tests.valkey_cluster import ask
 from tests.valkey_sentinel import Sentinel, ValkeySentinels
 
@@ -34,6 +34,7 @@ async def system(sentinels: ValkeySentinels, namespace: str) -> AsyncIterator[Sy
         yield system
 
 
+@needs_valkey_9
 async def test_a_task_outlives_a_failover_by_order(sentinels: ValkeySentinels, system: System) -> None:
     """Connections go over to the new primary, each by itself; subscribers hear of everything, once."""
     agent = Agent(name="talker", model=ScriptedModel(lambda messages: say("done")))
