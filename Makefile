@@ -6,13 +6,14 @@ TEST := .venv
 BIN := $(TEST)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format bench cluster chaos mutants model clean python
+.PHONY: help demo test lint format wheel bench cluster chaos mutants model clean python
 
 help:
 	@echo "make demo    an agent at work, one of its processes killed on the way"
-	@echo "make test    lint, formatting, types, import directions, tests"
-	@echo "make lint    the first four of these"
+	@echo "make test    lint, formatting, types, import directions, workflows, tests"
+	@echo "make lint    the first five of these"
 	@echo "make format  write the code as the formatter would"
+	@echo "make wheel   the package as users install it, in dist/"
 	@echo "make cluster the tests that share a server, on a cluster of three nodes and on one with sentinels"
 	@echo "make chaos   every fault for longer, then a storm of kills of 20 minutes (MINUTES=2: of two)"
 	@echo "make mutants one fault at a time in a copy of the code: the tests have to notice each"
@@ -35,10 +36,15 @@ lint: $(TEST)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	@if [ -x $(BIN)/actionlint ]; then echo $(BIN)/actionlint; $(BIN)/actionlint -no-color .github/workflows/*.yml; fi
 
 format: $(TEST)/.installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+wheel: $(TEST)/.installed
+	rm -rf dist
+	$(BIN)/hatchling build --target wheel
 
 bench: $(TEST)/.installed
 	$(BIN)/python -m benchmarks

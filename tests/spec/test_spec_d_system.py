@@ -224,6 +224,7 @@ async def test_spec_D07_a_signal_ends_the_system_gracefully(
     assert await running.stop(signal.SIGINT) == 0
 
 
+@pytest.mark.checkout
 def test_spec_D08_the_tree() -> None:
     for name in ("pyproject.toml", "README.md"):
         assert (ROOT / name).is_file()

@@ -61,6 +61,7 @@ def a_weather_agent() -> Agent:
 # -- I01: the distribution and the package
 
 
+@pytest.mark.checkout
 def test_spec_I01_the_distribution_is_nfactorial_and_the_package_factorial() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     assert project["project"]["name"] == "nfactorial"
@@ -69,6 +70,7 @@ def test_spec_I01_the_distribution_is_nfactorial_and_the_package_factorial() -> 
     assert project["tool"]["hatch"]["version"]["path"] == "factorial/_core/version.py"
 
 
+@pytest.mark.checkout
 def test_spec_I01_a_wheel_installs_and_imports(tmp_path: Path) -> None:
     """Built here, installed by pip into a new environment, without network: its dependencies are borrowed."""
     pytest.importorskip("hatchling", reason="builds the wheel; `pip install .` would download it")

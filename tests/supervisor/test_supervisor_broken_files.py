@@ -240,7 +240,7 @@ BROKEN = {
     "module that is mistyped": broken('[[runner]]\nagent = "mistyped:agent"', "'mistyped:agent'", "mistyped.py:1: "),
     "module that is no text": broken('[[runner]]\nagent = "binary:agent"', "'binary:agent'", "null bytes"),
     "module that leaves": broken('[[runner]]\nagent = "leaves:agent"', "'leaves:agent'", "SystemExit", "leaves.py:2"),
-    "modules in a circle": broken('[[runner]]\nagent = "egg:agent"', "'egg:agent'", "circular import"),
+    "modules in a circle": broken('[[runner]]\nagent = "egg:agent"', "'egg:agent'", "has no attribute 'agent'"),
     "module that lacks a package": broken('[[runner]]\nagent = "needy:agent"', "'needy:agent'", "no_such_package"),
     "agent that cannot be made": broken('[[runner]]\nagent = "misnamed:agent"', "'misnamed:agent'", "name='a b/c'"),
     "agent without a key for its model": broken('[[runner]]\nagent = "shop:keyless"', "'keyless'", "OPENAI_API_KEY"),

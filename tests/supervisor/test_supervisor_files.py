@@ -112,6 +112,7 @@ async def started(request: pytest.FixtureRequest, own_valkey: ValkeyServer) -> A
     shutil.rmtree(system.directory, ignore_errors=True)
 
 
+@pytest.mark.checkout
 @pytest.mark.parametrize("started", SYSTEMS, indirect=True)
 async def test_it_runs_a_task_of_each_agent_and_stops(started: Started) -> None:
     await started.start()
@@ -255,6 +256,7 @@ def test_the_image_has_the_supervisor_as_pid_1_and_not_as_root() -> None:
     assert file and (ROOT / file[1]).is_file()
 
 
+@pytest.mark.checkout
 def test_what_the_image_copies_is_there_and_installs(tmp_path: Path) -> None:
     """The package's metadata can be made of what is copied before `pip install`: nothing that it names is missing."""
     copies = re.findall(r"^COPY (.*) (\S+)$", (FILES / "Dockerfile").read_text(), re.MULTILINE)

@@ -9,6 +9,7 @@ import pytest
 from tests.mutants.faults import FAULTS, Fault
 
 ROOT = Path(__file__).resolve().parents[2]
+pytestmark = pytest.mark.checkout
 
 
 @cache
