@@ -30,7 +30,7 @@ __all__ = ["pytest_cmdline_main"]
 
 _ENDING = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 _HANDLED = (*_ENDING, signal.SIGCHLD)
-_SECONDS_TO_STOP = 5.0
+_SECONDS_TO_STOP = 15.0
 """How long pytest may take to stop when it is asked to. The guard kills it then."""
 _SECONDS_TO_LEAVE = 2.0
 """How long a process may outlive a finished run, as multiprocessing's tracker does. The guard kills it then."""

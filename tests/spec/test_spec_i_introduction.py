@@ -435,8 +435,8 @@ async def test_spec_I09_a_running_task_is_monitored_steered_and_cancelled(system
 
 CONFIGURATIONS = [
     value
-    for name, value in vars(factorial).items()
-    if inspect.isclass(value) and (name.endswith("Config") or name == "ModelSettings")
+    for name in factorial.__all__
+    if inspect.isclass(value := getattr(factorial, name)) and (name.endswith("Config") or name == "ModelSettings")
 ]
 
 
