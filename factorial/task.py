@@ -1,13 +1,13 @@
-"""A task: one run of an agent over one context, and what can become of it.
+"""A task: the durable execution of an agent over a context.
 
-The transition table, as the mailbox's scripts enforce it (`mailbox/*.lua`):
+The transitions of its status, as the scripts of `mailbox/operations/` enforce them:
 
-    status               leaves for
+    from                 to
     queued               processing (claim) · cancelled
     processing           completed · failed · cancelled · queued (release, reclaim) · backoff · pending_* (park)
-    pending_*            queued (all that it waits for has come, or is overdue) · cancelled
+    pending_*            queued (everything it awaits has arrived, or has timed out) · cancelled
     backoff              queued (when due) · cancelled
-    completed, failed, cancelled      nothing: they end the run
+    completed, failed, cancelled      none: they are final
 """
 
 import uuid
@@ -30,7 +30,7 @@ _OWNER_ID_LIMIT = 256
 
 
 class TaskStatus(StrEnum):
-    """Where a task stands. Compares equal to, and prints as, the plain word (checklist O07)."""
+    """Where a task stands. Compares equal to, and prints as, the plain word."""
 
     QUEUED = "queued"
     PROCESSING = "processing"

@@ -3,9 +3,9 @@
     class Counter(Actor[int]):
         async def receive(self, message: int) -> None: ...
 
-An actor shares no state: others `tell` it messages, and it decides when it reads them. `interval` makes it hear a
-`Tick` at least that often. An error that `recover` does not accept ends the actor, and with it the process: the
-supervision tree starts a new one.
+An actor shares no state: others `send` it messages, and it handles one after another. With an `interval`, it receives
+a `Tick` when no message came for that long. An error that `recover` does not accept ends the actor, and with it the
+process; the supervision tree starts a new one.
 """
 
 import asyncio
@@ -21,23 +21,23 @@ logger = logging.getLogger(__name__)
 
 
 class Tick:
-    """So much time has passed: do what is due."""
+    """No message came for the actor's interval: do what is due."""
 
 
 class Actor(Generic[Message]):
-    """One subject's state and its mailbox. `serve` is its life, until it is cancelled; start it once."""
+    """One subject's state and its mailbox. `serve` runs until it is cancelled; start it once."""
 
     def __init__(self, name: str, interval: float | None = None) -> None:
         self.name = name
         self.interval = interval
         self._mailbox: asyncio.Queue[Message | Tick] = asyncio.Queue()
 
-    def tell(self, message: Message) -> None:
-        """Put `message` into the actor's mailbox, and go on."""
+    def send(self, message: Message) -> None:
+        """Put `message` into the actor's mailbox, and return at once."""
         self._mailbox.put_nowait(message)
 
     async def serve(self) -> None:
-        """Live: set up, receive, tear down."""
+        """Set up, receive messages, tear down."""
         await self.set_up()
         try:
             while True:
@@ -59,12 +59,12 @@ class Actor(Generic[Message]):
         """Called before the first message."""
 
     async def receive(self, message: Message | Tick) -> None:
-        """Called with each message, one after the other."""
+        """Called with each message, one after another."""
         raise NotImplementedError
 
     async def tear_down(self) -> None:
         """Called after the last message, also when the actor fails."""
 
     def recover(self, error: MailboxUnavailableError | MailboxFullError) -> None:
-        """Called when the server cannot be reached or is full, which passes: the actor meets its next message."""
+        """Called when the server cannot be reached or is full. The actor goes on with its next message."""
         logger.warning("%s: %s", self.name, error)

@@ -1,12 +1,26 @@
 """Outcomes as commits: the action that a commit asks for, and the outcome that was carried out."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import assert_never
 
-from factorial.agent.lifecycle.outcome import Backoff, Cancel, Complete, Continue, Fail, Outcome, Park, Release
+from factorial.agent.lifecycle.outcome import (
+    Backoff,
+    Cancel,
+    Complete,
+    Continue,
+    Fail,
+    Outcome,
+    Park,
+    Release,
+    turn_is_done,
+)
+from factorial.agent.lifecycle.snapshot import Changes, ContextSnapshot
+from factorial.context import AgentContext
 from factorial.mailbox.operations.commit import Action, Commit
 from factorial.telemetry.task_log import TaskLog
 
-__all__ = ["action_of", "carried_out", "due_in", "log_commit"]
+__all__ = ["action_of", "carried_out", "changes_of", "due_in", "log_commit"]
 
 
 def action_of(outcome: Outcome | None) -> Action:
@@ -38,6 +52,20 @@ def carried_out(action: Action, wanted: Outcome) -> Outcome:
         case Action.RELEASE:
             return Release()
     return wanted
+
+
+def changes_of(
+    snapshot: ContextSnapshot, outcome: Outcome, context: AgentContext
+) -> tuple[Changes, Mapping[str, bytes]]:
+    """What the turn changed in the context; and separately the output, which counts only if the run ends with it."""
+    if not turn_is_done(outcome):
+        return Changes(), {}
+    changes = snapshot.changes(context)
+    if not isinstance(outcome, Complete) or "output" not in changes.fields:
+        return changes, {}
+    fields = dict(changes.fields)
+    output = {"output": fields.pop("output")}
+    return replace(changes, fields=fields), output
 
 
 def due_in(work: Commit) -> float | None:

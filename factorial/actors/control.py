@@ -1,9 +1,9 @@
-"""Waits for what a process has to hear at once: wake tokens of its agent's queue, and its own signals.
+"""Waits for the wake tokens of the agent's queue, and for the signals to this process.
 
-One blocking connection per process. The token is only waited for while a worker has room for a run: a token that is
-taken by somebody who cannot use it has to be passed on. Signals:
+One blocking connection per process. It waits for tokens only while a worker has room for a run, because a process that
+takes a token and cannot use it has to pass it on. Signals:
 
-    cancel <task id>    abandon the run: somebody asked for its end
+    cancel <task id>    break off the run: it was cancelled
     listen              a worker has room again: wait for tokens, too
 """
 
@@ -23,7 +23,7 @@ __all__ = ["Control"]
 logger = logging.getLogger(__name__)
 
 PATIENCE = 5
-"""Seconds after which a worker with room looks for work unasked: the safety net below the tokens."""
+"""Seconds after which a worker with room claims without a token, in case one was lost."""
 
 
 class Control:
@@ -46,7 +46,7 @@ class Control:
         self._timer: asyncio.TimerHandle | None = None
 
     async def serve(self) -> None:
-        """Wait, and pass on what comes. Ends when it is cancelled."""
+        """Wait, and act on what arrives, until cancelled."""
         signals, tokens = self._scripts.keys.signals(self._process), self._scripts.keys.wake(self._agent)
         while True:
             self._waits_for_tokens = any(worker.free_slots > 0 for worker in self._workers)
@@ -60,7 +60,7 @@ class Control:
                 self._obey(found[1].decode())
 
     def wake_in(self, seconds: float) -> None:
-        """Look for work after `seconds`: a run is due then."""
+        """Claim after `seconds`: a run is due then."""
         loop = asyncio.get_running_loop()
         at = loop.time() + seconds
         if self._timer is not None:
@@ -70,33 +70,33 @@ class Control:
         self._timer = loop.call_at(at, self.send_for_work)
 
     async def has_room(self) -> None:
-        """A worker can take runs: if the present wait does not include tokens, break it."""
+        """A worker has room: if the present wait does not include tokens, end it."""
         if not self._waits_for_tokens:
             await self._scripts.commands.execute("RPUSH", self._scripts.keys.signals(self._process), "listen")
 
     def close(self) -> None:
-        """Forget the run that is due next."""
+        """Stop the timer of the run that is due next."""
         if self._timer is not None:
             self._timer.cancel()
 
     def send_for_work(self) -> bool:
-        """Have the worker with the most room claim. Tells whether there is one."""
+        """Have the worker with the most room claim. False if none has room."""
         roomiest = max(self._workers, key=lambda worker: worker.free_slots)
         if roomiest.free_slots > 0:
-            roomiest.tell(Ready())
+            roomiest.send(Ready())
             return True
         return False
 
     async def pass_on_token(self) -> None:
         """Use the token, or put it back: all workers may have become busy while it was waited for."""
         if not self.send_for_work():
-            with contextlib.suppress(MailboxError):  # without an answer, others look around within PATIENCE
+            with contextlib.suppress(MailboxError):  # if this fails, other processes claim within PATIENCE
                 await claim(
                     self._scripts, process=self._process, worker="control", agent=self._agent, count=0, recovery_limit=0
                 )
 
     async def _look_around(self) -> None:
-        """Nothing came, or the connection was lost, and signals with it: look for work, and for cancelled runs."""
+        """Nothing arrived, or the connection was lost with signals in it: claim, and check for cancelled runs."""
         self.send_for_work()
         held = [host for worker in self._workers for host in worker.hosts.values()]
         with contextlib.suppress(MailboxError):

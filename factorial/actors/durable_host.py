@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, assert_never
 
-from factorial.actors.commits import action_of, carried_out, due_in, log_commit
+from factorial.actors.commits import action_of, carried_out, changes_of, due_in, log_commit
 from factorial.actors.interruption import Interruption
 from factorial.actors.journal import Journal, expected
 from factorial.actors.outbox import Outbox, Reply
@@ -25,7 +25,6 @@ from factorial.agent.lifecycle.host import Child, Recorded
 from factorial.agent.lifecycle.outcome import (
     Backoff,
     Cancel,
-    Complete,
     Continue,
     Fail,
     Outcome,
@@ -167,7 +166,7 @@ class DurableHost:
             pickups=claimed.pickups,
             process=self._workplace.process,
         )
-        # As far as that can be told: nothing was committed, or no turn counts as finished, or its start is recorded.
+        # As far as is known: nothing was committed, or no turn counts as finished, or only its start is recorded.
         is_new = claimed.token.seq == 0 or context.turn == 0 or RUN_START in claimed.journal
         picked_up = PickedUp(claimed.awaited, claimed.started_at, is_new)
         self._claimed = replace(claimed, conversation=(), fields={}, journal={}, awaited={})  # the context has it all
@@ -299,7 +298,7 @@ class DurableHost:
         """Commit the outcome."""
         await self._finish_sending()
         self._turn = context.turn - turn_is_done(outcome)
-        changes, output = self._changes(outcome, context)
+        changes, output = changes_of(self._snapshot, outcome, context)
         answer = await self._commit(self._commit_of(outcome, changes, output, events))
         awaits = answer.awaited if answer is not None else {}
         if answer is not None and answer.action in _GOING_ON and self._is_to_leave:
@@ -315,17 +314,6 @@ class DurableHost:
         self._snapshot.stored_messages(messages)
         self._journal, self._attempt = Journal({}, self._snapshot), 1
         return Continue(awaits)
-
-    def _changes(self, outcome: Outcome, context: AgentContext) -> tuple[Changes, Mapping[str, bytes]]:
-        """What the turn changed, and apart from that the output, which counts only if the run ends with it."""
-        if not turn_is_done(outcome):
-            return Changes(), {}
-        changes = self._snapshot.changes(context)
-        if not isinstance(outcome, Complete) or "output" not in changes.fields:
-            return changes, {}
-        fields = dict(changes.fields)
-        output = {"output": fields.pop("output")}
-        return replace(changes, fields=fields), output
 
     @property
     def _is_to_leave(self) -> bool:

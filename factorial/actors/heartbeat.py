@@ -1,7 +1,8 @@
 """Keeps the process's lease: one message per beat, whatever the number of runs.
 
-It beats on the event loop that does the work: a process whose loop is blocked is not alive. A lease that was lost (a
-long stop, a server that was restarted) is taken anew, and what is not ours any more is abandoned.
+It runs on the event loop that does the work, because a process whose loop is blocked is not alive. If the lease was
+lost (the process was stopped for long, or the server restarted), the process registers again, and abandons the runs
+that it no longer holds.
 """
 
 import logging
@@ -19,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 
 class Heartbeat(Actor[None]):
-    """`on_registered` is told which runs the process holds, each time it had to register."""
+    """Each time it registers, it calls `on_registered` with the runs that the process holds."""
 
     def __init__(
         self,
@@ -37,7 +38,7 @@ class Heartbeat(Actor[None]):
         self._on_registered = on_registered
 
     async def register(self) -> None:
-        """Take a lease."""
+        """Create the lease."""
         held = await lease.register(
             self._scripts,
             process=self._process,
@@ -49,7 +50,7 @@ class Heartbeat(Actor[None]):
         self._on_registered(held)
 
     async def receive(self, message: Tick | None) -> None:
-        """Beat; register if the lease is gone. A worker that was refused for want of a lease asks for a beat, too."""
+        """Renew the lease; register if it is gone. A worker whose claim was refused for that asks for it, too."""
         if not await lease.beat(self._scripts, process=self._process, lease=self._policy.lease):
             logger.warning("the lease of %s was lost: registering again", self._process)
             await self.register()

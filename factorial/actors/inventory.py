@@ -1,9 +1,9 @@
-"""Compares what the process executes with what it is said to hold, and mends the difference.
+"""Compares what the process executes with what it holds according to the server, and fixes the difference.
 
 There is none while the server keeps its data. After a failover, or a restart with older data, a run may be held by a
-process that has long been done with it, and would wait for ever; or be somebody else's, and be executed in vain. What
-differs in two looks in a row is given back, or abandoned: what is just on its way differs once. Should it be on its way
-all the same, its token is not good any more when it arrives.
+process that finished with it long ago, and would stay there forever; or it may be held by another process, and be
+executed in vain. What differs in two comparisons in a row is released or abandoned. A claim or commit that is under way
+differs only once; if it arrives later all the same, its token is no longer valid.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,7 +18,7 @@ __all__ = ["Inventory"]
 
 
 class Inventory(Actor[None]):
-    """Looks every `interval` seconds. `hosts` gives what the process has at hand, by task id."""
+    """Compares every `interval` seconds. `hosts` returns what the process executes, by task id."""
 
     def __init__(
         self,
@@ -34,10 +34,10 @@ class Inventory(Actor[None]):
         self._agent = agent
         self._hosts = hosts
         self._before: set[str] = set()
-        """What differed at the last look."""
+        """What differed at the last comparison."""
 
     async def receive(self, message: Tick | None) -> None:
-        """One look."""
+        """Compare once."""
         held = await lease.held(self._scripts, process=self._process)
         hosts = self._hosts()
         differs = held ^ hosts.keys()

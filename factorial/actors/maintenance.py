@@ -1,6 +1,6 @@
-"""Recovers what dead processes held, queues what is due, and removes what is over (checklist O05, D05).
+"""Reclaims what dead processes held, queues what is due, and removes ended tasks whose time to live is over.
 
-Safe to run in many processes at once: each step is one script, and does nothing twice.
+Safe to run in many processes at once: each operation is one script, and does nothing twice.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 class Maintenance(Actor[None]):
-    """Makes a round every `interval` seconds for one agent's queue; reclaiming is for all agents."""
+    """One round every `interval` seconds, for one agent's queue. Reclaiming is for all agents."""
 
     def __init__(self, name: str, scripts: Scripts, agent: str, config: MaintenanceWorkerConfig) -> None:
         super().__init__(name, config.interval * random.uniform(0.9, 1.1))

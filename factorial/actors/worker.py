@@ -1,7 +1,8 @@
-"""Takes runs from the mailbox and executes them, as many at once as it has slots; a slot that frees is refilled.
+"""Claims runs and executes them, as many at once as it has slots.
 
-A worker claims when a wake token says that something is ready, and after each claim that was filled: more may be there.
-A claim that came back short has emptied the queue, and the next token is waited for.
+A worker claims when a wake token says that something is ready, when a slot becomes free, and after each claim that was
+filled, because more may be ready. A claim that returned fewer runs than wanted has emptied the queue: the worker waits
+for the next token.
 """
 
 import asyncio
@@ -28,19 +29,19 @@ class Refill:
 
 
 class Surroundings(Protocol):
-    """What a worker asks of its process."""
+    """What a worker needs from its process."""
 
     def lease_is_lost(self) -> None:
-        """A claim was refused: the process has to register again."""
+        """A claim was refused for want of a lease: the process has to register again."""
 
     def wake_in(self, seconds: float) -> None:
-        """A run is due then: have somebody look."""
+        """A run is due after so many seconds: claim then."""
 
     async def has_room(self) -> None:
-        """The worker has free slots and found nothing: tell it when something comes."""
+        """The worker has free slots and found nothing ready: send it `Ready` when something is."""
 
     async def pass_on(self) -> None:
-        """Something may be ready, and the worker has no room for it: have another one look."""
+        """Something may be ready, and the worker has no room for it: let another one claim."""
 
 
 class Worker(Actor[Ready | Refill]):
@@ -55,7 +56,7 @@ class Worker(Actor[Ready | Refill]):
         self._refill_is_due = False
         self._queue_is_empty = False
         self._nonce = new_nonce()
-        """Of the present claim. One whose answer was lost is made again as it was: it may have taken runs."""
+        """Of the present claim. A claim whose answer was lost is repeated with it, because it may have taken runs."""
         self._draining = False
 
     @property
@@ -74,7 +75,7 @@ class Worker(Actor[Ready | Refill]):
             self._refill_is_due = False
             if self._queue_is_empty:
                 return
-        elif self.free_slots == 0:  # a claim has filled it since the token was given to it
+        elif self.free_slots == 0:  # a claim has filled it since it was sent the token
             await self._surroundings.pass_on()
             return
         await self._fill()
@@ -123,29 +124,29 @@ class Worker(Actor[Ready | Refill]):
                 self._surroundings.wake_in(host.due_in)
             if not self._refill_is_due and not self._draining:
                 self._refill_is_due = True
-                self.tell(Refill())
+                self.send(Refill())
 
         return free
 
     def drain(self) -> None:
-        """Claim no more; give each run back at its next step boundary."""
+        """Claim no more, and release each run at its next step boundary."""
         self._draining = True
         for host in list(self._hosts.values()):
             host.drain()
 
     async def settle(self, seconds: float) -> bool:
-        """Wait until all slots are free, for so many seconds at the most. Tells whether they are."""
+        """Wait until all slots are free, at most so many seconds. False if some are not."""
         if self._tasks:
             await asyncio.wait(self._tasks, timeout=seconds)
         return not self._tasks
 
     def release_all(self) -> None:
-        """Give every run back now."""
+        """Release every run now."""
         for host in list(self._hosts.values()):
             host.release()
 
     async def tear_down(self) -> None:
-        """What is still executing is given up: its lease will tell."""
+        """Stop what still executes. Other processes reclaim it when the lease expires."""
         for task in self._tasks:
             task.cancel()
         with contextlib.suppress(asyncio.CancelledError):

@@ -1,8 +1,8 @@
 """One process of a runner: the agent, its worker actors, and what they need to live.
 
-    heartbeat      the lease                        maintenance    recovery and removal
-    workers        runs, turn by turn               control        tokens and signals
-    inventory      whether both sides agree on what is held
+    heartbeat      the lease                        maintenance    reclaiming, queueing, removal
+    workers        runs, turn by turn               control        wake tokens and signals
+    inventory      whether process and server agree on what is held
 
 Started by the supervisor through `run_process`, and in the same process by the orchestrator for agents that no other
 process could import.
@@ -47,9 +47,9 @@ logger = logging.getLogger(__name__)
 
 _OBJECTS_PER_COLLECTION = 20_000
 _LAST_COMMITS = 3.0
-"""Seconds for the last commits, once the runs were told to let go; less if the grace is short."""
+"""Seconds for the last commits after every run was released; less if the grace is short."""
 _LAST_WORDS = 1.5
-"""Seconds to give the lease back; less if the grace is short."""
+"""Seconds to remove the lease; less if the grace is short."""
 
 
 class Lifeline(Protocol):
@@ -61,17 +61,17 @@ class Lifeline(Protocol):
 
     @property
     def draining(self) -> asyncio.Event:
-        """Take up nothing more, and give back what is at hand, at step boundaries."""
+        """Set when the process is to drain: claim nothing more, and release each run at its next step boundary."""
 
     @property
     def leaving(self) -> asyncio.Event:
-        """Give back what is at hand, now."""
+        """Set when the process is to release everything now."""
 
     def ready(self) -> None:
         """Report that the process works."""
 
     def gauge(self, name: str, read: Callable[[], float]) -> None:
-        """Let the supervisor know what `read` gives, time and again."""
+        """Report what `read` returns to the supervisor, regularly."""
 
 
 async def run_process(
@@ -83,29 +83,29 @@ async def run_process(
     metrics: Mapping[str, Any],
     grace: float,
 ) -> None:
-    """The life of a worker process, from settings as plain data. Ends when the lifeline says so."""
+    """Run a worker process, with settings as plain data, until the lifeline says that it is to end."""
     for handler in logging.getLogger().handlers:
         handler.addFilter(TaskFields())
     config = from_mapping(RunnerConfig, runner)
     agent = load_agent(config.agent)
     prepare()
-    mailbox = await Namespace.open(
+    namespace = await Namespace.open(
         from_mapping(RedisConfig, redis),
         from_mapping(EventsConfig, events),
         from_mapping(MetricsTimelineConfig, metrics),
         patient=True,
     )
     try:
-        await WorkerProcess(agent, mailbox, lifeline.process, config.worker, config.maintenance).run(lifeline, grace)
+        await WorkerProcess(agent, namespace, lifeline.process, config.worker, config.maintenance).run(lifeline, grace)
     finally:
-        await mailbox.close()
+        await namespace.close()
 
 
 def prepare() -> None:
-    """Do before the first run what would hold it up: import the model client.
+    """Do in advance what would delay the first run: import the types of the model client.
 
-    The garbage collector is told that what is imported stays, and to look less often: every wave of runs would set it
-    off, and what a run leaves behind is freed without it.
+    The garbage collector ignores what is imported so far, and runs less often: otherwise every wave of runs would
+    trigger it, and what a run leaves behind is freed without it.
     """
     importlib.import_module("openai.types.chat")
     gc.collect()
@@ -114,21 +114,21 @@ def prepare() -> None:
 
 
 class WorkerProcess:
-    """The actors of one process, and the order in which they come and go."""
+    """The actors of one process, and the order in which they start and stop."""
 
     def __init__(
         self,
         agent: BaseAgent[Any],
-        mailbox: Namespace,
+        namespace: Namespace,
         process: str,
         policy: AgentWorkerConfig,
         maintenance: MaintenanceWorkerConfig,
     ) -> None:
         self._agent = agent
-        self._mailbox = mailbox
+        self._namespace = namespace
         self._process = process
         self._policy = policy
-        scripts = mailbox.scripts
+        scripts = namespace.scripts
         about = {"host": socket.gethostname(), "pid": os.getpid(), "agent": agent.name}
         self._heartbeat = Heartbeat(scripts, process, policy, about, self._on_registered)
         self._inventory = Inventory(scripts, process, agent.name, 2 * policy.heartbeat_interval, self._hosts)
@@ -141,10 +141,10 @@ class WorkerProcess:
         self._control: Control | None = None
 
     async def run(self, lifeline: Lifeline, grace: float) -> None:
-        """Work until `lifeline.draining`; then let go of the runs within `grace` seconds."""
-        blocking = await BlockingConnection.open(self._mailbox.redis)
-        self._control = Control(self._mailbox.scripts, blocking, self._process, self._agent.name, self._workers)
-        cause = Cause.CRASHED  # an error that ends an actor may be the doing of what was executed here
+        """Work until `lifeline.draining`; then release the runs within `grace` seconds."""
+        blocking = await BlockingConnection.open(self._namespace.redis)
+        self._control = Control(self._namespace.scripts, blocking, self._process, self._agent.name, self._workers)
+        cause = Cause.CRASHED  # a run that is executed here may have caused the error that ended an actor
         try:
             await self._heartbeat.register()
             async with asyncio.TaskGroup() as actors:
@@ -157,7 +157,7 @@ class WorkerProcess:
                 lifeline.ready()
                 await lifeline.draining.wait()
                 cause = Cause.LEFT
-                await self._let_go(lifeline, grace)
+                await self._release_all(lifeline, grace)
                 for task in (listening, *working, beating):
                     task.cancel()
         finally:
@@ -165,13 +165,13 @@ class WorkerProcess:
             await blocking.close()
             await self._leave(cause, min(_LAST_WORDS, grace / 10))
 
-    async def _let_go(self, lifeline: Lifeline, grace: float) -> None:
-        """Give every run back: at a step boundary if there is time, else at once."""
+    async def _release_all(self, lifeline: Lifeline, grace: float) -> None:
+        """Release every run: at a step boundary if there is time, else at once."""
         logger.info("draining: %d tasks in flight", self._in_flight())
         for worker in self._workers:
             worker.drain()
         in_time = asyncio.create_task(self._settled(grace), name="drain in time")
-        leaving = asyncio.create_task(lifeline.leaving.wait(), name="wait to be told to leave")
+        leaving = asyncio.create_task(lifeline.leaving.wait(), name="wait for the request to leave")
         await asyncio.wait({in_time, leaving}, return_when=asyncio.FIRST_COMPLETED)
         in_time.cancel()
         leaving.cancel()
@@ -189,22 +189,22 @@ class WorkerProcess:
         return all(await asyncio.gather(*(worker.settle(seconds) for worker in self._workers)))
 
     async def _leave(self, cause: Cause, seconds: float) -> None:
-        """Give the lease back, so that whatever is still held goes on elsewhere at once."""
+        """Remove the lease, so that other processes go on at once with what is still held."""
         try:
             async with asyncio.timeout(seconds):
-                taken = await self._mailbox.release_process(self._process, cause)
+                taken = await self._namespace.release_process(self._process, cause)
         except (MailboxError, TimeoutError) as unreachable:
-            logger.warning("the lease of %s was not given back, and will run out: %s", self._process, unreachable)
+            logger.warning("the lease of %s could not be removed, and will expire: %s", self._process, unreachable)
             return
         for task_id in taken.go_on:
             TaskLog(task_id, self._agent.name).reclaimed(self._process, cause)
         for task_id in taken.given_up:
             TaskLog(task_id, self._agent.name).given_up(self._process)
 
-    # -- what the actors ask of their process
+    # What the actors need from their process.
 
     def _on_registered(self, held: set[str]) -> None:
-        """The lease was taken anew: abandon what is not ours any more, and look for work."""
+        """The process was registered: abandon what it no longer holds, and claim."""
         for worker in self._workers:
             for task_id, host in list(worker.hosts.items()):
                 if task_id not in held:
@@ -213,11 +213,11 @@ class WorkerProcess:
             self._control.send_for_work()
 
     def lease_is_lost(self) -> None:
-        """Have the heartbeat register, and then look for work."""
-        self._heartbeat.tell(None)
+        """Have the heartbeat register; then the process claims."""
+        self._heartbeat.send(None)
 
     def wake_in(self, seconds: float) -> None:
-        """Look for work then."""
+        """Claim then."""
         if self._control is not None:
             self._control.wake_in(seconds)
 
@@ -227,6 +227,6 @@ class WorkerProcess:
             await self._control.has_room()
 
     async def pass_on(self) -> None:
-        """Use a wake token elsewhere."""
+        """Let another worker, or another process, use the wake token."""
         if self._control is not None:
             await self._control.pass_on_token()

@@ -1,4 +1,13 @@
-"""Agents: what a user defines (`agent.py`), one turn (`turn.py`), and the life of a run (`run.py`).
+"""Agents: what a user defines.
+
+    agent         `Agent` and `BaseAgent`: parameters, and the methods that may be overridden
+    checks        the check of the parameters
+    callbacks     the lifecycle callbacks
+    completion    what a turn and a run return
+    decorators    `@retry` and `@publish_progress`
+    compat        what agents of nfactorial 0.1.x override
+    load          an agent by its name, `module:attribute`
+    lifecycle/    the life of a run
 
 The contexts, `FunctionTool` and `serialize_data` are here for programs of nfactorial 0.1.x, which may import them by
 this path.

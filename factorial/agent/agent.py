@@ -1,11 +1,11 @@
 """What a user defines: an agent. Instructions, tools and a model, and the methods that may be overridden.
 
-    completion      one model call                          (checklist A08)
-    tool_action     one tool call                           (A09)
-    run_turn        one turn: a model call and its tools    (A10)
+    completion      one model call
+    tool_action     one tool call
+    run_turn        one turn: a model call and its tools
 
-An agent holds no state of a run: any process may take the next turn (C06). To define one opens no connection and needs
-no key (D06).
+An agent holds no state of a run, so any process may take the next turn. Defining one opens no connection and needs no
+key.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -29,8 +29,7 @@ from factorial.errors import ConfigError, ContextError
 from factorial.events import AgentEvent, BaseEvent, EventType
 from factorial.models import (
     DEFAULT_MODEL,
-    FallbackModels,
-    Model,
+    AnyModel,
     ModelRequest,
     ModelSettings,
     MultiClient,
@@ -55,34 +54,32 @@ if TYPE_CHECKING:
 
 __all__ = ["Agent", "BaseAgent"]
 
-AnyModel = Model | FallbackModels
-
 
 class BaseAgent(Generic[ContextType]):
     """An agent over contexts of the class `context_class`.
 
-    Parameters (checklist A01):
+    Parameters:
         name: what it is called in queues, events and logs; by default the class's name in snake case.
         description: what it is for.
-        instructions: the system prompt, or a function of the context that returns it. Nothing is added to it (I12).
+        instructions: the system prompt, or a function of the context that returns it. Nothing is added to it.
             A second parameter named `execution_ctx`, or of the type `ExecutionContext`, is filled in.
         tools: typed functions with docstrings, or what `function_tool` made of them.
         model: a `Model`, the name of one, `fallback_models(...)`, or a function of the context that returns one.
         model_settings: temperature and the like; each a value or a function of the context.
         max_turns: the run ends within so many turns. In the last one the model is asked to answer without tools.
-        output_type: a pydantic model. The run is then done when the model calls the tool `final_output` with it (A07).
+        output_type: a pydantic model. The run is then done when the model calls the tool `final_output` with it.
         context_class: the class of the contexts, for agents with state of their own.
         context_window_limit: the most tokens that a request and its answer may take. A request that is too long is sent
             without its oldest messages (`factorial.agent.lifecycle.window` says which), and the event
             `context_window_trimmed` is published. The model's own window applies as well, if it is smaller. Without a
             limit nothing is counted.
         request_timeout: seconds without an answer after which a model call has failed.
-        parse_tool_args: False hands each tool the raw argument string.
+        parse_tool_args: False passes each tool the raw argument string.
         stream: ask the model for its answer in pieces, each published as `progress_update_completion_chunk`.
         on_run_start, on_run_end, on_turn_start, on_turn_end, on_pending_tool_call, on_pending_tool_results,
-            on_run_cancelled: functions that are told what happens: see `factorial.agent.callbacks` (T04).
+            on_run_cancelled: called when something happens: see `factorial.agent.callbacks`.
         client: a `MultiClient` with keys for the providers, which otherwise come from the environment.
-        http_client: refused with `ConfigError` that tells what to use instead.
+        http_client: refused with a `ConfigError` that says what to use instead.
 
     Raises `ConfigError` that names the parameter or the tool, and what to do.
     """
@@ -152,10 +149,8 @@ class BaseAgent(Generic[ContextType]):
             if step in cls.__dict__:
                 setattr(cls, step, as_step(step, cls.__dict__[step]))
 
-    # -- tasks and runs
-
     def create_task(self, owner_id: str, payload: ContextType, task_id: str | None = None) -> Task[ContextType]:
-        """A task for this agent, to be handed to `orchestrator.enqueue_task` (checklist I05).
+        """A task for this agent, for `orchestrator.enqueue_task`.
 
         `task_id`: an id of your own, such as an order's number. However often a task with it is enqueued, it runs once.
         """
@@ -183,15 +178,13 @@ class BaseAgent(Generic[ContextType]):
         owner_id: str = "inline",
         worker_config: AgentWorkerConfig | None = None,
     ) -> RunCompletion[ContextType]:
-        """Run here and now, without Redis, with the same lifecycle and events as in a worker (checklist O13, O14).
+        """Run here and now, without Redis, with the same lifecycle and events as in a worker.
 
         `event_handler` gets each event, in order. `worker_config` says how failed turns are retried and how long a
         turn may take. Raises the error that ended the run as failed.
         """
         how = InlineRun(owner_id, worker_config or AgentWorkerConfig(), event_handler)
         return await run_inline(self, agent_ctx, how)
-
-    # -- what may be overridden
 
     async def run_turn(self, agent_ctx: ContextType) -> TurnCompletion[ContextType]:
         """Take one turn. Return `TurnCompletion(is_done=True, context=..., output=...)` to end the run."""
@@ -225,7 +218,7 @@ class BaseAgent(Generic[ContextType]):
     async def tool_action(
         self, tool_call: "ChatCompletionMessageToolCall", agent_ctx: ContextType
     ) -> FunctionToolActionResult:
-        """Run the tool that the model called. What goes wrong in it becomes an error result for the model (A14)."""
+        """Run the tool that the model called. What goes wrong in it becomes an error result for the model."""
         enabled = {tool.name: tool for tool in self._tools_on_offer(agent_ctx)}
         return await call_tool(
             enabled.get(tool_call.function.name),
@@ -296,15 +289,13 @@ class BaseAgent(Generic[ContextType]):
         """Whether the model ends the run with this call."""
         return self.final_output is not None and tool_call.function.name == FINAL_OUTPUT
 
-    # -- for the agent's own methods
-
     @property
     def tool_actions(self) -> dict[str, Callable[..., Any]]:
         """The function of each tool, by the tool's name."""
         return {name: tool.function for name, tool in self.tools.items()}
 
     def get_execution_context(self) -> ExecutionContext:
-        """The execution that this turn is part of (checklist C04)."""
+        """The execution that this turn is part of."""
         return ExecutionContext.current()
 
     def check_ready(self) -> None:

@@ -1,22 +1,21 @@
-"""The lifecycle callbacks of an agent: the user's functions that are told what happens (checklist T04).
-Plain or async:
+"""The lifecycle callbacks of an agent: functions of the user's that are called when something happens. Plain or async:
 
     on_run_start             (agent_ctx, execution_ctx)                    before the first turn
     on_turn_start            (agent_ctx, execution_ctx)                    before each try of a turn
-    on_turn_end              (agent_ctx, execution_ctx, TurnCompletion)    after it
-    on_pending_tool_call     (agent_ctx, execution_ctx, tool_call)         a deferred tool has begun its work
-    on_pending_tool_results  (agent_ctx, execution_ctx, [(id, result)])    all that the turn waited for is there
+    on_turn_end              (agent_ctx, execution_ctx, TurnCompletion)    after a turn
+    on_pending_tool_call     (agent_ctx, execution_ctx, tool_call)         a deferred tool has returned
+    on_pending_tool_results  (agent_ctx, execution_ctx, [(id, result)])    all that the turn awaited has arrived
     on_run_end               (agent_ctx, execution_ctx, RunCompletion)     the run has completed, or failed
     on_run_cancelled         (agent_ctx, execution_ctx)                    the run was cancelled
 
-What a callback changes in the context is kept, but for the last two. What it raises is logged, and the run goes on;
-`FatalAgentError` ends it as failed. Like every step, a callback may be called again if its process dies just then; the
-last two come after the end was stored, and are not called if the process dies just then: the events tell of each end.
-A run that nobody executes when it is cancelled ends at once, and `Orchestrator.cancel_task` calls `on_run_cancelled`,
-if the agent has a runner in that orchestrator; of its children, and of a run that is given up for the deaths of its
-processes, only the events tell.
+What a callback changes in the context is kept, except for the last two. What it raises is logged, and the run goes on;
+`FatalAgentError` ends the run as failed. A callback may be called again if its process dies before the next step is
+recorded; `on_run_start` is a step itself, and is not called again once it is recorded. The last two are called after
+the end was stored, and are not called if the process dies just then. A task that no process holds when it is cancelled
+ends at once, and `Orchestrator.cancel_task` calls `on_run_cancelled` if the agent has a runner in that orchestrator.
+For its children, and for a task that ends with `crash_loop`, no callback is called: their events are published.
 
-Called by `run.py` and `steps.py`.
+Called by `activation.py` and `calls.py`.
 """
 
 import inspect
@@ -45,7 +44,7 @@ logger = logging.getLogger(__name__)
 
 
 def checked_callback(agent: str, name: str, callback: Callback) -> Callback:
-    """`callback`, if it can be called with what the callback of this name is told. Raises `ConfigError`."""
+    """`callback`, if it can be called with the arguments of the callback of this name. Raises `ConfigError`."""
     arguments = _ARGUMENTS[name]
     if callback is not None and not can_take(callback, *arguments):
         raise ConfigError(
@@ -65,7 +64,7 @@ async def call_back(callback: Callback, *arguments: Any) -> None:
             await answer
     except FatalAgentError:
         raise
-    except (Exception, SystemExit) as error:  # the boundary to the user's code: it is told, and not asked
+    except (Exception, SystemExit) as error:  # the boundary to the user's code: a callback does not decide
         task_id = getattr(arguments[1], "task_id", "")
         name = getattr(callback, "__name__", type(callback).__name__)
         logger.warning("task %s: callback %s failed", task_id, name, exc_info=error)

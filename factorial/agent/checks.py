@@ -1,11 +1,11 @@
-"""What an agent is made of, looked at when it is made: whatever could not work is told then, with its mend.
+"""Checks an agent's options when the agent is made. The error says which option is wrong, and what to write instead.
 
 Called by the agent's constructor. Every message names the agent and the option.
 """
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from factorial._core.signature import can_take
 from factorial.context import AgentContext
@@ -19,9 +19,6 @@ from factorial.tools import (
     final_output_tool,
 )
 from factorial.utils import to_snake_case
-
-if TYPE_CHECKING:
-    from factorial.agent.agent import BaseAgent
 
 __all__ = ["check_options", "checked_name", "checked_tools", "output_tool"]
 
@@ -55,12 +52,22 @@ def output_tool(agent: str, output_type: Any) -> FunctionTool | None:
         raise ConfigError(f"agent {agent!r}: {unfit}") from None
 
 
-def check_options(agent: "BaseAgent[Any]") -> None:
+class _Made(Protocol):
+    """An agent, as far as its options are checked together."""
+
+    name: str
+    tools: dict[str, FunctionTool]
+    final_output: FunctionTool | None
+    context_window_limit: int | None
+    model_settings: ModelSettings[Any]
+
+
+def check_options(agent: _Made) -> None:
     """Raise `ConfigError` for the first option of `agent` that cannot work."""
-    for option, (fits, mend) in _OPTIONS.items():
+    for option, (fits, advice) in _OPTIONS.items():
         value = getattr(agent, option)
         if not fits(value):
-            raise ConfigError(f"agent {agent.name!r}: {option}={value!r}: {mend}")
+            raise ConfigError(f"agent {agent.name!r}: {option}={value!r}: {advice}")
     limit, answer = agent.context_window_limit, agent.model_settings.max_completion_tokens
     if limit is not None and isinstance(answer, int) and answer >= limit:
         raise ConfigError(
@@ -107,7 +114,7 @@ def _is_context_class(value: object) -> bool:
 _OPTIONS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "description": (lambda value: isinstance(value, str), "give text"),
     "instructions": (_are_instructions, f"give text, or {_A_FUNCTION}"),
-    "model": (_is_model, f"it is no Model: import one from factorial, or give {_A_FUNCTION}"),
+    "model": (_is_model, f"it is not a Model: import one from factorial, or give {_A_FUNCTION}"),
     "model_settings": (lambda value: isinstance(value, ModelSettings), "write ModelSettings(temperature=...)"),
     "max_turns": (_is_count, _COUNT),
     "context_window_limit": (_is_count, _COUNT),

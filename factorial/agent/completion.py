@@ -11,7 +11,7 @@ __all__ = ["RunCompletion", "TurnCompletion"]
 
 @dataclass(slots=True)
 class TurnCompletion(Generic[ContextType]):
-    """The end of a turn. With `is_done` the run ends, and `output` is its result (checklist A10)."""
+    """The end of a turn. With `is_done` the run ends, and `output` is its result."""
 
     is_done: bool
     context: ContextType
@@ -19,14 +19,14 @@ class TurnCompletion(Generic[ContextType]):
     tool_call_results: list[tuple[Any, Any]] = field(default_factory=list)
     """Each tool call of the turn with its `FunctionToolActionResult`."""
     pending_tool_call_ids: list[str] = field(default_factory=list)
-    """Calls whose results come from outside (checklist T01). The run is parked until they and the tasks are there."""
+    """Calls whose results are delivered later. The run is parked until these and the child tasks have arrived."""
     pending_child_task_ids: list[str] = field(default_factory=list)
-    """Tasks that calls of this turn wait for (T03)."""
+    """Child tasks that calls of this turn await."""
 
 
 @dataclass(slots=True)
 class RunCompletion(Generic[ContextType]):
-    """The end of a run: what an inline one returns (checklist O13), and what `on_run_end` is told (T04)."""
+    """The end of a run: what `run_inline` returns, and what `on_run_end` gets."""
 
     output: Any
     context: ContextType

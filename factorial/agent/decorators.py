@@ -1,4 +1,4 @@
-"""Decorators for the methods of an agent: `@retry` (checklist A11) and `@publish_progress` (A12)."""
+"""Decorators for the methods of an agent: `@retry` and `@publish_progress`."""
 
 import asyncio
 import random

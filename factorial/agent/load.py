@@ -1,4 +1,4 @@
-"""Finding an agent by the name that a configuration gives it.
+"""Imports an agent by its name in a configuration, `module:attribute`.
 
 Called by the supervisor, to validate before anything starts, and by each process of a runner.
 """

@@ -343,7 +343,7 @@ async def test_spec_O15_a_result_from_outside_cannot_come_and_is_not_waited_for(
 
     provider.replies = [call("ask"), "never asked"]
     agent, heard = Agent(name="worker", model=gpt_41, tools=[ask]), Heard()
-    with pytest.raises(FatalAgentError, match=r"tool 'ask' waits for a result from outside.* an inline run"):
+    with pytest.raises(FatalAgentError, match=r"tool 'ask' awaits a result from outside.* an inline run"):
         await agent.run_inline(AgentContext(query="hello"), event_handler=heard)
     assert heard.types[-1] == "run_failed"
 

@@ -316,7 +316,7 @@ async def test_spec_T01_context_changes_and_the_last_turn(system: System, provid
 async def test_spec_T01_inline_nobody_could_give_the_result(provider: Provider) -> None:
     provider.replies = [ASKED]
     desk = Desk()
-    with pytest.raises(FatalAgentError, match=r"'ask' waits for a result from outside.*Orchestrator"):
+    with pytest.raises(FatalAgentError, match=r"'ask' awaits a result from outside.*Orchestrator"):
         await desk.agent.run_inline(AgentContext(query="Ask."))
     assert desk.questions == []
 

@@ -79,7 +79,7 @@ def test_the_name_of_a_class_is_the_name_of_its_agents() -> None:
     [
         ({"name": "über"}, "cannot name an agent"),
         ({"name": "x" * 65}, "cannot name an agent"),
-        ({"model": 7}, "model=7: it is no Model"),
+        ({"model": 7}, "model=7: it is not a Model"),
         ({"max_turns": 0}, "max_turns=0: use None, or a whole number of at least 1"),
         ({"max_turns": "3"}, "max_turns='3'"),
         ({"request_timeout": 0}, "request_timeout=0: use seconds above 0"),

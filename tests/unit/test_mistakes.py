@@ -62,7 +62,7 @@ def message_of(mistake: Callable[[], Any], kind: type[Exception] = ConfigError) 
         ({"instructions": 5}, "agent 'a': instructions=5: give text, or a function of the agent's context"),
         ({"description": 5}, "agent 'a': description=5: give text"),
         ({"model": nothing}, "or give a function of the agent's context, as in lambda ctx: ..."),
-        ({"model": 7}, "agent 'a': model=7: it is no Model: import one from factorial, or give a function"),
+        ({"model": 7}, "agent 'a': model=7: it is not a Model: import one from factorial, or give a function"),
         ({"tools": 5}, "agent 'a': tools=5: give a list of functions, as in tools=[get_weather]"),
         ({"tools": search}, ": give a list of functions, as in tools=[get_weather]"),
         ({"tools": function_tool(search)}, ": give a list of functions, as in tools=[get_weather]"),

@@ -56,7 +56,7 @@ class PickedUp:
 
 
 class Activation(Generic[ContextType]):
-    """One run in the hands of one host. `policy` says how failed turns are retried."""
+    """One run on one host. `policy` says how failed turns are retried."""
 
     def __init__(
         self,

@@ -149,9 +149,9 @@ class InlineHost:
         """An inline run is not released."""
 
     async def expect(self, key: str, tool: str) -> None:
-        """There is nobody outside."""
+        """Nobody outside can deliver a result."""
         raise FatalAgentError(
-            f"tool {tool!r} waits for a result from outside, and nobody could give it to an inline run: "
+            f"tool {tool!r} awaits a result from outside, and nobody can deliver one to an inline run: "
             "enqueue the task with an Orchestrator instead"
         )
 
@@ -175,7 +175,7 @@ class InlineHost:
         await asyncio.gather(*self._children.values(), return_exceptions=True)
 
     async def _await(self, waiting: Park) -> Mapping[str, bytes]:
-        """Wait for the children of a parked turn, each as long as it says, and give what came of them."""
+        """Wait for the children of a parked turn, each up to its timeout, and return their results."""
         arrived: dict[str, bytes] = {PLAN: encode_plan(waiting)}
         by_timeout: dict[float, list[str]] = {}
         for key, timeout in awaited_keys(waiting).items():

@@ -13,7 +13,7 @@ __all__ = ["RunState"]
 
 @dataclass(slots=True)
 class RunState(Generic[ContextType]):
-    """One run, in the hands of one host."""
+    """One run, on one host."""
 
     agent: AgentDefinition[ContextType]
     context: ContextType

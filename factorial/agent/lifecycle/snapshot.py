@@ -121,7 +121,7 @@ def _encode(context: AgentContext, name: str, value: Any) -> bytes:
 
 
 def encode_messages(messages: Sequence[Mapping[str, Any]]) -> list[bytes]:
-    """Each message as JSON. Raises `ContextError` that tells which one does not fit."""
+    """Each message as JSON. Raises `ContextError` that names the one that does not fit."""
     encoded = []
     for position, message in enumerate(messages):
         try:

@@ -111,7 +111,7 @@ def called_in_thread(
 
 
 def _settle(future: "asyncio.Future[Any]", value: Any, error: BaseException | None) -> None:
-    if future.done():  # the turn was given up meanwhile
+    if future.done():  # the turn was broken off meanwhile
         return
     if error is None:
         future.set_result(value)

@@ -1,17 +1,17 @@
-"""What a request leaves out so that it stays within `context_window_limit` (checklist A16). Pure: no input or output.
+"""What a request leaves out so that it stays within `context_window_limit`. Pure: no input or output.
 
-A context window holds the request and its answer, so what counts is the instructions, the messages, the JSON of the
-tools, and `max_completion_tokens` if that is set, in tokens as `factorial.models.tokens` estimates them (an image
-counts as `IMAGE_TOKENS`). A request that is too long goes without the oldest of it:
+A context window holds the request and its answer. What counts is the instructions, the messages, the JSON of the tools,
+and `max_completion_tokens` if that is set, in tokens as `factorial.models.tokens` estimates them (an image counts as
+`IMAGE_TOKENS`). The oldest parts of a request that is too long are left out:
 
-    what stays     the instructions; the query; the newest answer of the model with its tool results, and what follows
-    what goes      first, earlier conversations, each user message together with the answers to it;
-                   then the run's older answers, each together with its tool results;
+    always sent    the instructions; the query; the model's newest answer with its tool results, and what follows it
+    left out       first, earlier conversations, each user message together with its answers;
+                   then older answers of the run, each together with its tool results;
                    last, if that is not enough, the user's older messages (steering)
 
-So every tool call that is sent is sent with its results. A little more than necessary goes at once, up to an eighth
-of the limit: requests then begin alike for some turns, and the provider's cache of prompts serves them. Only the
-request is shortened; the stored conversation is whole.
+So a tool call is always sent with its results. Up to an eighth of the limit more than necessary is left out at once, so
+that requests have the same beginning for some turns and hit the provider's prompt cache. Only the request is shortened;
+the stored conversation is complete.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -41,7 +41,8 @@ class Fitted:
 def fit_window(messages: Messages, *, query: str, limit: int, tools: Messages = (), answer: int = 0) -> Fitted:
     """The messages that go with `tools` into a window of `limit` tokens, of which `answer` are for the answer.
 
-    `query` tells which user message began the run. Raises `ContextWindowError` if what has to stay does not fit.
+    `query` is the content of the user message that began the run. Raises `ContextWindowError` if what has to stay does
+    not fit.
     """
     sizes = [count_tokens(message) for message in messages]
     total = sum(sizes) + count_tokens(tools) + answer
@@ -76,7 +77,7 @@ def fit_window(messages: Messages, *, query: str, limit: int, tools: Messages = 
 
 
 class _Expendable:
-    """Which messages of a conversation may be left out, in parts that go together. Messages are told by index."""
+    """Which messages of a conversation may be left out, in parts that go together. Messages are given by index."""
 
     def __init__(self, messages: Messages, query: str) -> None:
         self._messages = messages
