@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from factorial import Agent, AgentContext
+from factorial import Agent, AgentContext, AgentWorkerConfig, RetryableError
 from factorial.testing import ScriptedModel, call, say
 from tests.examples.conftest import System
 from tests.examples.documents import BLOCKS, FRAGMENTS, run, shown
@@ -55,9 +55,9 @@ def test_every_other_fragment_runs(fragment: Any) -> None:
     exec(compile(fragment.text, fragment.document, "exec"), {"__name__": "document"})
 
 
-def names_of(document: str, **given: Any) -> dict[str, Any]:
-    """What the document's first fragment defines, with the functions that it leaves to its reader."""
-    fragment = next(one for one in FRAGMENTS if one.document == document)
+def names_of(document: str, place: int = 0, **given: Any) -> dict[str, Any]:
+    """What a fragment of the document defines, with what it leaves to its reader."""
+    fragment = [one for one in FRAGMENTS if one.document == document][place]
     names = {"__name__": "document", **given}
     exec(compile(fragment.text, document, "exec"), names)
     return names
@@ -81,3 +81,52 @@ async def test_a_tool_changes_the_context_of_its_own(monkeypatch: pytest.MonkeyP
     context = (await agent.run_inline(names["Trip"](query="Norway"))).context
     assert (context.booked, context.budget) == (["Oslo"], 50.0)
     assert "Too expensive" in context.messages[4]["content"]
+
+
+class Effects:
+    """Two services of an example. The second one fails when it is first called."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[str, ...]] = []
+
+    def call(self, *about: str) -> str:
+        self.calls.append(about)
+        if [first for first, *_ in self.calls] == ["first", "second"]:
+            raise RetryableError("not now")
+        return f"{about[0]}-{len(self.calls)}"
+
+    async def acall(self, *about: str) -> str:
+        return self.call(*about)
+
+
+async def test_a_step_that_has_finished_is_not_repeated() -> None:
+    effects = Effects()
+
+    async def pay(order_id: str, amount: int, idempotency_key: str) -> str:
+        return await effects.acall("first", order_id, str(amount), idempotency_key)
+
+    names = names_of(
+        "docs/guides/steps.md",
+        payments=SimpleNamespace(charge=pay),
+        warehouse=SimpleNamespace(ship=lambda *about: effects.acall("second", *about)),
+    )
+    agent = names["agent"]
+    agent.model = ScriptedModel([call("place_order", order_id="17", amount=250), say("It is on its way.")])
+    done = await agent.run_inline(AgentContext(query="Order 17"), worker_config=AgentWorkerConfig(retry_delay=0.01))
+    [(_, order_id, amount, key), *shipped] = effects.calls
+    assert (order_id, amount) == ("17", "250") and "charge" in key
+    assert shipped == [("second", "17", "first-1")] * 2
+    assert done.context.messages[2]["content"] == "Shipped as second-3."
+
+
+async def test_a_step_of_a_plain_tool_that_has_finished_is_not_repeated() -> None:
+    effects = Effects()
+    names = names_of(
+        "docs/guides/steps.md",
+        1,
+        storage=SimpleNamespace(upload=lambda document: effects.call("first", document)),
+        index=SimpleNamespace(add=lambda location: effects.call("second", location)),
+    )
+    agent = Agent(tools=[names["archive"]], model=ScriptedModel([call("archive", document="a"), say("Done.")]))
+    await agent.run_inline(AgentContext(query="?"), worker_config=AgentWorkerConfig(retry_delay=0.01))
+    assert effects.calls == [("first", "a"), ("second", "first-1"), ("second", "first-1")]
