@@ -60,9 +60,9 @@ def _parser() -> Parser:
 
 
 def _obey(options: argparse.Namespace) -> int:
-    from factorial.doctor import examine
+    from factorial.doctor import run_doctor
 
-    code = asyncio.run(examine(redis_of(options), events=not options.quick, as_json=options.json))
+    code = asyncio.run(run_doctor(redis_of(options), events=not options.quick, as_json=options.json))
     sys.stdout.flush()  # here, where it is known what to do if nobody reads it any more
     return code
 

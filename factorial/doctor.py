@@ -1,7 +1,8 @@
-"""Looks at a running system from anywhere, and tells whether it keeps its promise: `python -m factorial doctor`.
+"""Checks a namespace against its invariants, from anywhere: `python -m factorial doctor`.
 
-Reads only, so a server's user who may only read will do: `ACL SETUSER doctor on >PASSWORD ~{NAMESPACE:0}:* -@all +@read
-+@connection +time +info`. `mailbox/checkup/` does the looking; here it is told.
+It only reads, so a server user that may only read is enough:
+`ACL SETUSER doctor on >PASSWORD ~{NAMESPACE:0}:* -@all +@read +@connection +time +info`.
+`mailbox/doctor/` checks the namespace. This module prints the report.
 """
 
 from collections import Counter
@@ -14,21 +15,21 @@ from factorial._core.text import one_line
 from factorial.commandline import show
 from factorial.config import RedisConfig
 from factorial.errors import ConfigError, MailboxRefusedError
-from factorial.mailbox.doctor import Checkup, Invariant, check
+from factorial.mailbox.doctor import DoctorReport, Invariant, check_namespace
 from factorial.mailbox.doctor.reader import Reader
 from factorial.mailbox.layout import check_layout, read_layout
 from factorial.mailbox.transport.server import check_server
 from factorial.mailbox.visit import Visit, visiting
 
-__all__ = ["examine"]
+__all__ = ["run_doctor"]
 
 _MOST_SHOWN = 10
-"""Findings of one invariant, for people."""
+"""The number of findings of one invariant that are printed."""
 _MOST_WRITTEN = 1000
-"""The same, as JSON."""
+"""The number of findings of one invariant in the JSON."""
 
 
-async def examine(redis: RedisConfig, *, events: bool = True, as_json: bool = False) -> int:
+async def run_doctor(redis: RedisConfig, *, events: bool = True, as_json: bool = False) -> int:
     """Check the namespace, and print what was found. 0 if all is well, 1 if something is wrong.
 
     Raises `ConfigError` for a namespace, or an embedded directory, that nobody has ever used, and `MailboxError`.
@@ -36,13 +37,13 @@ async def examine(redis: RedisConfig, *, events: bool = True, as_json: bool = Fa
     _check_directory(redis.resolved_url)
     async with visiting(redis) as visit:
         await _check_layout(visit)
-        checkup = await check(visit.scripts.commands, visit.scripts.keys, events=events)
-        checkup.notes += await _about_server(visit)
+        report = await check_namespace(visit.scripts.commands, visit.scripts.keys, events=events)
+        report.notes += await _about_server(visit)
     if as_json:
-        print(dump_json(_plain(redis.namespace, checkup, events)).decode())
+        print(dump_json(_plain(redis.namespace, report, events)).decode())
     else:
-        show("\n".join(_drawn(visit.place, checkup, events)))
-    return 1 if checkup.findings else 0
+        show("\n".join(_drawn(visit.place, report, events)))
+    return 1 if report.findings else 0
 
 
 def _check_directory(url: str) -> None:
@@ -73,51 +74,49 @@ async def _has_keys(reader: Reader) -> bool:
     return False
 
 
-def _drawn(place: str, checkup: Checkup, events: bool) -> Iterator[str]:
+def _drawn(place: str, report: DoctorReport, events: bool) -> Iterator[str]:
     yield one_line(place)
     total: Counter[str] = Counter()
-    for counts in checkup.statuses.values():
+    for counts in report.statuses.values():
         total.update(counts)
-    yield f"  runs: {total.total()}; agents: {len(checkup.statuses)}; owners with runs under way: {checkup.owners}"
-    for agent, counts in checkup.statuses.items():
+    yield f"  runs: {total.total()}; agents: {len(report.statuses)}; owners with runs under way: {report.owners}"
+    for agent, counts in report.statuses.items():
         yield f"    {one_line(agent)}: " + ", ".join(f"{count} {status}" for status, count in counts.items())
-    missing = f"; without a lease: {checkup.missing}" if checkup.missing else ""
-    yield f"  living processes: {checkup.alive}{missing}"
+    missing = f"; without a lease: {report.missing}" if report.missing else ""
+    yield f"  living processes: {report.alive}{missing}"
     yield ""
     for invariant in Invariant:
-        found = [finding for finding in checkup.findings if finding.invariant is invariant]
+        found = [finding for finding in report.findings if finding.invariant is invariant]
         if _is_checked(invariant, events):
             yield f"  {'✗' if found else '✓'} {invariant:2d}  {invariant.promise}"
         else:
             yield f"  ? {invariant:2d}  {invariant.promise} (not checked: --quick)"
         for finding in found[:_MOST_SHOWN]:
-            yield f"         {one_line(f'{finding.subject} {finding.text}')}"
-            if finding.mend:
-                yield f"           -> {one_line(finding.mend)}"
+            yield f"         {one_line(finding.text)}"
+            yield f"           -> {one_line(finding.fix)}"
         if len(found) > _MOST_SHOWN:
             yield f"         and {len(found) - _MOST_SHOWN} more; --json has them"
-    if checkup.notes:
+    if report.notes:
         yield ""
-        yield from (f"  note: {one_line(note)}" for note in checkup.notes)
+        yield from (f"  note: {one_line(note)}" for note in report.notes)
     yield ""
-    yield f"  violations: {len(checkup.findings)}" if checkup.findings else "  all is well"
+    yield f"  violations: {len(report.findings)}" if report.findings else "  all is well"
 
 
 def _is_checked(invariant: Invariant, events: bool) -> bool:
-    return events or invariant is not Invariant.TOLD
+    return events or invariant is not Invariant.END_EVENT
 
 
-def _plain(namespace: str, checkup: Checkup, events: bool) -> dict[str, Any]:
+def _plain(namespace: str, report: DoctorReport, events: bool) -> dict[str, Any]:
     findings = {
-        invariant: [finding for finding in checkup.findings if finding.invariant is invariant]
-        for invariant in Invariant
+        invariant: [finding for finding in report.findings if finding.invariant is invariant] for invariant in Invariant
     }
     return {
         "namespace": namespace,
-        "well": not checkup.findings,
-        "runs": checkup.statuses,
-        "owners": checkup.owners,
-        "processes": {"alive": checkup.alive, "without_lease": checkup.missing},
+        "well": not report.findings,
+        "runs": report.statuses,
+        "owners": report.owners,
+        "processes": {"alive": report.alive, "without_lease": report.missing},
         "invariants": [
             {
                 "number": int(invariant),
@@ -125,10 +124,10 @@ def _plain(namespace: str, checkup: Checkup, events: bool) -> dict[str, Any]:
                 "checked": _is_checked(invariant, events),
                 "violations": len(found),
                 "findings": [
-                    {"subject": one.subject, "text": one.text, "mend": one.mend} for one in found[:_MOST_WRITTEN]
+                    {"subject": one.subject, "text": one.text, "fix": one.fix} for one in found[:_MOST_WRITTEN]
                 ],
             }
             for invariant, found in findings.items()
         ],
-        "notes": checkup.notes,
+        "notes": report.notes,
     }

@@ -12,7 +12,7 @@ import pytest
 from tests.chaos import figures
 from tests.guard import pytest_cmdline_main as pytest_cmdline_main
 from tests.harness import System
-from tests.redis.inspector import Inspector
+from tests.redis.server_doctor import ServerDoctor
 from tests.valkey import ValkeyServer, running, server_version
 from tests.valkey_cluster import ValkeyCluster
 from tests.valkey_sentinel import ValkeySentinels
@@ -69,11 +69,11 @@ def one_server_url(valkey: SharedServer, tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.fixture(scope="session")
-def inspector() -> Iterator[Inspector]:
+def server_doctor() -> Iterator[ServerDoctor]:
     """Asserts the invariants of whole servers."""
-    inspector = Inspector()
-    yield inspector
-    inspector.close()
+    server_doctor = ServerDoctor()
+    yield server_doctor
+    server_doctor.close()
 
 
 @pytest.fixture(autouse=True)
@@ -85,18 +85,18 @@ def invariants_hold(request: pytest.FixtureRequest) -> Iterator[None]:
     if "valkey" not in request.fixturenames:
         yield
         return
-    inspector, url = request.getfixturevalue("inspector"), request.getfixturevalue("redis_url")
+    server_doctor, url = request.getfixturevalue("server_doctor"), request.getfixturevalue("redis_url")
     yield
     namespace = request.node.funcargs.get("namespace", "factorial")
     try:
         if not request.node.get_closest_marker("broken"):
-            inspector.inspect(url, namespace, told=_ends_are_told(request))
+            server_doctor.check(url, namespace, end_events=_ends_are_events(request))
     finally:
-        inspector.tidy(url, namespace)
+        server_doctor.tidy(url, namespace)
 
 
-def _ends_are_told(request: pytest.FixtureRequest) -> bool:
-    """Whether workers end the runs of this test. With a bare mailbox it does so itself, without these events."""
+def _ends_are_events(request: pytest.FixtureRequest) -> bool:
+    """Whether the end of each run is an event. A test with a bare mailbox ends runs itself, without these events."""
     return "mailbox" not in request.fixturenames
 
 
@@ -115,7 +115,7 @@ async def system(redis_url: str, namespace: str) -> AsyncIterator[System]:
 
 @pytest.fixture
 def own_valkey(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, inspector: Inspector
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, server_doctor: ServerDoctor
 ) -> Iterator[ValkeyServer]:
     """A Valkey for this test alone, on a TCP port: to be stopped, restarted and configured. Not yet started.
 
@@ -125,7 +125,7 @@ def own_valkey(
     try:
         yield server
         if server.answers() and not request.node.get_closest_marker("broken"):
-            inspector.inspect(server.url, told=_ends_are_told(request))
+            server_doctor.check(server.url, end_events=_ends_are_events(request))
     finally:
         server.stop()
 

@@ -24,7 +24,7 @@ from factorial.config import AgentWorkerConfig, MaintenanceWorkerConfig, Metrics
 from factorial.context import AgentContext
 from factorial.mailbox import Namespace
 from factorial.orchestrator import Orchestrator
-from tests.redis.invariants import assert_invariants
+from tests.redis.doctor import assert_invariants
 from tests.support import PATIENCE, wait_until
 
 __all__ = ["Lifeline", "Process", "System", "before_the_first_step", "quick", "tidy"]

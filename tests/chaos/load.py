@@ -21,7 +21,7 @@ from factorial.errors import MailboxError
 from factorial.mailbox.views.read import read_status
 from tests.chaos.agents import WorkContext, work
 from tests.chaos.system import OWNER, System, check_result
-from tests.redis.invariants import assert_invariants
+from tests.redis.doctor import assert_invariants
 from tests.support import wait_until
 
 __all__ = ["Load", "Settled"]

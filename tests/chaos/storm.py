@@ -42,7 +42,7 @@ from factorial.errors import InactiveTaskError
 from tests.chaos.storm_check import PROMISES, Cohort, Figures, Hit, Job, check, quantile
 from tests.chaos.storm_work import KINDS, Line, StormContext, call_id, opening, storm
 from tests.chaos.system import System
-from tests.redis.invariants import assert_invariants
+from tests.redis.doctor import assert_invariants
 from tests.support import session_members, wait_until
 from tests.valkey import ValkeyServer
 

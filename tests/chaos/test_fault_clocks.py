@@ -17,7 +17,7 @@ from factorial import AgentContext
 from tests.chaos.figures import fault, long_or_short
 from tests.chaos.system import OWNER, ROOT, System, SystemAt
 from tests.chaos.timely import DEADLINE, timely
-from tests.redis.invariants import assert_invariants
+from tests.redis.doctor import assert_invariants
 from tests.support import wait_until
 
 HOUR = 3600

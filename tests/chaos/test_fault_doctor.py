@@ -11,8 +11,7 @@ import sys
 
 import pytest
 
-from factorial.mailbox.doctor import check
-from factorial.mailbox.doctor import doctor as checkup
+from factorial.mailbox.doctor import check_namespace, rereading
 from factorial.mailbox.visit import visiting
 from tests.chaos.figures import fault, long_or_short
 from tests.chaos.load import Load
@@ -44,20 +43,20 @@ async def doctor(system: System) -> tuple[int, str]:
 async def test_the_doctor_raises_no_false_alarm_under_load_and_kills(
     system: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checkup, "_PAUSE", 0.05)  # so that it is asked more often
+    monkeypatch.setattr(rereading, "_PAUSE", 0.05)  # so that more checks fit in
     system.configure(processes=3, supervisor="intensity = 1000\nmax_backoff = 0.5")
     await system.start()
     found = []
     async with Load(system), visiting((await system.orchestrator._namespace()).redis) as visit:
         killing = asyncio.create_task(kill_workers(system))
         while not killing.done():
-            found.append(await check(visit.scripts.commands, visit.scripts.keys))
+            found.append(await check_namespace(visit.scripts.commands, visit.scripts.keys))
         await killing
-        code, told = await doctor(system)
+        code, printed = await doctor(system)
     alarms = [str(finding) for one in found for finding in one.findings]
     assert alarms == []
-    assert code == 0 and "all is well" in told, told
+    assert code == 0 and "all is well" in printed, printed
     fault(
         "doctor asked under load and kills", checks=len(found), kills=KILLS, false_alarms=len(alarms),
-        runs_looked_at_again=sum(one.doubts for one in found),
+        runs_read_again=sum(one.reread for one in found),
     )  # fmt: skip

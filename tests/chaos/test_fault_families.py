@@ -17,7 +17,8 @@ from factorial import AgentContext
 from tests.chaos.family import CHILD_RUNNER, answer_all, parent
 from tests.chaos.figures import fault, long_or_short
 from tests.chaos.system import OWNER, System
-from tests.redis.invariants import assert_invariants, contents
+from tests.redis.doctor import assert_invariants
+from tests.redis.stored import contents
 from tests.support import wait_until
 
 CHILDREN = long_or_short(1000, 100)

@@ -25,7 +25,7 @@ from tests.chaos.points import (
     warrant,
 )
 from tests.chaos.system import OWNER, System, check_events, check_result
-from tests.redis.invariants import assert_invariants
+from tests.redis.doctor import assert_invariants
 
 KILLS = long_or_short(50, 2)
 """At each point. Every other one meets a task of a single turn, where such a turn has that point."""

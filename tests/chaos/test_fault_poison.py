@@ -9,7 +9,7 @@ from collections import Counter
 
 from tests.chaos.figures import LONG, fault, long_or_short
 from tests.chaos.system import System
-from tests.redis.invariants import assert_invariants
+from tests.redis.doctor import assert_invariants
 
 DEADLY = long_or_short(["be killed", "crash", "exit", "abort", "block", "hoard"], ["exit", "abort"])
 FAILING = ["recurse", "exhaust", "leave"]

@@ -13,7 +13,7 @@ from contextlib import aclosing, suppress
 from factorial import Orchestrator
 from tests.chaos.figures import fault, long_or_short
 from tests.chaos.system import OWNER, System
-from tests.redis.invariants import assert_invariants
+from tests.redis.doctor import assert_invariants
 from tests.support import wait_until
 
 TASKS = long_or_short(300, 24)

@@ -25,7 +25,7 @@ from tests.chaos.points import (
     warrant,
 )
 from tests.chaos.system import OWNER, System, check_events, check_result
-from tests.redis.invariants import assert_invariants
+from tests.redis.doctor import assert_invariants
 from tests.support import wait_until
 
 WAVES = long_or_short(17, 2)

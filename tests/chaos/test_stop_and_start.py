@@ -17,7 +17,7 @@ import pytest
 
 from tests.chaos.figures import fault
 from tests.chaos.system import System, check_events, check_result, show
-from tests.redis.invariants import assert_invariants
+from tests.redis.doctor import assert_invariants
 from tests.support import wait_until
 
 

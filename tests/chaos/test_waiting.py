@@ -16,7 +16,8 @@ from factorial import AgentContext
 from tests.chaos.family import CHILD_RUNNER, CHILDREN, answer_all, parent
 from tests.chaos.figures import fault
 from tests.chaos.system import OWNER, System, show
-from tests.redis.invariants import assert_invariants, contents
+from tests.redis.doctor import assert_invariants
+from tests.redis.stored import contents
 
 PARENTS = 20
 KILLS, PAUSE = 24, 0.3

@@ -38,7 +38,7 @@ from tests.model.clients import AGENT, LEASE, PATIENCE, Execution, Process, new_
 from tests.model.truth import FINAL, Truth
 from tests.model.wire import Call, at_once
 from tests.model.world import DAY, NAMESPACE, Server, World
-from tests.redis.invariants import assert_invariants
+from tests.redis.doctor import assert_invariants
 
 __all__ = ["History", "play"]
 

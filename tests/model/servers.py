@@ -76,7 +76,7 @@ class Server:
     def contents(self, prefix: str) -> Contents:
         """Everything that is stored under `prefix`: {kind of key: {name: value}}, as text, without times to live.
 
-        What `tests.redis.invariants.contents` gives; it is read after each step, so this has to be quick.
+        What `tests.redis.stored.contents` gives; it is read after each step, so this has to be quick.
         """
         found: Contents = defaultdict(dict)
         for key, value in self._values(prefix):

@@ -18,7 +18,7 @@ from tests.model.servers import Contents, FakeServer, RealServer
 from tests.model.truth import FINAL, Truth
 from tests.model.wire import Call, Request, Wire, at_once
 from tests.model.words import described, heard
-from tests.redis.invariants import assert_invariants
+from tests.redis.doctor import assert_invariants
 
 __all__ = ["DAY", "NAMESPACE", "Server", "World"]
 

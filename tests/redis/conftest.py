@@ -6,7 +6,7 @@ import pytest
 
 from factorial.config import RedisConfig
 from factorial.mailbox import Namespace
-from tests.redis.invariants import assert_invariants
+from tests.redis.doctor import assert_invariants
 
 
 @pytest.fixture
@@ -15,6 +15,6 @@ async def mailbox(redis_url: str, namespace: str) -> AsyncIterator[Namespace]:
     mailbox = await Namespace.open(RedisConfig(url=redis_url, namespace=namespace))
     try:
         yield mailbox
-        await assert_invariants(mailbox.connection, namespace, quiet=True, told=False)
+        await assert_invariants(mailbox.connection, namespace, quiet=True, end_events=False)
     finally:
         await mailbox.close()

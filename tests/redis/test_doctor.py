@@ -16,10 +16,10 @@ import pytest
 
 from factorial.__main__ import main
 from factorial.config import RedisConfig
-from factorial.doctor import examine
+from factorial.doctor import run_doctor
 from factorial.errors import MailboxRefusedError
 from factorial.mailbox import Namespace
-from factorial.mailbox.doctor import doctor as checkup
+from factorial.mailbox.doctor import rereading, wake
 from factorial.mailbox.keys import LAYOUT_VERSION
 from factorial.mailbox.operations import lease
 from factorial.mailbox.operations.claim import Claim, ClaimedRun, claim
@@ -93,19 +93,17 @@ class Patient:
         await steer(self.mailbox.scripts, task_id="ready", message_id="m", messages=[b"{}"])
 
     async def diagnosis(self) -> dict[str, Any]:
-        """What the doctor tells, as JSON."""
+        """What the doctor reports, as JSON."""
         self._capsys.readouterr()
-        code = await examine(self.mailbox.redis, as_json=True)
-        told: dict[str, Any] = json.loads(self._capsys.readouterr().out)
-        assert code == (not told["well"])
-        return told
+        code = await run_doctor(self.mailbox.redis, as_json=True)
+        report: dict[str, Any] = json.loads(self._capsys.readouterr().out)
+        assert code == (not report["well"])
+        return report
 
     async def findings(self) -> list[str]:
-        """What is wrong, as '<number of the invariant>: <what>'."""
+        """What is wrong, as '<number of the invariant>: <sentences>'."""
         invariants = (await self.diagnosis())["invariants"]
-        return [
-            f"{one['number']}: {found['subject']} {found['text']}" for one in invariants for found in one["findings"]
-        ]
+        return [f"{one['number']}: {found['text']}" for one in invariants for found in one["findings"]]
 
 
 @pytest.fixture
@@ -113,8 +111,8 @@ async def patient(
     redis_url: str, namespace: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Patient]:
     """Nothing moves in it, so the doctor does not have to wait between two looks."""
-    monkeypatch.setattr(checkup, "_PAUSE", 0.001)
-    monkeypatch.setattr(checkup, "_TOKEN_PAUSE", 0.001)
+    monkeypatch.setattr(rereading, "_PAUSE", 0.001)
+    monkeypatch.setattr(wake, "_PAUSE", 0.001)
     mailbox = await Namespace.open(RedisConfig(url=redis_url, namespace=namespace))
     patient = Patient(mailbox, capsys)
     await patient.fill()
@@ -123,74 +121,136 @@ async def patient(
 
 
 async def test_a_namespace_with_a_run_in_each_place_is_well(patient: Patient) -> None:
-    told = await patient.diagnosis()
-    assert told["well"] and [one["violations"] for one in told["invariants"]] == [0] * 10
-    assert told["runs"]["a"] == {
+    report = await patient.diagnosis()
+    assert report["well"] and [one["violations"] for one in report["invariants"]] == [0] * 10
+    assert report["runs"]["a"] == {
         "backoff": 1, "cancelled": 1, "completed": 1, "pending_child_tasks": 1, "pending_tool_results": 1,
         "processing": 3, "queued": 3,
     }  # fmt: skip
-    assert (told["owners"], told["processes"]) == (2, {"alive": 1, "without_lease": 0})
-    assert any(
-        "ready runs of agent b: 1," in note and "no living process works for it" in note for note in told["notes"]
-    )
+    assert (report["owners"], report["processes"]) == (2, {"alive": 1, "without_lease": 0})
+    [note] = [note for note in report["notes"] if note.startswith("Agent b")]
+    assert note.startswith("Agent b has 1 ready run.") and "No living process works for this agent" in note
 
 
 BROKEN: dict[str, tuple[str, list[str]]] = {
-    # What is done to the data, by hand, and what has to be found. `{x}` is the key of the kind and name x.
-    "lost from the queue": ("LREM {ready:a} 0 ready", ["1: run ready of agent a is queued and found in no place"]),
-    "twice in the queue": ("RPUSH {ready:a} ready", ["1: run ready of agent a is queued and found in ready of a and"]),
-    "queued and held": ("SADD {held:p} ready", ["1: run ready of agent a is queued and found in ready of a and held"]),
-    "held by nobody": ("SREM {held:p} held", ["1: run held of agent a is processing and found in no place"]),
-    "held by two": ("SADD {held:q} held", ["1: run held of agent a is processing and found in held of p and held of"]),
-    "never due": ("ZREM {due:a} due", ["1: run due of agent a is backoff and found in no place"]),
-    "due of another agent": ("ZADD {due:z} 1 due", ["1: run due of agent a is backoff and found in due of a and due"]),
-    "not parked": ("SREM {parked:a} parked", ["1: run parked of agent a is pending_tool_results and found in no"]),
-    "ended in two ways": ("ZADD {ended:a:failed} 1 completed", ["1: run completed of agent a is completed and found"]),
-    "a process unheard of": ("ZREM {processes} p", ["1: run held is held by process p, which has never"] * 3),
-    "a status that is none": ("HSET {run:ready} status lost", ["1: run ready has the status 'lost'"]),
-    "a hash of nothing": ("HSET {run:odd} x y", ["10: run odd is gone, and its hash is still there"]),
-    "a commit too many": ("HINCRBY {run:completed} seq 1", ["2: run completed is at epoch 1 and seq 2, and its last"]),
-    "a commit of another claim": ("HSET {run:parked} nonce other", ["2: run parked was claimed as other"]),
-    "a park that was none": ("HSET {run:due} status pending_child_tasks", ["1: run due", "2: run due is pending_"]),
-    "owner's count": ("HINCRBY {owner:o} active 1", ["3: owner o has 7 runs that have not ended, and the count says"]),
-    "owner's count gone": ("DEL {owner:many}", ["3: owner many has 3 runs that have not ended"]),
-    "owner's held runs": ("HINCRBY {running:a} o 5", ["3: owner o has 2 runs of a held, and the count says 7"]),
-    "no wake token": ("DEL {wake:a}", ["4: agent a has 1 runs ready, and there is no wake token"]),
-    "a cancel forgotten": ("HSET {run:ready} cancel_requested 1", ["5: run ready is to be cancelled, and is queued"]),
+    # What is done to the data by hand, and what the doctor must report. `{x}` is the key of the kind and name x.
+    "lost from the queue": ("LREM {ready:a} 0 ready", ["1: Run ready of agent a has the status queued, but it is in"]),
+    "twice in the queue": (
+        "RPUSH {ready:a} ready",
+        ["1: Run ready of agent a has the status queued, but it is in the ready queue of agent a and"],
+    ),
+    "queued and held": (
+        "SADD {held:p} ready",
+        ["1: Run ready of agent a has the status queued, but it is in the ready queue of agent a and"],
+    ),
+    "held by nobody": (
+        "SREM {held:p} held", ["1: Run held of agent a has the status processing, but it is in no place."],
+    ),
+    "held by two": (
+        "SADD {held:q} held",
+        ["1: Run held of agent a has the status processing, but it is in the runs held by process p and in"],
+    ),
+    "never due": ("ZREM {due:a} due", ["1: Run due of agent a has the status backoff, but it is in no place."]),
+    "due of another agent": (
+        "ZADD {due:z} 1 due",
+        ["1: Run due of agent a has the status backoff, but it is in the due runs of agent a and in the"],
+    ),
+    "not parked": ("SREM {parked:a} parked", ["1: Run parked of agent a has the status pending_tool_results, but"]),
+    "ended in two ways": (
+        "ZADD {ended:a:failed} 1 completed",
+        ["1: Run completed of agent a has the status completed, but it is in the ended runs of"],
+    ),
+    "an unregistered process": (
+        "ZREM {processes} p", ["1: Run held is held by process p, which is not registered"] * 3,
+    ),
+    "an unknown status": ("HSET {run:ready} status lost", ["1: Run ready has the status 'lost'"]),
+    "a hash of nothing": ("HSET {run:odd} x y", ["10: Run odd does not exist, but its hash is still stored."]),
+    "a commit too many": (
+        "HINCRBY {run:completed} seq 1",
+        ["2: Run completed is at epoch 1 and sequence number 2, but its last commit was made at epoch 1 and sequence"],
+    ),
+    "a commit of another claim": (
+        "HSET {run:parked} nonce other",
+        ["2: Run parked was claimed with the nonce other, but its last commit in the same epoch has"],
+    ),
+    "parked without a commit": (
+        "HSET {run:due} status pending_child_tasks",
+        ["1: Run due of agent a has the status pending_child_tasks", "2: Run due is pending_child_tasks at epoch 1,"],
+    ),
+    "owner's count": (
+        "HINCRBY {owner:o} active 1", ["3: Owner o has 7 active runs, but the stored count is 8."],
+    ),
+    "owner's count gone": ("DEL {owner:many}", ["3: Owner many has 3 active runs, but no count is stored."]),
+    "owner's held runs": (
+        "HINCRBY {running:a} o 5", ["3: Owner o has 2 held runs of agent a, but the stored count is 7."],
+    ),
+    "no wake token": ("DEL {wake:a}", ["4: Agent a has 1 ready run, but no wake token."]),
+    "a cancel forgotten": (
+        "HSET {run:ready} cancel_requested 1", ["5: Run ready was to be cancelled, but its status is queued."],
+    ),
     "cancelled, and completed": (
-        "HSET {run:completed} cancel_requested 1", ["5: run completed is to be cancelled, and is"],
+        "HSET {run:completed} cancel_requested 1", ["5: Run completed was to be cancelled, but its status is"],
     ),
-    "mail unread": ("RPUSH {mail:completed} x", ["5: run completed is completed, and steering that it accepted was"]),
+    "mail unread": (
+        "RPUSH {mail:completed} x",
+        ["5: Run completed is completed, but steering that it accepted was neither read nor answered."],
+    ),
     "an early result lost": (
-        "HSET {journal:parked} delivered:tool:c 1", ["6: run parked waits for tool:c, whose result"],
+        "HSET {journal:parked} delivered:tool:c 1",
+        ["6: Run parked awaits tool:c, whose result arrived before the run parked and was lost."],
     ),
-    "waits for nothing": ("HSET {awaits:parked} open 2", ["6: run parked is parked for 2 of open things, and waits"]),
-    "a deadline forgotten": ("ZREM {due:a} parked", ["6: run parked waits for things with a deadline, and is not due"]),
-    "a child not told of": (
-        "HSET {run:child} status cancelled ended_at 1", ["7: run parent waits for its child child, which has ended"],
+    "a wrong number of awaits": (
+        "HSET {awaits:parked} open 2",
+        ["6: Run parked is parked and stores 2 as the number of things that it awaits, but it awaits 1: tool:c."],
     ),
-    "a child unlisted": ("DEL {children:parent}", ["7: run child is queued and is not listed among the living"]),
-    "a batch miscounted": ("HINCRBY {batch:f} ended 1", ["7: batch f says that of its 1 runs 1 have ended"]),
+    "a deadline forgotten": (
+        "ZREM {due:a} parked",
+        ["6: Run parked awaits something with a deadline, but it is not in the due runs of agent a."],
+    ),
+    "an awaited child that has ended": (
+        "HSET {run:child} status cancelled ended_at 1", ["7: Run parent awaits its child child, which has ended."],
+    ),
+    "a child unlisted": (
+        "DEL {children:parent}",
+        ["7: Run child has the status queued and is not listed among the active children of run parent"],
+    ),
+    "a batch miscounted": (
+        "HINCRBY {batch:f} ended 1",
+        ["7: Batch f counts 1 run, 1 of them ended and 1 active, but it has 1 stored run, 0 of them ended."],
+    ),
     "ended twice": (
         'XADD {events:o} * e {"event_type":"run_failed","task_id":"completed"}',
-        ["8: run completed is completed, and its events tell of its end: completed and"],
+        ["8: Run completed has the status completed, but its events report: completed and failed."],
     ),
-    "an end untold": (
-        'XADD {events:o} * e {"event_type":"run_completed","task_id":"ready"}', ["8: run ready is queued, and"],
+    "an end that did not happen": (
+        'XADD {events:o} * e {"event_type":"run_completed","task_id":"ready"}',
+        ["8: Run ready has the status queued, but its events report: completed."],
     ),
-    "a suspect unknown": ("HSET {claims:p} suspect ready", ["9: run ready is queued and no suspect, and noted as the"]),
-    "more crashes than recoveries": ("HSET {run:ready} crashes 1", ["9: run ready was taken back 0 times"]),
-    "room, and a token passed on": ("SADD {passed:a} p", ["9: process p passed on a wake token of a, and has room"]),
-    "a journal left": ("HSET {journal:completed} x y", ["10: run completed has ended, and its journal is still there"]),
-    "a conversation left": ("RPUSH {conversation:gone} x", ["10: run gone is gone, and its conversation is still"]),
-    "a run deleted": ("DEL {run:held}", ["10: run held is gone, and still stands in held of p"]),
-    "a queue of another type": ("SET {ready:c} x", ["1: key"]),
-    "counts of another type": ("SET {running:c} x", ["10: key"]),
+    "a wrong suspect": (
+        "HSET {claims:p} suspect ready", ["9: Run ready has the status queued and is not a suspect, but it is noted"],
+    ),
+    "more crashes than recoveries": (
+        "HSET {run:ready} crashes 1", ["9: Run ready counts 1 crashes and 0 strikes, but was reclaimed only 0 times."],
+    ),
+    "no suspect, and a token passed on": (
+        "SADD {passed:a} p", ["9: Process p passed a wake token of agent a on, but it holds no suspect."],
+    ),
+    "a journal left": (
+        "HSET {journal:completed} x y", ["10: Run completed has ended, but its journal is still stored."],
+    ),
+    "a conversation left": (
+        "RPUSH {conversation:gone} x", ["10: Run gone does not exist, but its conversation is still stored."],
+    ),
+    "a run deleted": (
+        "DEL {run:held}", ["10: Run held does not exist, but it is still in the runs held by process p."],
+    ),
+    "a queue of another type": ("SET {ready:c} x", ["1: Key"]),
+    "counts of another type": ("SET {running:c} x", ["10: Key"]),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("what", BROKEN)
-async def test_what_is_broken_is_found_and_named(patient: Patient, what: str) -> None:
+async def test_what_is_broken_is_reported(patient: Patient, what: str) -> None:
     command, expected = BROKEN[what]
     await patient.do(*patient.with_keys(command).split(" "))
     findings = await patient.findings()
@@ -198,87 +258,88 @@ async def test_what_is_broken_is_found_and_named(patient: Patient, what: str) ->
         assert any(finding.startswith(wanted) for finding in findings), findings
 
 
-async def test_throttled_runs_that_nobody_lets_in(patient: Patient) -> None:
-    """The one run that would let them in is gone, with all that is said of it."""
+async def test_throttled_runs_that_never_become_ready(patient: Patient) -> None:
+    """The run whose end would make the next one ready is gone, with all that is stored of it."""
     await patient.do("DEL", patient.keys.run("one"), patient.keys.conversation("one"))
     await patient.do("SREM", patient.keys.held("p"), "one")
     await patient.do("HDEL", patient.keys.key("running", "a"), "many")
     await patient.do("HSET", patient.keys.owner("many"), "active", 2)
     assert await patient.findings() == [
-        "4: owner many has 2 throttled runs of a, and none that is held or ready and would let them in"
+        "4: Owner many has 2 throttled runs of agent a, but no ready or held run whose end would make one of them "
+        "ready."
     ]
 
 
 async def test_each_finding_says_what_can_be_done(patient: Patient) -> None:
     await patient.do("LREM", patient.keys.ready("a"), 0, "ready")
     [found] = (await patient.diagnosis())["invariants"][0]["findings"]
-    assert "cancel it, and enqueue its work again" in found["mend"]
+    assert "Cancel the task, and enqueue its work again." in found["fix"]
 
 
-async def mended(patient: Patient, number: int) -> list[str]:
-    """Give the command that the first finding of this invariant advises, and tell what is still wrong."""
+async def after_the_fix(patient: Patient, number: int) -> list[str]:
+    """Execute the command that the first finding of this invariant advises, and return the findings after it."""
     [found, *_] = (await patient.diagnosis())["invariants"][number - 1]["findings"]
-    command = re.search(r"(SADD|ZADD|HSET|HDEL) .*?(?=[:,] )", found["mend"])
+    command = re.search(r"`(.*?)`", found["fix"])
     assert command, found
-    await patient.do(*shlex.split(command[0]))
+    await patient.do(*shlex.split(command[1]))
     return await patient.findings()
 
 
-async def test_a_held_run_that_is_lost_is_given_back_after_the_advice(patient: Patient) -> None:
+async def test_a_held_run_that_is_lost_is_released_after_the_fix(patient: Patient) -> None:
     await patient.do("SREM", patient.keys.held("p"), "held")
-    assert await mended(patient, 1) == []
+    assert await after_the_fix(patient, 1) == []
     assert await lease.disown(patient.mailbox.scripts, process="p", task_ids=["held"]) == ["held"]
     assert await patient.findings() == []
 
 
-async def test_what_a_process_unheard_of_holds_is_taken_back_after_the_advice(patient: Patient) -> None:
+async def test_what_an_unregistered_process_holds_is_reclaimed_after_the_fix(patient: Patient) -> None:
     await patient.do("ZREM", patient.keys.key("processes"), "p")
-    assert await mended(patient, 1) == []
+    assert await after_the_fix(patient, 1) == []
     await patient.do("DEL", patient.keys.lease("p"))
 
-    async def taken_back() -> list[str]:
+    async def reclaimed() -> list[str]:
         return list((await lease.reclaim(patient.mailbox.scripts, most=9)).go_on)
 
     # The first one notes that the lease is missing; patience lasts a millisecond.
-    assert set(await wait_until(taken_back)) == {"held", "held too", "one"}
+    assert set(await wait_until(reclaimed)) == {"held", "held too", "one"}
 
 
-async def test_throttled_runs_are_let_in_after_the_advice(patient: Patient) -> None:
+async def test_throttled_runs_become_ready_after_the_fix(patient: Patient) -> None:
     """The count says that one of the owner's runs is held, and none is: another task alone would be throttled, too."""
     await patient.do("DEL", patient.keys.run("one"), patient.keys.conversation("one"))
     await patient.do("SREM", patient.keys.held("p"), "one")
     await patient.do("HSET", patient.keys.owner("many"), "active", 2)
-    assert any("throttled" in finding for finding in await mended(patient, 4))
+    assert any("throttled" in finding for finding in await after_the_fix(patient, 4))
     await patient.enqueue("another", owner="many")
     another = next(run for run in await patient.take(9, limit=9) if run.task_id == "another")
     await patient.end_turn(another, Action.COMPLETE)
     assert await patient.findings() == []
 
 
-async def test_a_wrong_count_of_held_runs_is_right_after_the_advice(patient: Patient) -> None:
+async def test_a_wrong_count_of_held_runs_is_right_after_the_fix(patient: Patient) -> None:
     await patient.do("HINCRBY", patient.keys.key("running", "a"), "o", 5)
-    assert await mended(patient, 3) == []
+    assert await after_the_fix(patient, 3) == []
     await patient.do("HSET", patient.keys.key("running", "a"), "nobody", 1)
-    assert await mended(patient, 3) == []
+    assert await after_the_fix(patient, 3) == []
 
 
-async def test_a_layout_that_is_gone_is_no_empty_namespace(
+async def test_a_namespace_without_its_layout_version_is_not_an_empty_one(
     patient: Patient, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Nor is one that was overwritten; either is told in a line, with what puts it back. A mailbox tells the second."""
-    put_back = f"HSET {patient.keys.layout} version {LAYOUT_VERSION}"
+    """Nor is one whose version was overwritten. The message is one line, with the command that restores it."""
+    restore = f"HSET {patient.keys.layout} version {LAYOUT_VERSION}"
     await patient.do("DEL", patient.keys.layout)
     assert await asyncio.to_thread(main, ["doctor", *where(patient)]) == 1
     [line] = capsys.readouterr().err.splitlines()
-    assert "has keys, but no layout version" in line and put_back in line
+    assert "has keys, but no layout version" in line and restore in line
     await patient.do("SET", patient.keys.layout, "x")
     assert await asyncio.to_thread(main, ["doctor", *where(patient)]) == 1
     [line] = capsys.readouterr().err.splitlines()
-    assert f"DEL {patient.keys.layout}, then {put_back}" in line
+    assert f"DEL {patient.keys.layout}, then {restore}" in line
     with pytest.raises(MailboxRefusedError, match="overwritten by a key of another type"):
         await Namespace.open(patient.mailbox.redis)
     await patient.do("DEL", patient.keys.layout)
-    await patient.do(*put_back.split())
+    await patient.do(*restore.split())
     assert await patient.findings() == []
 
 
@@ -287,12 +348,12 @@ async def test_for_people_the_findings_of_an_invariant_are_bounded(
 ) -> None:
     for number in range(30):
         await patient.do("HSET", patient.keys.key("journal", f"gone{number}"), "x", "y")
-    assert await examine(patient.mailbox.redis) == 1
-    told = capsys.readouterr().out
-    assert told.count("is gone, and its journal is still there") == 10
-    assert "and 20 more; --json has them" in told
-    assert "✓  1  every run is in exactly one place" in told and "✗ 10  of runs that have ended" in told
-    assert told.endswith("\n  violations: 30\n")
+    assert await run_doctor(patient.mailbox.redis) == 1
+    printed = capsys.readouterr().out
+    assert printed.count("does not exist, but its journal is still stored") == 10
+    assert "and 20 more; --json has them" in printed
+    assert "✓  1  every run is in exactly one" in printed and "✗ 10  an ended run keeps only" in printed
+    assert printed.endswith("\n  violations: 30\n")
 
 
 async def test_it_only_reads(patient: Patient) -> None:
@@ -313,7 +374,7 @@ async def test_it_only_reads(patient: Patient) -> None:
     await patient.do("RPUSH", patient.keys.conversation("gone"), "x")  # so that it has something to look at again
     url = patient.mailbox.redis.url.replace("unix://", "unix://doctor:pass@")
     try:
-        assert await examine(replace(patient.mailbox.redis, url=url)) == 1
+        assert await run_doctor(replace(patient.mailbox.redis, url=url)) == 1
         assert await patient.do("ACL", "LOG") == []
     finally:
         await patient.do("ACL", "DELUSER", "doctor")
@@ -329,7 +390,7 @@ async def test_the_command(patient: Patient, capsys: pytest.CaptureFixture[str])
     assert "all is well" in capsys.readouterr().out
     await patient.do("SREM", patient.keys.held("p"), "held")
     assert await asyncio.to_thread(main, ["doctor", *where(patient)]) == 1
-    assert "run held of agent a is processing and found in no place" in capsys.readouterr().out
+    assert "Run held of agent a has the status processing, but it is in no place." in capsys.readouterr().out
     assert await asyncio.to_thread(main, ["doctor", "--json", "--quick", *where(patient)]) == 1
     assert json.loads(capsys.readouterr().out)["invariants"][0]["violations"] == 1
 
@@ -351,7 +412,7 @@ async def test_the_command(patient: Patient, capsys: pytest.CaptureFixture[str])
         ([], 2, "VERB"),
     ],
 )
-def test_a_mistake_is_told_in_one_line(
+def test_a_mistake_is_reported_in_one_line(
     redis_url: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
     arguments: list[str], code: int, named: str,
 ) -> None:  # fmt: skip
@@ -367,28 +428,28 @@ async def test_another_layout_is_not_judged(patient: Patient, capsys: pytest.Cap
     assert "has layout 99" in capsys.readouterr().err
 
 
-async def test_what_is_allowed_and_worth_knowing_is_a_note(patient: Patient) -> None:
+async def test_what_violates_nothing_but_matters_is_a_note(patient: Patient) -> None:
     await patient.do("DEL", patient.keys.lease("p"))
     await patient.do("RPUSH", patient.keys.key("doomed"), "child")
     await patient.do("HSET", patient.keys.awaits("parked"), "tool:c", "?0")
-    told = await patient.diagnosis()
-    assert told["well"] and told["processes"] == {"alive": 0, "without_lease": 1}
+    report = await patient.diagnosis()
+    assert report["well"] and report["processes"] == {"alive": 0, "without_lease": 1}
     for wanted in (
-        r"ready runs of agent a: 1, the oldest enqueued \d+ s ago; no living process works for it",
-        "process p has no lease; runs that it holds: 3",
-        "without a deadline, for what has not come: 1",
-        "still to be cancelled together with those that spawned them: 1",
+        r"^Agent a has 1 ready run\. The oldest was enqueued \d+ s ago\. No living process works for this agent",
+        r"^Process p has no lease\. It holds 3 runs\.",
+        r"^Parked runs that await something without a deadline: 1\.",
+        r"^Runs that must still be cancelled, because their parents were: 1\.",
     ):
-        assert any(re.search(wanted, note) for note in told["notes"]), told["notes"]
+        assert any(re.search(wanted, note) for note in report["notes"]), report["notes"]
 
 
 async def test_a_server_that_will_lose_tasks_is_noted(patient: Patient) -> None:
     await patient.do("CONFIG", "SET", "maxmemory-policy", "allkeys-lru")
     try:
-        told = await patient.diagnosis()
+        report = await patient.diagnosis()
     finally:
         await patient.do("CONFIG", "SET", "maxmemory-policy", "noeviction")
-    assert any("has maxmemory-policy allkeys-lru" in note for note in told["notes"])
+    assert any("has maxmemory-policy allkeys-lru" in note for note in report["notes"])
     assert any("has no append-only file" in note for note in (await patient.diagnosis())["notes"])
 
 

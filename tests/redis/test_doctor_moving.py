@@ -1,4 +1,4 @@
-"""The doctor while everything moves: what is only under way is no finding, and what is wrong is found all the same.
+"""The doctor while everything moves: a change in progress is not a finding, and what is wrong is found nevertheless.
 
 Real: the Valkey, the scripts. Nothing is fake; the histories are those of `test_mailbox_histories.py`. The doctor has a
 connection of its own, so its reading falls between their steps at random.
@@ -10,8 +10,7 @@ import pytest
 
 from factorial.config import RedisConfig
 from factorial.mailbox import Namespace
-from factorial.mailbox.doctor import Checkup, check
-from factorial.mailbox.doctor import doctor as checkup
+from factorial.mailbox.doctor import DoctorReport, check_namespace, rereading, wake
 from factorial.mailbox.operations import lease
 from factorial.mailbox.operations.claim import claim
 from factorial.mailbox.operations.enqueue import enqueue
@@ -26,16 +25,16 @@ SEEDS = long_or_short(200, 6)
 @pytest.fixture(autouse=True)
 def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     """The histories move on every millisecond: short pauses see as much."""
-    monkeypatch.setattr(checkup, "_PAUSE", 0.005)
-    monkeypatch.setattr(checkup, "_TOKEN_PAUSE", 0.1)
+    monkeypatch.setattr(rereading, "_PAUSE", 0.005)
+    monkeypatch.setattr(wake, "_PAUSE", 0.1)
 
 
-async def watched(redis: RedisConfig, life: "asyncio.Task[None]") -> list[Checkup]:
+async def watched(redis: RedisConfig, life: "asyncio.Task[None]") -> list[DoctorReport]:
     """What the doctor finds, again and again, for as long as the task lasts."""
     found = []
     async with visiting(redis) as visit:
         while not life.done():
-            found.append(await check(visit.scripts.commands, visit.scripts.keys, events=False))
+            found.append(await check_namespace(visit.scripts.commands, visit.scripts.keys, events=False))
     await life
     return found
 
@@ -47,21 +46,21 @@ async def live(history: History) -> None:
 
 @pytest.mark.broken  # histories end their runs without events
 async def test_no_false_alarm(redis_url: str, namespace: str) -> None:
-    doubts = 0
+    reread = 0
     for seed in range(SEEDS):
         mailbox = await Namespace.open(RedisConfig(url=redis_url, namespace=f"{namespace}-{seed}"))
         history = History(mailbox, seed)
         await history.register("p1")
         for found in await watched(mailbox.redis, asyncio.create_task(live(history))):
             assert [str(finding) for finding in found.findings] == [], seed
-            doubts += found.doubts
+            reread += found.reread
         for key in await mailbox.connection.execute("KEYS", f"{mailbox.keys.prefix}*"):
             await mailbox.connection.execute("DEL", key)  # on a cluster, it may be another node than the next test's
         await mailbox.close()
-    assert doubts > 0, "the doctor has met what was under way"
+    assert reread > 0, "no run changed while it was read"
 
 
-async def test_many_wrong_counts_do_not_cost_a_look_at_everything_each(mailbox: Namespace) -> None:
+async def test_many_wrong_counts_do_not_cost_a_full_read_each(mailbox: Namespace) -> None:
     owners, keys = 100, mailbox.keys
     await lease.register(mailbox.scripts, process="p", agent="a", lease=60, patience=0, about={})
     for number in range(owners):
@@ -76,7 +75,7 @@ async def test_many_wrong_counts_do_not_cost_a_look_at_everything_each(mailbox: 
 
     await count_one_more(1)
     before = mailbox.connection.stats.commands
-    found = await check(mailbox.connection, keys, events=False)
+    found = await check_namespace(mailbox.connection, keys, events=False)
     assert len(found.findings) == owners
     assert mailbox.connection.stats.commands - before < 50 * owners
     await count_one_more(-1)

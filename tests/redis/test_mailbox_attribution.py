@@ -22,7 +22,8 @@ from factorial.mailbox.operations.lease import Cause
 from factorial.mailbox.operations.record import Noted, record
 from factorial.mailbox.operations.steer import cancel
 from factorial.mailbox.views.read import StoredRun, read_run
-from tests.redis.invariants import Contents, assert_invariants, contents
+from tests.redis.doctor import assert_invariants
+from tests.redis.stored import Contents, contents
 
 
 class Scene:
@@ -65,7 +66,7 @@ class Scene:
         """The process is no more, and everybody knows; another of its name comes."""
         taken = await lease.bury(self.scripts, process=process, cause=cause)
         self.held.pop(process, None)
-        await assert_invariants(self.mailbox.connection, self.mailbox.redis.namespace, quiet=True, told=False)
+        await assert_invariants(self.mailbox.connection, self.mailbox.redis.namespace, quiet=True, end_events=False)
         await self.start(process)
         return len(taken.go_on) + len(taken.given_up)
 

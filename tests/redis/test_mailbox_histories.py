@@ -22,7 +22,7 @@ from factorial.mailbox.operations.record import Noted, record
 from factorial.mailbox.operations.spawn import NewRun, spawn
 from factorial.mailbox.operations.steer import cancel, steer
 from factorial.mailbox.views.read import read_run
-from tests.redis.invariants import assert_invariants
+from tests.redis.doctor import assert_invariants
 
 RUNS = [f"t{number}" for number in range(4)]
 PROCESSES = ["p1", "p2"]
@@ -238,9 +238,9 @@ async def test_whatever_happens_the_invariants_hold(mailbox: Namespace, seed: in
     for number in range(120):
         await history.happen()
         if number % 2 == 0:
-            await assert_invariants(mailbox.connection, namespace, quiet=True, told=False)
+            await assert_invariants(mailbox.connection, namespace, quiet=True, end_events=False)
     await history.end()
-    await assert_invariants(mailbox.connection, namespace, quiet=True, told=False)
+    await assert_invariants(mailbox.connection, namespace, quiet=True, end_events=False)
 
     stored = await mailbox.connection.execute("XRANGE", mailbox.keys.events("o"), "-", "+")
     events = [parts[1] for _, parts in stored]

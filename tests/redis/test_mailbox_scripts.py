@@ -24,7 +24,7 @@ from factorial.mailbox.operations.spawn import NewRun, spawn
 from factorial.mailbox.operations.steer import Cancelled, cancel, steer
 from factorial.mailbox.views.read import read_run, read_status
 from factorial.task import TaskStatus
-from tests.redis.invariants import Contents, contents
+from tests.redis.stored import Contents, contents
 
 MAILBOX = Path(str(files("factorial.mailbox")))
 

@@ -19,7 +19,7 @@ from factorial.mailbox.supervisors import reports as supervisors
 from factorial.mailbox.supervisors.reports import Inbox, MalformedOrder, Order
 from factorial.mailbox.transport.blocking import BlockingConnection
 from factorial.mailbox.views.queues import Queue, read_queues
-from tests.redis.invariants import contents
+from tests.redis.stored import contents
 from tests.support import wait_until
 
 REPORT = {"supervisor": "a", "pid": 1, "tree": {"id": "system", "type": "supervisor", "children": []}}

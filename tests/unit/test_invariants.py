@@ -1,4 +1,4 @@
-"""The rules of `factorial/mailbox/doctor/invariants.py`: which runs violate them. Pure: the runs are written by hand.
+"""The doctor's rules: which runs violate them. Pure: the runs are written by hand.
 
 How the doctor reads runs from a server is tested in tests/redis/test_doctor.py.
 """
@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from factorial.mailbox.doctor.invariants import Invariant, about_run, about_wake
+from factorial.mailbox.doctor.aggregates import about_wake
+from factorial.mailbox.doctor.invariants import Invariant
+from factorial.mailbox.doctor.rules import about_run
 from factorial.mailbox.doctor.stored import Run
 
 HELD = Run("t1", "processing", "a", "o", holder="p", nonce="n", epoch=1, places=(("held", "p"),))
@@ -31,20 +33,22 @@ GOOD = {
     "held": HELD,
     "in backoff": run("backoff", ("due", "a")),
     "reclaimed, in backoff": run("backoff", ("due", "a"), epoch=2, recoveries=2),
-    "parked": run("pending_tool_results", ("parked", "a"), awaited={"tool:c": "?0", "open": "1"}),
+    "parked": run("pending_tool_results", ("parked", "a"), awaits={"tool:c": "?0", "open": "1"}),
     "parked with a deadline": run(
-        "pending_child_tasks", ("parked", "a"), ("due", "a"), awaited={"child:t2": "?9", "child:t3": "!", "open": "1"}
+        "pending_child_tasks", ("parked", "a"), ("due", "a"), awaits={"child:t2": "?9", "child:t3": "!", "open": "1"}
     ),
     "due for what has come": run(
-        "pending_tool_results", ("parked", "a"), ("due", "a"), awaited={"tool:c": "!", "tool:d": "?0", "open": "1"}
+        "pending_tool_results", ("parked", "a"), ("due", "a"), awaits={"tool:c": "!", "tool:d": "?0", "open": "1"}
     ),
-    "completed": run("completed", ("ended", "a:completed"), belongings=("conversation", "fields"), ends=("completed",)),
+    "completed": run(
+        "completed", ("ended", "a:completed"), belongings=("conversation", "fields"), reported_ends=("completed",)
+    ),
     "failed": run("failed", ("ended", "a:failed")),
     "given up": run(
         "failed", ("ended", "a:failed"), epoch=4, last_commit="1:n:0:continue:0", error="crash_loop: 3 ..."
     ),
     "cancelled in the queue": Run("t1", "cancelled", "a", "o", places=(("ended", "a:cancelled"), ("ready", "a"))),
-    "a child": run("backoff", ("due", "a"), parent="t0", parent_status="pending_child_tasks", parent_lists_it=True),
+    "a child": run("backoff", ("due", "a"), parent="t0", parent_status="pending_child_tasks", is_listed_by_parent=True),
     "an orphan": run("backoff", ("due", "a"), parent="t0", parent_status="cancelled"),
     "gone, an entry left in the queue": Run("t1", places=(("ready", "a"),)),
 }
@@ -67,8 +71,8 @@ BAD = {
         run("failed", ("ended", "a:failed"), last_commit="1:n:0:continue:0"), Invariant.COMMIT,
     ),
     "a commit that cannot be read": (run("backoff", ("due", "a"), last_commit="1:n:0"), Invariant.COMMIT),
-    "published as ended before": (run("backoff", ("due", "a"), ends=("failed",)), Invariant.TOLD),
-    "never published": (run("completed", ("ended", "a:completed"), ends=()), Invariant.TOLD),
+    "published as ended before": (run("backoff", ("due", "a"), reported_ends=("failed",)), Invariant.END_EVENT),
+    "never published": (run("completed", ("ended", "a:completed"), reported_ends=()), Invariant.END_EVENT),
 }  # fmt: skip
 
 

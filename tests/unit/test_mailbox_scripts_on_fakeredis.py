@@ -17,7 +17,7 @@ from factorial.mailbox.script import Scripts
 from factorial.mailbox.views.read import read_run
 from factorial.task import TaskStatus
 from tests.model.servers import FakeServer
-from tests.redis.invariants import assert_invariants
+from tests.redis.doctor import assert_invariants
 
 
 @pytest.fixture
@@ -40,7 +40,7 @@ async def test_a_run_from_end_to_end(scripts: Scripts) -> None:
     assert noted == Noted(cancelled=False)
     failed = Commit(Action.BACKOFF, turn_done=False, error="oh")
     await commit(scripts, task_id="t1", process="p", token=first.token, work=failed)
-    await assert_invariants(scripts.commands, "ns", quiet=True, told=False)
+    await assert_invariants(scripts.commands, "ns", quiet=True, end_events=False)
     assert await upkeep.promote(scripts, agent="a") == 1
 
     answer = await claim(scripts, process="p", worker="w", agent="a", count=5, recovery_limit=3)
@@ -57,10 +57,10 @@ async def test_a_run_from_end_to_end(scripts: Scripts) -> None:
             assert isinstance(answered, Committed) and answered.action is answer
     stored = await read_run(scripts, "t1")
     assert stored is not None and (stored.status, stored.payload["output"]) == ("completed", "x")
-    await assert_invariants(scripts.commands, "ns", quiet=True, told=False)
+    await assert_invariants(scripts.commands, "ns", quiet=True, end_events=False)
     for status in (TaskStatus.COMPLETED, TaskStatus.CANCELLED):
         assert await upkeep.expire(scripts, agent="a", status=status, ttl=0, most=10) == 1
-    await assert_invariants(scripts.commands, "ns", quiet=True, told=False)
+    await assert_invariants(scripts.commands, "ns", quiet=True, end_events=False)
 
 
 async def test_dead_processes(scripts: Scripts) -> None:
@@ -75,10 +75,10 @@ async def test_dead_processes(scripts: Scripts) -> None:
         assert isinstance(answer, Claim) and len(answer.runs) == held
         taken = await lease.bury(scripts, process="p", cause=Cause.CRASHED)
         assert len(taken.go_on) + len(taken.given_up) == held
-        await assert_invariants(scripts.commands, "ns", quiet=True, told=False)
+        await assert_invariants(scripts.commands, "ns", quiet=True, end_events=False)
         for name in ("t1", "t2"):
             await scripts.commands.execute("ZADD", f"{scripts.keys.prefix}due:a", "XX", 1, name)
         await upkeep.promote(scripts, agent="a")
     stored = await read_run(scripts, "t1")
     assert stored is not None and stored.error.startswith("crash_loop: 3 processes")
-    await assert_invariants(scripts.commands, "ns", quiet=True, told=False)
+    await assert_invariants(scripts.commands, "ns", quiet=True, end_events=False)

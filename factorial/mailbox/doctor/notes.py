@@ -1,9 +1,10 @@
-"""What is no violation, and worth knowing at night."""
+"""What violates no invariant, but an operator should know."""
 
 from collections.abc import Iterator
 
 from factorial.mailbox.doctor.shared import Shared
 from factorial.mailbox.doctor.tally import Tally
+from factorial.mailbox.doctor.wording import plural
 
 __all__ = ["notes_on", "served_agents"]
 
@@ -14,24 +15,30 @@ def served_agents(shared: Shared) -> set[str]:
 
 
 def notes_on(shared: Shared, tally: Tally, now: int) -> Iterator[str]:
-    """A line each. `now`: in ms since 1970, by the server's clock."""
+    """One string each, of full sentences. `now`: in ms since 1970, by the server's clock."""
     served = served_agents(shared)
-    for agent, waiting in sorted(tally.waiting.items()):
-        if not (total := waiting.total()):
+    for agent, queued in sorted(tally.queued.items()):
+        if not (total := queued.total()):
             continue
         oldest = _span(max(0, now - tally.oldest[agent]) // 1000)
-        nobody = "" if agent in served else "; no living process works for it: start its runner"
-        yield f"ready runs of agent {agent}: {total}, the oldest enqueued {oldest} ago{nobody}"
+        advice = "" if agent in served else " No living process works for this agent: start its runner."
+        yield f"Agent {agent} has {plural(total, 'ready run')}. The oldest was enqueued {oldest} ago.{advice}"
     for process in sorted(shared.processes.values(), key=lambda one: one.name):
         if process.is_registered and not process.is_alive:
             yield (
-                f"process {process.name} has no lease; runs that it holds: {process.held}. If it is dead, maintenance "
-                "of any living process takes them back"
+                f"Process {process.name} has no lease. It holds {plural(process.held, 'run')}. If it is dead, the "
+                "maintenance of any living process reclaims them."
             )
     if tally.without_deadline:
-        yield f"runs that wait, without a deadline, for what has not come: {tally.without_deadline}"
+        yield (
+            f"Parked runs that await something without a deadline: {tally.without_deadline}. Each stays parked until "
+            "the result is delivered, the child ends or the task is cancelled."
+        )
     if shared.doomed:
-        yield f"runs still to be cancelled together with those that spawned them: {shared.doomed}; maintenance does it"
+        yield (
+            f"Runs that must still be cancelled, because their parents were: {shared.doomed}. The maintenance of any "
+            "living process cancels them."
+        )
 
 
 def _span(seconds: int) -> str:

@@ -1,9 +1,9 @@
-"""Asks the server about a namespace: many things at once, with commands that only read, and no script.
+"""Asks the server about a namespace: many questions at once, with commands that only read, and no scripts.
 
-So the server is never held up, and a user of the server who may only read will do. What is long is read in pieces.
+A server user that may only read is enough. Long values are read in pieces, so no command occupies the server for long.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any
 
@@ -12,27 +12,27 @@ from redis.exceptions import ResponseError
 from factorial.mailbox.keys import Keys
 from factorial.mailbox.transport.commands import Commands
 
-__all__ = ["Questions", "Reader", "number", "pairs", "text"]
+__all__ = ["Questions", "Reader", "in_pieces", "number", "pairs", "text"]
 
 _PIECE = 500
-"""How many keys, members or events one command asks for."""
+"""The number of keys or members that one command or one write asks for."""
 _LONG_PIECE = 10_000
-"""The same, for lists of ids."""
+"""The number of ids that one command asks for in a list or sorted set."""
 
 
 class Reader:
-    """Asks the server many things at once. What is of another type than it should be reads as nothing, and is noted."""
+    """Reads one namespace. A key of the wrong type reads as missing, and is added to `unreadable`."""
 
     def __init__(self, commands: Commands, keys: Keys) -> None:
+        self.keys = keys
         self._commands = commands
-        self._keys = keys
-        # A connection issues commands without a coroutine for each.
+        # A connection can issue commands without a coroutine for each.
         self._send: Callable[..., Awaitable[Any]] = getattr(commands, "send", commands.execute)
         self.unreadable: set[str] = set()
-        """Keys whose type is not theirs."""
+        """Keys of the wrong type."""
 
     async def ask(self, questions: Sequence[tuple[Any, ...]]) -> list[Any]:
-        """The answers to these commands, whose second word is a key."""
+        """The replies to these commands. The second word of each is a key."""
         answers: list[Any] = []
         failure: Exception | None = None
         for answering, question in zip([self._send(*each) for each in questions], questions, strict=True):
@@ -43,35 +43,35 @@ class Reader:
                     failure = refused
                 self.unreadable.add(str(question[1]))
                 answers.append(None)
-            except Exception as error:  # all are awaited, so that none is left behind with an exception of its own
+            except Exception as error:  # all replies are awaited, so that none is left with an unretrieved exception
                 failure = error
         if failure is not None:
             raise failure
         return answers
 
     async def ask_of_all(self, kind: str, names: Iterable[str], command: str, *rest: Any) -> dict[str, Any]:
-        """The answers to one command about the keys of a kind, by their names."""
-        wanted, found = iter(names), dict[str, Any]()
-        while piece := list(islice(wanted, _PIECE)):
-            answers = await self.ask([(command, self._keys.key(kind, name), *rest) for name in piece])
+        """The replies to one command about each key of a kind, by the keys' names."""
+        found: dict[str, Any] = {}
+        for piece in in_pieces(names):
+            answers = await self.ask([(command, self.keys.key(kind, name), *rest) for name in piece])
             found |= dict(zip(piece, answers, strict=True))
         return found
 
     async def names(self) -> AsyncIterator[list[tuple[str, str]]]:
-        """The kind and the name of each key of the namespace, in pieces. One may come more than once."""
+        """The kind and name of each key of the namespace, in pieces. A key may be returned more than once."""
         cursor = b"0"
         while True:
             cursor, keys = await self._commands.execute(
-                "SCAN", cursor, "MATCH", f"{self._keys.prefix}*", "COUNT", 2 * _PIECE
+                "SCAN", cursor, "MATCH", f"{self.keys.prefix}*", "COUNT", 2 * _PIECE
             )
-            parsed = (self._keys.parse(text(key)) for key in keys)
+            parsed = (self.keys.parse(text(key)) for key in keys)
             yield [(kind, name) for kind, name in parsed if kind]
             if int(cursor) == 0:
                 return
 
     async def members(self, kind: str, name: str) -> AsyncIterator[list[str]]:
-        """The ids in a list, a set or a sorted set, in pieces. One may come more than once, while it changes."""
-        key = self._keys.key(kind, name)
+        """The ids in a list, set or sorted set, in pieces. If it changes meanwhile, an id may be returned twice."""
+        key = self.keys.key(kind, name)
         if kind in ("children", "parked", "held"):
             cursor = b"0"
             while True:
@@ -80,7 +80,7 @@ class Reader:
                 yield [text(id) for id in ids]
                 if int(cursor) == 0:
                     return
-        # From the end: what is taken from the front, and put there, moves nothing that is still to be read.
+        # Read from the end: pushing and popping at the front does not move the ids that are still to be read.
         command, end = ("ZRANGE" if kind in ("due", "throttled") else "LRANGE"), -1
         while True:
             [ids] = await self.ask([(command, key, end - _LONG_PIECE + 1, end)])
@@ -91,30 +91,38 @@ class Reader:
 
 
 class Questions:
-    """Many questions that go to the server together, each with what is to be done with its answer."""
+    """Questions that are sent to the server together, each with a function that takes its reply."""
 
     def __init__(self, reader: Reader) -> None:
         self._reader = reader
         self._asked: list[tuple[Callable[[Any], None], tuple[Any, ...]]] = []
 
     def ask(self, use: Callable[[Any], None], *question: Any) -> None:
+        """Add a command. `send` will call `use` with its reply."""
         self._asked.append((use, question))
 
-    async def answered(self) -> None:
-        """Ask them, some at a time."""
+    async def send(self) -> None:
+        """Send all commands, some at a time."""
         for first in range(0, len(self._asked), 4 * _PIECE):
             piece = self._asked[first : first + 4 * _PIECE]
             for (use, _), answer in zip(piece, await self._reader.ask([each for _, each in piece]), strict=True):
                 use(answer)
 
 
+def in_pieces(ids: Iterable[str]) -> Iterator[list[str]]:
+    """The ids, in lists that one write can ask for."""
+    left = iter(ids)
+    while piece := list(islice(left, _PIECE)):
+        yield piece
+
+
 def text(value: bytes | str | None) -> str:
-    """What is stored, as text; what is no UTF-8 is shown as such."""
+    """A stored value as text. Bytes that are not UTF-8 are replaced."""
     return value.decode(errors="replace") if isinstance(value, bytes) else value or ""
 
 
 def number(value: bytes | str | None) -> int:
-    """What is stored, as a number; 0 for what is none."""
+    """A stored value as an integer; 0 if it is not one."""
     try:
         return int(value or 0)
     except ValueError:
@@ -122,6 +130,6 @@ def number(value: bytes | str | None) -> int:
 
 
 def pairs(flat: Iterable[Any]) -> Iterable[tuple[Any, Any]]:
-    """Name and value, name and value, ..."""
+    """The pairs in a flat list of names and values."""
     items = iter(flat)
     return zip(items, items, strict=True)

@@ -1,6 +1,6 @@
-"""Reads runs, and where each of them stands.
+"""Reads runs, and the places where each of them is.
 
-Payloads are never read: of conversations, contexts, mail and results only whether they are there.
+Payloads are never read. Of conversations, contexts, steering and results, only their existence matters.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -11,43 +11,42 @@ from factorial.mailbox.doctor.shared import Shared, event_number
 from factorial.mailbox.doctor.stored import BELONGINGS, ENDED, PARKED, Place, Run
 from factorial.mailbox.keys import Keys
 
-__all__ = ["look", "read_runs"]
+__all__ = ["read_runs", "read_with_places"]
 
 _RUN_FIELDS = (
     "status", "agent", "owner", "holder", "nonce", "last_commit", "error", "parent", "batch", "first_event",
     "epoch", "seq", "crashes", "recoveries", "strikes", "cancel_requested", "created_at",
 )  # fmt: skip
-_NUMBERS = ("epoch", "seq", "crashes", "recoveries", "strikes")
+_NUMBERS = ("epoch", "seq", "crashes", "recoveries", "strikes", "created_at")
 _LONGEST_DEADLINE = 20
-"""A thing that is awaited and has not come is stored in fewer bytes than this; what is longer has come."""
+"""Bytes. An open await is stored as '?' and a deadline, which are shorter than this. A longer value is a result."""
 
 
-async def read_runs(reader: Reader, keys: Keys, ids: Sequence[str]) -> list[tuple[Run, int]]:
-    """The runs as they are stored, without their places, and when each was made, in ms since 1970."""
-    answers = await reader.ask([("HMGET", keys.run(id), *_RUN_FIELDS) for id in ids])
+async def read_runs(reader: Reader, ids: Sequence[str]) -> list[Run]:
+    """The runs as they are stored, without their places. A run that does not exist has no status."""
+    answers = await reader.ask([("HMGET", reader.keys.run(id), *_RUN_FIELDS) for id in ids])
     return [_run(id, answer or [None] * len(_RUN_FIELDS)) for id, answer in zip(ids, answers, strict=True)]
 
 
-def _run(id: str, values: Sequence[bytes | None]) -> tuple[Run, int]:
+def _run(id: str, values: Sequence[bytes | None]) -> Run:
     read: dict[str, Any] = {name: text(value) for name, value in zip(_RUN_FIELDS, values, strict=True)}
-    created = number(read.pop("created_at"))
     read |= {name: number(read[name]) for name in _NUMBERS}
     read["cancel_requested"] = read["cancel_requested"] == "1"
-    return Run(id, **read), created
+    return Run(id, **read)
 
 
-async def look(
-    reader: Reader, keys: Keys, shared: Shared, ids: Sequence[str], *,
+async def read_with_places(
+    reader: Reader, shared: Shared, ids: Sequence[str], *,
     elsewhere: Mapping[str, set[Place]] | None = None, thorough: bool = False,
-) -> list[tuple[Run, int]]:  # fmt: skip
-    """The runs and their places, and when each was made.
+) -> list[Run]:  # fmt: skip
+    """The runs and their places.
 
-    `elsewhere`: further places in which a run was seen, and is looked for. `thorough`: look for its belongings, too,
-    and leave out each run that changes meanwhile.
+    `elsewhere`: by run, further places to look for it. `thorough`: read which belongings it has, too, and leave out
+    each run that changes meanwhile.
     """
-    found = await read_runs(reader, keys, ids)
+    keys, runs = reader.keys, await read_runs(reader, ids)
     suspects, questions = shared.suspects, Questions(reader)
-    for run, _ in found:
+    for run in runs:
         run.places = shared.standing.get(run.id, ())
         run.noted_by = suspects.get(run.id, ())
         places = {*_own_places(run), *(elsewhere or {}).get(run.id, ())}
@@ -60,21 +59,21 @@ async def look(
                 _ask_of_belonging(questions, keys, run, kind)
         if run.holder:
             process = shared.processes.get(run.holder)
-            run.holder_is_known = process is not None and process.is_registered
+            run.holder_is_registered = process is not None and process.is_registered
         first = event_number(run.first_event)
         if run.first_event and run.owner in shared.streams and first >= shared.streams[run.owner]:
-            run.ends = tuple(how for id, how in shared.ends.get(run.id, ()) if id >= first)
-    await questions.answered()
-    if parked := [run for run, _ in found if run.status in PARKED]:
-        await _read_awaited(reader, keys, parked)
+            run.reported_ends = tuple(how for id, how in shared.ends.get(run.id, ()) if id >= first)
+    await questions.send()
+    if parked := [run for run in runs if run.status in PARKED]:
+        await _read_awaits(reader, parked)
     if thorough:
-        again = await read_runs(reader, keys, ids)
-        found = [before for before, after in zip(found, again, strict=True) if before[0].state == after[0].state]
-    return found
+        again = await read_runs(reader, ids)
+        runs = [before for before, after in zip(runs, again, strict=True) if before.state == after.state]
+    return runs
 
 
 def _own_places(run: Run) -> Iterable[Place]:
-    """The places that have to be looked at for this run: the others are known already."""
+    """The places to ask for this run. `Shared.standing` has the others."""
     if run.status:
         yield from (("ended", f"{run.agent}:{status}") for status in ENDED)
     if run.status and not run.has_ended:
@@ -94,7 +93,7 @@ def _ask_of_place(questions: Questions, keys: Keys, run: Run, place: Place) -> N
 
 def _ask_of_parent(questions: Questions, keys: Keys, run: Run) -> None:
     def note_listed(answer: Any) -> None:
-        run.parent_lists_it = bool(answer)
+        run.is_listed_by_parent = bool(answer)
 
     def note_status(answer: Any) -> None:
         run.parent_status = text(answer)
@@ -111,32 +110,33 @@ def _ask_of_belonging(questions: Questions, keys: Keys, run: Run, kind: str) -> 
     questions.ask(note, "EXISTS", keys.key(kind, run.id))
 
 
-async def _read_awaited(reader: Reader, keys: Keys, runs: Sequence[Run]) -> None:
-    """What each of these waits for, without the results."""
+async def _read_awaits(reader: Reader, runs: Sequence[Run]) -> None:
+    """What each of these runs awaits, without the results."""
+    keys = reader.keys
     lists = await reader.ask([("HKEYS", keys.awaits(run.id)) for run in runs])
     lengths, values, others = Questions(reader), Questions(reader), Questions(reader)
     for run, listed in zip(runs, lists, strict=True):
-        run.awaited = {}
+        run.awaits = {}
         for thing in map(text, listed or ()):
             if thing != "plan":
                 lengths.ask(_measure(values, keys, run, thing), "HSTRLEN", keys.awaits(run.id), thing)
-    await lengths.answered()
-    await values.answered()
+    await lengths.send()
+    await values.send()
     for run in runs:
-        for thing, value in (run.awaited or {}).items():
+        for thing, value in (run.awaits or {}).items():
             kind, _, name = thing.partition(":")
             if kind == "child" and value.startswith("?"):
                 others.ask(_note_ended_child(run, name), "HGET", keys.run(name), "status")
             elif kind == "tool" and value.startswith("?"):
-                others.ask(_note_kept(run, thing), "HEXISTS", keys.key("journal", run.id), f"delivered:{thing}")
-    await others.answered()
+                others.ask(_note_early_result(run, thing), "HEXISTS", keys.key("journal", run.id), f"delivered:{thing}")
+    await others.send()
 
 
 def _measure(values: Questions, keys: Keys, run: Run, thing: str) -> Callable[[Any], None]:
     def use(length: Any) -> None:
         def note(value: Any) -> None:
-            assert isinstance(run.awaited, dict)
-            run.awaited[thing] = text(value)
+            assert isinstance(run.awaits, dict)
+            run.awaits[thing] = text(value)
 
         if (length or 0) > _LONGEST_DEADLINE:
             note("!")
@@ -154,9 +154,9 @@ def _note_ended_child(run: Run, child: str) -> Callable[[Any], None]:
     return note
 
 
-def _note_kept(run: Run, call: str) -> Callable[[Any], None]:
+def _note_early_result(run: Run, call: str) -> Callable[[Any], None]:
     def note(there: Any) -> None:
         if there:
-            run.kept_early += (call,)
+            run.early_results += (call,)
 
     return note

@@ -1,4 +1,4 @@
-"""Reads what belongs to no single run: queues, processes, counts, and which stored events tell of an end."""
+"""Reads what belongs to more than one run: queues, processes, counts, and the stored events that report an end."""
 
 import re
 from collections import defaultdict
@@ -6,13 +6,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from factorial.mailbox.doctor.reader import Reader, number, pairs, text
-from factorial.mailbox.doctor.stored import Batch, Place, Process
-from factorial.mailbox.keys import Keys
+from factorial.mailbox.doctor.stored import Batch, Place, Process, Run
 
 __all__ = ["EventId", "Shared", "event_number", "read_ends", "read_shared"]
 
 _EVENTS = 100
-"""How many events, each of which may be long, one command asks for."""
+"""The number of events that one command asks for. An event may be long."""
 _SHARED = (
     "ready", "suspects", "throttled", "running", "passed", "due", "parked", "wake", "held", "claims", "events", "owner",
     "batch",
@@ -24,41 +23,52 @@ EventId = tuple[int, int]
 
 @dataclass(slots=True)
 class Shared:
-    """Queues, processes, counts. Read before the runs."""
+    """Queues, processes and counts. They are read before the runs."""
 
     names: dict[str, set[str]]
-    """By kind: the names of the keys that are no run's own."""
+    """By kind: the names of the keys that do not belong to one run."""
     processes: dict[str, Process]
+    """By name."""
     passed: dict[str, tuple[str, ...]]
-    """By agent: the processes that have passed its wake token on."""
+    """By agent: the processes that passed its wake token on."""
     wake: dict[str, bool]
-    """By agent with a queue: whether there is a wake token."""
+    """By agent with a queue: whether it has a wake token."""
     active: dict[str, int]
-    """By owner: the number of its active runs, as it is stored."""
+    """By owner: the stored count of its active runs."""
     running: dict[tuple[str, str], int]
-    """By agent and owner: the number of runs that are held, as it is stored."""
+    """By agent and owner: the stored count of held runs."""
     batches: dict[str, Batch]
-    """What they say of themselves."""
+    """By id: what the batch counts."""
     doomed: int
+    """The number of runs that maintenance must still cancel."""
     standing: dict[str, tuple[Place, ...]] = field(default_factory=dict)
-    """By run: where it stands in the lists of ready runs and suspects, and in what processes hold."""
+    """By run: its places among the ready queues, the queues of suspects, and the held runs."""
     ends: dict[str, list[tuple[EventId, str]]] = field(default_factory=dict)
-    """By run: the events that tell of its end: their ids, and the status."""
+    """By run: the events that report its end, each as its id and the status."""
     streams: dict[str, EventId] = field(default_factory=dict)
-    """By owner whose events were read: the id of the oldest one."""
+    """By owner whose events were read: the id of the oldest event."""
 
     @property
     def suspects(self) -> dict[str, tuple[str, ...]]:
-        """By run: the processes that say that it is their suspect."""
+        """By run: the processes that have a note that it is their suspect."""
         noted: dict[str, tuple[str, ...]] = defaultdict(tuple)
         for process in self.processes.values():
             if process.suspect:
                 noted[process.suspect] += (process.name,)
         return noted
 
+    def note_keys_of(self, runs: Iterable[Run]) -> None:
+        """Add the keys where these runs may be at a later read. An empty queue has no key, so no scan returns it."""
+        for run in runs:
+            if run.status:
+                self.names["owner"].add(run.owner)
+                for kind in ("ready", "suspects", "running", "passed"):
+                    self.names[kind].add(run.agent)
 
-async def read_shared(reader: Reader, keys: Keys, names: dict[str, set[str]] | None = None) -> Shared:
-    """All that is no run's own. `names`: where it is, if that is known from before."""
+
+async def read_shared(reader: Reader, names: dict[str, set[str]] | None = None) -> Shared:
+    """Everything that belongs to more than one run. `names`: the keys, if they are known from an earlier read."""
+    keys = reader.keys
     names = await _shared_names(reader) if names is None else names
     [registered, doomed] = await reader.ask([
         ("ZRANGE", keys.key("processes"), 0, -1), ("LLEN", keys.key("doomed")),
@@ -79,7 +89,7 @@ async def read_shared(reader: Reader, keys: Keys, names: dict[str, set[str]] | N
         },
         passed={agent: tuple(sorted(map(text, members or ()))) for agent, members in passed.items()},
         wake={agent: bool(there) for agent, there in tokens.items()},
-        active={owner: number(count) for owner, count in counts.items()},
+        active={owner: number(count) for owner, count in counts.items() if count is not None},
         running={
             (agent, text(owner)): number(count)
             for agent, counted in running.items()
@@ -117,7 +127,7 @@ async def _note_standing(reader: Reader, shared: Shared, kind: str, name: str) -
     place, standing, pieces = ((kind, name),), shared.standing, 0
     async for ids in reader.members(kind, name):
         pieces += 1
-        may_repeat = kind == "held" or pieces > 1  # what moves while it is read in pieces may be in two of them
+        may_repeat = kind == "held" or pieces > 1  # an id that moves while the list is read may be in two pieces
         for id in ids:
             before = standing.get(id, ())
             if not (may_repeat and place[0] in before):
@@ -126,12 +136,12 @@ async def _note_standing(reader: Reader, shared: Shared, kind: str, name: str) -
                     shared.processes[name].held += 1
 
 
-async def read_ends(reader: Reader, keys: Keys, shared: Shared, owners: Iterable[str]) -> None:
-    """Note which of the owners' stored events tell of the end of a run."""
+async def read_ends(reader: Reader, shared: Shared, owners: Iterable[str]) -> None:
+    """Read which of the owners' stored events report the end of a run."""
     for owner in owners:
         start = "-"
         while start:
-            [events] = await reader.ask([("XRANGE", keys.events(owner), start, "+", "COUNT", _EVENTS)])
+            [events] = await reader.ask([("XRANGE", reader.keys.events(owner), start, "+", "COUNT", _EVENTS)])
             for event_id, parts in events or ():
                 id = event_number(event_id)
                 shared.streams.setdefault(owner, id)
@@ -141,6 +151,6 @@ async def read_ends(reader: Reader, keys: Keys, shared: Shared, owners: Iterable
 
 
 def event_number(event_id: bytes | str) -> EventId:
-    """An event's id, as it is ordered."""
+    """An event's id as numbers, which are ordered."""
     ms, _, count = text(event_id).partition("-")
     return number(ms), number(count)

@@ -1,30 +1,43 @@
-"""Runs, processes and batches as they were found in the server."""
+"""Runs, processes and batches as they were read from the server."""
 
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-__all__ = ["BELONGINGS", "ENDED", "PARKED", "Batch", "Place", "Process", "Run"]
+__all__ = ["BELONGINGS", "ENDED", "KEPT_AFTER_END", "PARKED", "PLACES", "Batch", "Place", "Process", "Run"]
 
 ENDED = ("completed", "failed", "cancelled")
 PARKED = ("pending_tool_results", "pending_child_tasks")
 BELONGINGS = {
-    "conversation": "conversation", "fields": "context", "journal": "journal", "mail": "mail",
-    "seen": "ids of accepted mail", "awaits": "list of awaited things", "children": "list of children",
+    "conversation": "conversation", "fields": "context", "journal": "journal", "mail": "unread steering",
+    "seen": "list of accepted steering", "awaits": "list of awaits", "children": "list of children",
 }  # fmt: skip
-"""The keys that a run may have beside its hash, by their kind. Of an ended one only the first two are left."""
+"""The keys that a run may have next to its hash, and what they hold, by kind."""
+KEPT_AFTER_END = ("conversation", "fields")
+"""Those that an ended run keeps."""
 
 Place = tuple[str, str]
-"""Where a run stands, as a kind of key and its name: ('ready', agent), ('held', process), ('ended', 'agent:status')"""
+"""Where a run is, as a kind of key and its name: ('ready', agent), ('held', process), ('ended', 'agent:status')."""
+PLACES = {
+    "ready": "the ready queue of agent {}",
+    "suspects": "the queue of suspects of agent {}",
+    "throttled": "the throttled runs of {}",
+    "held": "the runs held by process {}",
+    "due": "the due runs of agent {}",
+    "parked": "the parked runs of agent {}",
+    "ended": "the ended runs of {}",
+    "children": "the list of children of run {}",
+}
+"""What each kind of place is called, with its name in the braces."""
 
 
 @dataclass(slots=True)
 class Run:
-    """A run as it is stored, and where it was found."""
+    """A run as it is stored, and the places where it was found."""
 
     id: str
     status: str = ""
-    """Empty: there is no such run (any more), and something of it was found all the same."""
+    """Empty: the run does not exist, but something of it was found."""
     agent: str = ""
     owner: str = ""
     holder: str = ""
@@ -42,25 +55,28 @@ class Run:
     batch: str = ""
     first_event: str = ""
     """The id of its first event."""
+    created_at: int = 0
+    """In ms since 1970."""
     places: tuple[Place, ...] = ()
-    """All places where it was found; one where it is twice is there twice."""
+    """All places where it was found. A place that has it twice is listed twice."""
     belongings: tuple[str, ...] = ()
-    holder_is_known: bool = True
-    """Whether its holder has registered: else nobody would take it back."""
+    """The kinds of keys that it has next to its hash."""
+    holder_is_registered: bool = True
+    """Nobody reclaims what an unregistered process holds."""
     noted_by: tuple[str, ...] = ()
-    """The processes that say that it is the suspect they hold."""
+    """The processes that have a note that it is their suspect."""
     parent_status: str = ""
-    """Empty: it has no parent, or that is gone."""
-    parent_lists_it: bool = False
-    awaited: Mapping[str, str] | None = None
-    """What a parked run waits for: '?' and the deadline of what has not come, '!' of what has; 'open': how much has
-    not. None: it has no such list."""
-    kept_early: tuple[str, ...] = ()
-    """Of these, the results that are there and were not given to it."""
+    """Empty: it has no parent, or the parent does not exist."""
+    is_listed_by_parent: bool = False
+    awaits: Mapping[str, str] | None = None
+    """What a parked run awaits: '?' and a deadline for what has not arrived, '!' for what has. 'open' is the stored
+    number of things that have not. None: the run is not parked."""
+    early_results: tuple[str, ...] = ()
+    """The open awaits whose results are in the journal: they arrived before the run parked."""
     ended_children: tuple[str, ...] = ()
-    """Of these, the children that have ended."""
-    ends: tuple[str, ...] | None = None
-    """The statuses with which its events say that it ended. None: they were not read, or some are trimmed."""
+    """The open awaits that are children and have ended."""
+    reported_ends: tuple[str, ...] | None = None
+    """The statuses with which its events report its end. None: they were not read, or some have been trimmed."""
 
     @property
     def has_ended(self) -> bool:
@@ -69,36 +85,39 @@ class Run:
 
     @property
     def is_suspect(self) -> bool:
-        """Whether two or more processes crashed while they held the run, since it last finished a step."""
+        """Whether two or more processes crashed while they held the run, since its last recorded step."""
         return self.crashes >= 2
 
     @property
     def state(self) -> tuple[object, ...]:
-        """What changes with every change of the run: two looks that see the same one have missed none between them."""
+        """A value that differs after each change of the run, and never recurs."""
         return (self.status, self.epoch, self.seq, self.crashes, self.holder)
 
 
 @dataclass(slots=True)
 class Process:
-    """A process that has registered, or holds something."""
+    """A process that is registered, or holds runs."""
 
     name: str
     agent: str = ""
     suspect: str = ""
-    """The run that is noted as its suspect."""
+    """The run that it has a note of as its suspect."""
     is_alive: bool = False
     """Whether it has a lease."""
     is_registered: bool = False
-    """Else, what it holds would not be taken back."""
+    """Nobody reclaims what an unregistered process holds."""
     held: int = 0
+    """The number of runs that it holds."""
 
 
 @dataclass(slots=True)
 class Batch:
-    """What is said of a batch, and what its runs say."""
+    """What a batch counts, and what its runs are."""
 
     total: int = 0
     ended: int = 0
     active: int = 0
     runs: int = 0
+    """The number of its runs that are stored."""
     ended_runs: Counter[str] = field(default_factory=Counter)
+    """The number of these that have ended, by status."""

@@ -10,27 +10,28 @@ __all__ = ["Tally"]
 
 @dataclass(slots=True)
 class Tally:
-    """What many runs amount to."""
+    """Counts of many runs."""
 
     statuses: Counter[tuple[str, str]] = field(default_factory=Counter)
     """By agent and status."""
     active: Counter[str] = field(default_factory=Counter)
-    """By owner: the runs that have not ended."""
+    """By owner: runs that have not ended."""
     held: Counter[tuple[str, str]] = field(default_factory=Counter)
     """By agent and owner."""
     throttled: Counter[tuple[str, str]] = field(default_factory=Counter)
+    """By agent and owner."""
     ready: Counter[tuple[str, str]] = field(default_factory=Counter)
-    """Suspects that wait are among them."""
-    waiting: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
-    """By agent: 'ready' and 'suspects', and how many of each wait to be taken up."""
+    """By agent and owner; queued suspects are included."""
+    queued: dict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    """By agent: the numbers of 'ready' runs and of queued 'suspects'."""
     oldest: dict[str, int] = field(default_factory=dict)
     """By agent: when the oldest of these was enqueued, in ms since 1970."""
     batches: dict[str, Batch] = field(default_factory=lambda: defaultdict(Batch))
     without_deadline: int = 0
-    """Parked runs that wait, without a deadline, for something that has not come."""
+    """Parked runs that await something without a deadline."""
 
-    def add(self, run: Run, created: int) -> None:
-        """One more run."""
+    def add(self, run: Run) -> None:
+        """Count a run."""
         whose = (run.agent, run.owner)
         self.statuses[run.agent, run.status] += 1
         if run.batch:
@@ -48,7 +49,7 @@ class Tally:
             for kind in ("ready", "suspects"):
                 if kind in kinds:
                     self.ready[whose] += 1
-                    self.waiting[run.agent][kind] += 1
-                    self.oldest[run.agent] = min(created, self.oldest.get(run.agent, created))
-        elif run.status in PARKED and "?0" in (run.awaited or {}).values():
+                    self.queued[run.agent][kind] += 1
+                    self.oldest[run.agent] = min(run.created_at, self.oldest.get(run.agent, run.created_at))
+        elif run.status in PARKED and "?0" in (run.awaits or {}).values():
             self.without_deadline += 1

@@ -1,15 +1,11 @@
-"""Asserts what must be true of a namespace at any moment, with the rules that the user's own check has
-(`factorial/mailbox/checkup/invariants.py`, which names them); and reads all that is stored, for tests that compare it.
-"""
+"""Reads all that is stored in a namespace, for tests that compare it."""
 
 from collections import defaultdict
 from typing import Any
 
-from factorial.mailbox.doctor import check
-from factorial.mailbox.keys import Keys
 from factorial.mailbox.transport.commands import Commands
 
-__all__ = ["assert_invariants", "contents", "is_suspect"]
+__all__ = ["Contents", "contents", "is_suspect"]
 
 Contents = dict[str, dict[str, Any]]
 
@@ -54,16 +50,6 @@ def _paired(flat: list[bytes]) -> dict[str, str]:
     return dict(zip(items, items, strict=True))
 
 
-async def assert_invariants(commands: Commands, namespace: str, *, quiet: bool = False, told: bool = True) -> None:
-    """Fail with a list of what is wrong in `namespace`, in which nothing moves.
-
-    `quiet`: nor was anything broken off, so that a wake token is there wherever something is ready. `told`: the end of
-    each run is an event, as it is unless a test makes commits by hand.
-    """
-    checkup = await check(commands, Keys(namespace), still=True, tokens=quiet, events=told)
-    assert not checkup.findings, "\n".join(map(str, checkup.findings))
-
-
 def is_suspect(run: dict[str, str]) -> bool:
-    """Whether two or more processes crashed while they held the run, since it last finished a step."""
+    """Whether two or more processes crashed while they held the run, since its last recorded step."""
     return int(run.get("crashes", 0)) >= 2

@@ -1,6 +1,6 @@
 """Asserts the invariants of every namespace on a server, after the test that used it. Everything is real.
 
-It works on an event loop of its own, when those of the test and its fixtures are closed.
+It uses its own event loop, when those of the test and its fixtures are closed.
 """
 
 import asyncio
@@ -11,36 +11,35 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from factorial.config import RedisConfig
 from factorial.errors import MailboxError
 from factorial.mailbox.transport.connection import Connection
-from tests.redis.invariants import assert_invariants
+from tests.redis.doctor import assert_invariants
 
-__all__ = ["Inspector"]
+__all__ = ["ServerDoctor"]
 
 _TAG = re.compile(rb"\{(.+):0\}:")
 
 
-class Inspector:
-    """Make one for the whole test run, and `close()` it."""
+class ServerDoctor:
+    """One for the whole test run. `close()` it."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
         self._kept: dict[str, Connection] = {}
-        """Connections to servers that live as long as the test run: to open one takes longer than to ask."""
+        """Connections to servers that live as long as the test run. To open one takes longer than a check."""
 
-    def inspect(self, url: str, namespace: str = "factorial", *, told: bool = True) -> None:
-        """Fail with a list of what is wrong on the server at `url`; of a cluster, on the node that has `namespace`.
+    def check(self, url: str, namespace: str = "factorial", *, end_events: bool = True) -> None:
+        """Fail with the findings about all namespaces on the server at `url`; on a cluster, on the node of `namespace`.
 
-        `told`: see `assert_invariants`. A server that cannot be asked, since the test has stopped or locked it, is left
-        alone.
+        `end_events`: see `assert_invariants`. A server that the test has stopped or locked is skipped.
         """
 
         async def assert_all(connection: Connection) -> None:
             for found in await _namespaces(connection):
-                await _assert(connection, found, told)
+                await _assert(connection, found, end_events)
 
         self._loop.run_until_complete(self._at(url, namespace, assert_all))
 
     def tidy(self, url: str, namespace: str = "factorial") -> None:
-        """Remove all namespaces there, so that each test pays for its own keys only."""
+        """Remove all namespaces there, so that each test is charged with its own keys only."""
         self._loop.run_until_complete(self._at(url, namespace, _remove))
 
     async def _at(self, url: str, namespace: str, act: Callable[[Connection], Awaitable[None]]) -> None:
@@ -51,7 +50,7 @@ class Inspector:
             connection = await Connection.open(RedisConfig(url=url, namespace=namespace, timeout=20, retry_for=20))
         except MailboxError:
             return
-        if url.startswith("unix:"):  # the shared one; each namespace of a cluster has its own way
+        if url.startswith("unix:"):  # the shared server; each namespace of a cluster has its own node
             self._kept[url] = connection
         try:
             await act(connection)
@@ -60,7 +59,7 @@ class Inspector:
                 await connection.close()
 
     def close(self) -> None:
-        """Close its connections, and end its event loop."""
+        """Close its connections and its event loop."""
         for connection in self._kept.values():
             self._loop.run_until_complete(connection.close())
         self._loop.close()
@@ -79,12 +78,12 @@ async def _namespaces(connection: Connection) -> Mapping[str, Sequence[bytes]]:
             return found
 
 
-async def _assert(connection: Connection, namespace: str, told: bool) -> None:
+async def _assert(connection: Connection, namespace: str, end_events: bool) -> None:
     try:
-        await assert_invariants(connection, namespace, told=told)
-    except AssertionError:  # something may still have been on its way to the server when the test ended
+        await assert_invariants(connection, namespace, end_events=end_events)
+    except AssertionError:  # a command may still have been on its way to the server when the test ended
         await asyncio.sleep(0.5)
-        await assert_invariants(connection, namespace, told=told)
+        await assert_invariants(connection, namespace, end_events=end_events)
 
 
 async def _remove(connection: Connection) -> None:
