@@ -98,6 +98,10 @@ class Patient:
         code = await run_doctor(self.mailbox.redis, as_json=True)
         report: dict[str, Any] = json.loads(self._capsys.readouterr().out)
         assert code == (not report["well"])
+        findings = [found for one in report["invariants"] for found in one["findings"]]
+        for said in [*report["notes"], *(found["text"] for found in findings), *(found["fix"] for found in findings)]:
+            assert re.fullmatch(r"[A-Z].*[.]", said) or said.startswith("namespace "), f"not a sentence: {said!r}"
+            assert "{NAMESPACE" not in said
         return report
 
     async def findings(self) -> list[str]:

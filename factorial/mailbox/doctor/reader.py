@@ -9,7 +9,7 @@ from typing import Any
 
 from redis.exceptions import ResponseError
 
-from factorial.mailbox.keys import Keys
+from factorial.mailbox.keys import KINDS, Keys
 from factorial.mailbox.transport.commands import Commands
 
 __all__ = ["Questions", "Reader", "in_pieces", "number", "pairs", "text"]
@@ -72,7 +72,7 @@ class Reader:
     async def members(self, kind: str, name: str) -> AsyncIterator[list[str]]:
         """The ids in a list, set or sorted set, in pieces. If it changes meanwhile, an id may be returned twice."""
         key = self.keys.key(kind, name)
-        if kind in ("children", "parked", "held"):
+        if KINDS[kind].type == "SET":
             cursor = b"0"
             while True:
                 [answer] = await self.ask([("SSCAN", key, cursor, "COUNT", _PIECE)])
@@ -81,7 +81,7 @@ class Reader:
                 if int(cursor) == 0:
                     return
         # Read from the end: pushing and popping at the front does not move the ids that are still to be read.
-        command, end = ("ZRANGE" if kind in ("due", "throttled") else "LRANGE"), -1
+        command, end = ("ZRANGE" if KINDS[kind].type == "ZSET" else "LRANGE"), -1
         while True:
             [ids] = await self.ask([(command, key, end - _LONG_PIECE + 1, end)])
             yield [text(id) for id in ids or ()]

@@ -20,7 +20,7 @@ _READS = 3
 _PAUSE = 0.3
 """Seconds between two reads."""
 
-K = TypeVar("K", bound=Hashable)
+_K = TypeVar("_K", bound=Hashable)
 
 
 async def confirmed_runs(reader: Reader, shared: Shared, candidates: Candidates, *, still: bool) -> list[Finding]:
@@ -65,9 +65,9 @@ async def confirmed_processes(reader: Reader, shared: Shared, *, still: bool) ->
 
 
 async def unchanged(
-    keys: Collection[K], values_of: Callable[[Collection[K]], Awaitable[dict[K, Any]]], *,
+    keys: Collection[_K], values_of: Callable[[Collection[_K]], Awaitable[dict[_K, Any]]], *,
     reads: int = _READS, pause: float | None = None,
-) -> dict[K, Any]:  # fmt: skip
+) -> dict[_K, Any]:  # fmt: skip
     """The keys whose value is the same in each read, and these values. `pause`: seconds between two reads.
 
     A key without a value, or with a changed one, is not read again.

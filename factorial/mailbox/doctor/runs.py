@@ -9,7 +9,7 @@ from typing import Any
 from factorial.mailbox.doctor.reader import Questions, Reader, number, text
 from factorial.mailbox.doctor.shared import Shared, event_number
 from factorial.mailbox.doctor.stored import BELONGINGS, ENDED, PARKED, Place, Run
-from factorial.mailbox.keys import Keys
+from factorial.mailbox.keys import KINDS, Keys
 
 __all__ = ["read_runs", "read_with_places"]
 
@@ -81,14 +81,13 @@ def _own_places(run: Run) -> Iterable[Place]:
 
 
 def _ask_of_place(questions: Questions, keys: Keys, run: Run, place: Place) -> None:
+    is_set = KINDS[place[0]].type == "SET"
+
     def note(answer: Any) -> None:
-        if answer not in (None, 0):
+        if answer if is_set else answer is not None:  # a score may be 0
             run.places += (place,)
 
-    command = "SISMEMBER" if place[0] in ("parked", "children") else "ZSCORE"
-    questions.ask(
-        note if command == "SISMEMBER" else lambda score: note(score is not None), command, keys.key(*place), run.id
-    )
+    questions.ask(note, "SISMEMBER" if is_set else "ZSCORE", keys.key(*place), run.id)
 
 
 def _ask_of_parent(questions: Questions, keys: Keys, run: Run) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from factorial.mailbox.doctor.reader import Reader, number, pairs, text
 from factorial.mailbox.doctor.stored import Batch, Place, Process, Run
 
-__all__ = ["EventId", "Shared", "event_number", "read_ends", "read_shared"]
+__all__ = ["Shared", "event_number", "read_ends", "read_shared"]
 
 _EVENTS = 100
 """The number of events that one command asks for. An event may be long."""
@@ -18,7 +18,7 @@ _SHARED = (
 )  # fmt: skip
 _END_EVENT = re.compile(rb'{"event_type":"run_(completed|failed|cancelled)","task_id":"([^"]*)"')
 
-EventId = tuple[int, int]
+_EventId = tuple[int, int]
 
 
 @dataclass(slots=True)
@@ -43,9 +43,9 @@ class Shared:
     """The number of runs that maintenance must still cancel."""
     standing: dict[str, tuple[Place, ...]] = field(default_factory=dict)
     """By run: its places among the ready queues, the queues of suspects, and the held runs."""
-    ends: dict[str, list[tuple[EventId, str]]] = field(default_factory=dict)
+    ends: dict[str, list[tuple[_EventId, str]]] = field(default_factory=dict)
     """By run: the events that report its end, each as its id and the status."""
-    streams: dict[str, EventId] = field(default_factory=dict)
+    streams: dict[str, _EventId] = field(default_factory=dict)
     """By owner whose events were read: the id of the oldest event."""
 
     @property
@@ -150,7 +150,7 @@ async def read_ends(reader: Reader, shared: Shared, owners: Iterable[str]) -> No
             start = "(" + text(events[-1][0]) if events and len(events) == _EVENTS else ""
 
 
-def event_number(event_id: bytes | str) -> EventId:
+def event_number(event_id: bytes | str) -> _EventId:
     """An event's id as numbers, which are ordered."""
     ms, _, count = text(event_id).partition("-")
     return number(ms), number(count)

@@ -20,8 +20,8 @@ __all__ = ["Listener"]
 
 logger = logging.getLogger("factorial.mailbox")
 
-OnMessage = Callable[[bytes], None]
-OnGap = Callable[[], None]
+_OnMessage = Callable[[bytes], None]
+_OnGap = Callable[[], None]
 
 
 class _Channel:
@@ -30,7 +30,7 @@ class _Channel:
     __slots__ = ("confirmed", "interrupted", "subscribers")
 
     def __init__(self, confirmed: "asyncio.Future[None]") -> None:
-        self.subscribers: list[tuple[OnMessage, OnGap]] = []
+        self.subscribers: list[tuple[_OnMessage, _OnGap]] = []
         self.confirmed = confirmed
         self.interrupted = False
 
@@ -63,7 +63,7 @@ class Listener:
         listener._check_for_silence()
         return listener
 
-    async def subscribe(self, channel: str, on_message: OnMessage, on_gap: OnGap) -> None:
+    async def subscribe(self, channel: str, on_message: _OnMessage, on_gap: _OnGap) -> None:
         """Call `on_message` with each message on `channel` from now on. Returns when the server has confirmed that.
 
         `on_gap` is called after an interruption, when the subscription works again: messages may have been missed.
@@ -88,7 +88,7 @@ class Listener:
             self._remove(name, on_message)
             raise
 
-    async def unsubscribe(self, channel: str, on_message: OnMessage) -> None:
+    async def unsubscribe(self, channel: str, on_message: _OnMessage) -> None:
         """Stop calling `on_message`. An unknown subscription is ignored."""
         self._remove(channel.encode(), on_message)
 
@@ -117,7 +117,7 @@ class Listener:
         if link is not None:
             await link.close()
 
-    def _remove(self, name: bytes, on_message: OnMessage) -> None:
+    def _remove(self, name: bytes, on_message: _OnMessage) -> None:
         entry = self._channels.get(name)
         if entry is None:
             return
