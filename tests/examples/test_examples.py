@@ -81,7 +81,7 @@ def weather_workers(tmp_path: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 
 async def test_weather(tmp_path: Path, weather_workers: subprocess.Popen[bytes]) -> None:
-    """The introduction's snippet (I01 to I06): it subscribes after it has enqueued, and sees the result."""
+    """The introduction's snippet: it subscribes after it has enqueued, and sees the result."""
     log = tmp_path / "log"
     await wait_until(lambda: "children are ready" in log.read_text(), timeout=20, message="the workers")
     for _ in range(2):

@@ -3,7 +3,7 @@ protocol (`llmock`, the plugin's fixture). Fake: the language model behind that 
 
 Whatever a test is about, it fails if a request's conversation was one that no provider takes (`provider.flaw`).
 
-A file holds one chapter of the checklist; a test's name begins with the row that it shows (`test_spec_A07_...`).
+A file holds one chapter of PROMISES.md; a test's name begins with the row that it shows (`test_spec_A07_...`).
 """
 
 from collections.abc import AsyncIterator, Iterator

@@ -1,16 +1,13 @@
-"""The documents that specify Factorial, where they are at hand: their snippets, as they are written there.
+"""The documents that specify Factorial, and their snippets as they are written there.
 
-They are no part of the repository. `FACTORIAL_DOCUMENTS` names the folder that holds them (with `CHECKLIST.md`);
-without it, `*/spec/` beside the checkout is tried.
-
-Three of the documents are Markdown, and their snippets stand between fences. Of the other two only the text is left:
+The documents are in `documents/`: five pages of the documentation of nfactorial, unchanged. `PROMISES.md` lists what
+they promise. Three pages are Markdown, and their snippets stand between fences. Of the other two only the text is left:
 a snippet is known by its first and its last line there, and its indentation is restored from the syntax (`reindent`).
 """
 
 import ast
 import asyncio
 import inspect
-import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,29 +15,16 @@ from pathlib import Path
 from typing import Any
 
 __all__ = [
-    "ROOT", "WHY_NOT", "Example", "Snippet", "execute", "fences", "find", "looks_like_code", "places", "source", "text",
+    "ROOT", "Example", "Snippet", "execute", "fences", "looks_like_code", "places", "source", "text",
 ]  # fmt: skip
 
 ROOT = Path(__file__).resolve().parents[2]
-WHY_NOT = "the documents are not here: set FACTORIAL_DOCUMENTS to the folder that holds them and their CHECKLIST.md"
-
-
-def find() -> Path | None:
-    """The folder with the documents, or None."""
-    if named := os.environ.get("FACTORIAL_DOCUMENTS"):
-        folder = Path(named)
-        if not (folder / "CHECKLIST.md").is_file():
-            raise FileNotFoundError(f"FACTORIAL_DOCUMENTS={named}: there is no CHECKLIST.md")
-        return folder
-    return next((path.parent for path in sorted(ROOT.parent.glob("*/spec/CHECKLIST.md"))), None)
+DOCUMENTS = Path(__file__).with_name("documents")
 
 
 def text(document: str) -> str:
-    """The document whose file name begins with this number."""
-    folder = find()
-    assert folder is not None, WHY_NOT
-    [file] = folder.glob(f"{document}_*.txt")
-    return file.read_text(encoding="utf-8")
+    """The document of this file name."""
+    return (DOCUMENTS / document).read_text(encoding="utf-8")
 
 
 @dataclass(frozen=True)
@@ -87,7 +71,7 @@ def places(document: str, examples: Sequence[Example]) -> list[tuple[int, int]]:
 
 
 def source(table: Mapping[str, Example], name: str) -> str:
-    """The example of this name as its document has it; of a snippet, the slips are mended. `table`: the document's."""
+    """The example of this name as its document has it, with a snippet's slips corrected. `table`: the document's."""
     example = table[name]
     if example.fence:
         written = fences(example.document)[example.fence - 1][1]
@@ -107,7 +91,7 @@ def reindent(written: str, levels: Mapping[str, int]) -> str:
     """Python without its indentation, with it.
 
     A line that ends with ':' opens a block. `return`, or a bare '...', ends the one it is in; `except`, `finally` and
-    `else` belong to the last block of their kind. What these rules do not tell, `levels` does.
+    `else` belong to the last block of their kind. `levels` has the rest.
     """
     lines: list[str] = []
     opened: list[tuple[str, int]] = []

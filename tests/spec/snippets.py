@@ -12,17 +12,17 @@ WEBSOCKET = '@app.websocket("/ws/{user_id}")'
 DISCONNECTED = 'print(f"WebSocket disconnected for user_id={user_id}")'
 
 INTRODUCTION: dict[str, Example] = {
-    "quick example": Snippet("000", 1),
-    "installation": Example("000", 2),  # a shell's
+    "quick example": Snippet("introduction.md", 1),
+    "installation": Example("introduction.md", 2),  # a shell's
 }
 
 ORCHESTRATOR: dict[str, Example] = {
-    "basic setup": Snippet("001", 1),
-    "redis configuration": Snippet("001", 2),
-    "worker configuration": Snippet("001", 3),
-    "maintenance worker configuration": Snippet("001", 4),
+    "basic setup": Snippet("orchestrator.md", 1),
+    "redis configuration": Snippet("orchestrator.md", 2),
+    "worker configuration": Snippet("orchestrator.md", 3),
+    "maintenance worker configuration": Snippet("orchestrator.md", 4),
     "enqueue tasks": Snippet(
-        "001",
+        "orchestrator.md",
         5,
         slips=[
             ("Agent(...)", 'Agent(instructions="You analyze data.")'),
@@ -30,16 +30,18 @@ ORCHESTRATOR: dict[str, Example] = {
             ("register_runner(...)", "register_runner(agent=agent)"),
         ],
     ),
-    "check task status": Snippet("001", 6),
-    "get task data": Snippet("001", 7),
-    "get task result": Snippet("001", 8, slips=[("get_results(", "get_task_result(")]),
-    "cancel tasks": Snippet("001", 9),
-    "steer tasks": Snippet("001", 10),
-    "dashboard": Snippet("001", 11, slips=[("import ObservabilityConfig", "import ObservabilityConfig, Orchestrator")]),
-    "metrics": Snippet("001", 12),
-    "run inline": Snippet("001", 13, slips=[("tools=[...],", "tools=[],")]),
+    "check task status": Snippet("orchestrator.md", 6),
+    "get task data": Snippet("orchestrator.md", 7),
+    "get task result": Snippet("orchestrator.md", 8, slips=[("get_results(", "get_task_result(")]),
+    "cancel tasks": Snippet("orchestrator.md", 9),
+    "steer tasks": Snippet("orchestrator.md", 10),
+    "dashboard": Snippet(
+        "orchestrator.md", 11, slips=[("import ObservabilityConfig", "import ObservabilityConfig, Orchestrator")]
+    ),
+    "metrics": Snippet("orchestrator.md", 12),
+    "run inline": Snippet("orchestrator.md", 13, slips=[("tools=[...],", "tools=[],")]),
     "progress streaming": Snippet(
-        "001",
+        "orchestrator.md",
         14,
         slips=[
             (" = extract_tool_data(", " = _extract_tool_data("),
@@ -50,19 +52,19 @@ ORCHESTRATOR: dict[str, Example] = {
 }
 
 CONTEXT: dict[str, Example] = {
-    "agent context": Snippet("002", first="from factorial import AgentContext", last=")"),
+    "agent context": Snippet("context.txt", first="from factorial import AgentContext", last=")"),
     "custom context": Snippet(
-        "002", first="from typing import Any", last="agent_b_messages: list[dict[str, Any]] = []"
+        "context.txt", first="from typing import Any", last="agent_b_messages: list[dict[str, Any]] = []"
     ),
     "using a custom context": Snippet(
-        "002",
+        "context.txt",
         first="from factorial import BaseAgent",
         last='task = agent.create_task(owner_id="user123", payload=context)',
         slips=[("task = agent.", "agent = ABTestableAgent()\ntask = agent.")],
         levels={"# Create tasks with custom context": 0},
     ),
     "execution context": Snippet(
-        "002",
+        "context.txt",
         first="from factorial import AgentContext, ExecutionContext",
         last='print(f"Iterations: {execution_ctx.iterations}")',
         slips=[
@@ -72,7 +74,7 @@ CONTEXT: dict[str, Example] = {
         ],
     ),
     "context in tools": Snippet(
-        "002",
+        "context.txt",
         first="def stateless_tool(input_args: str) -> str:",
         last="return run_tool_a(input_args)",
         nth=2,
@@ -81,52 +83,52 @@ CONTEXT: dict[str, Example] = {
 }
 
 AGENTS: dict[str, Example] = {
-    "quick start": Snippet("003", 1),
-    "tools": Snippet("003", 2),
-    "models": Snippet("003", 3, slips=[("import gpt_5,", "import Agent, AgentContext, Model, gpt_5,")]),
-    "model settings": Snippet("003", 4),
-    "dynamic model settings": Snippet("003", 5),
-    "structured output": Snippet("003", 6),
-    "creating tasks": Snippet("003", 7),
-    "custom agent": Snippet("003", 8),
+    "quick start": Snippet("agents.md", 1),
+    "tools": Snippet("agents.md", 2),
+    "models": Snippet("agents.md", 3, slips=[("import gpt_5,", "import Agent, AgentContext, Model, gpt_5,")]),
+    "model settings": Snippet("agents.md", 4),
+    "dynamic model settings": Snippet("agents.md", 5),
+    "structured output": Snippet("agents.md", 6),
+    "creating tasks": Snippet("agents.md", 7),
+    "custom agent": Snippet("agents.md", 8),
     "custom context classes": Snippet(
-        "003",
+        "agents.md",
         9,
         slips=[
             ("orchestrator = ...", "orchestrator = Orchestrator()"),
             ("agent=research_agent", "agent=ResearchAgent()"),
         ],
     ),
-    "errors and retries": Snippet("003", 10),
+    "errors and retries": Snippet("agents.md", 10),
 }
 
 EVENTS: dict[str, Example] = {
-    "enqueue": Snippet("004", first='@app.post("/api/enqueue")', last='return {"task_id": task.id}'),
-    "subscribe": Snippet("004", first=WEBSOCKET, last=DISCONNECTED),
-    "final": Snippet("004", first="# Only get completion and failure events", last=DISCONNECTED),
-    "tasks": Snippet("004", first="# Only get updates for specific tasks", last=DISCONNECTED),
-    "progress": Snippet("004", first="# Get all progress events using regex pattern", last=DISCONNECTED),
-    "manual": Snippet("004", first=WEBSOCKET, last=")", nth=3, levels={"await websocket.send_text(data)": 4}),
-    "base fields": Example("004", first="{", last="}"),
-    "agent_output": Example("004", first="{", last="}"),
-    "progress_update_completion_started": Example("004", first="{", last="}", nth=2),
-    "run_started": Example("004", first="{", last="}"),
-    "run_completed": Example("004", first="{", last="}"),
-    "run_failed": Example("004", first="{", last="}"),
-    "run_cancelled": Example("004", first="{", last="}"),
-    "task_failed": Example("004", first="{", last="}"),
-    "task_retried": Example("004", first="{", last="}"),
-    "task_pending_tool_call_results": Example("004", first="{", last="}"),
-    "run_steering_applied": Example("004", first="{", last="}"),
-    "run_steering_failed": Example("004", first="{", last="}"),
+    "enqueue": Snippet("events.txt", first='@app.post("/api/enqueue")', last='return {"task_id": task.id}'),
+    "subscribe": Snippet("events.txt", first=WEBSOCKET, last=DISCONNECTED),
+    "final": Snippet("events.txt", first="# Only get completion and failure events", last=DISCONNECTED),
+    "tasks": Snippet("events.txt", first="# Only get updates for specific tasks", last=DISCONNECTED),
+    "progress": Snippet("events.txt", first="# Get all progress events using regex pattern", last=DISCONNECTED),
+    "manual": Snippet("events.txt", first=WEBSOCKET, last=")", nth=3, levels={"await websocket.send_text(data)": 4}),
+    "base fields": Example("events.txt", first="{", last="}"),
+    "agent_output": Example("events.txt", first="{", last="}"),
+    "progress_update_completion_started": Example("events.txt", first="{", last="}", nth=2),
+    "run_started": Example("events.txt", first="{", last="}"),
+    "run_completed": Example("events.txt", first="{", last="}"),
+    "run_failed": Example("events.txt", first="{", last="}"),
+    "run_cancelled": Example("events.txt", first="{", last="}"),
+    "task_failed": Example("events.txt", first="{", last="}"),
+    "task_retried": Example("events.txt", first="{", last="}"),
+    "task_pending_tool_call_results": Example("events.txt", first="{", last="}"),
+    "run_steering_applied": Example("events.txt", first="{", last="}"),
+    "run_steering_failed": Example("events.txt", first="{", last="}"),
     "custom events": Snippet(
-        "004",
+        "events.txt",
         first="from factorial import Agent, AgentContext, AgentEvent",
         last="...",
         slips=[("\n...\n", "\nreturn await super().run_turn(agent_ctx)\n")],
     ),
     "progress decorator": Snippet(
-        "004",
+        "events.txt",
         first="from factorial import Agent, AgentContext, AgentEvent",
         last='print("doing some work"...)',
         slips=[
@@ -137,10 +139,11 @@ EVENTS: dict[str, Example] = {
         ],
     ),
     "custom event types": Snippet(
-        "004", first="from dataclasses import dataclass", last=")", nth=2, levels={"# Usage in agent": 0}
+        "events.txt", first="from dataclasses import dataclass", last=")", nth=2, levels={"# Usage in agent": 0}
     ),
 }
 
 TABLES: dict[str, dict[str, Example]] = {
-    "000": INTRODUCTION, "001": ORCHESTRATOR, "002": CONTEXT, "003": AGENTS, "004": EVENTS,
+    "introduction.md": INTRODUCTION, "orchestrator.md": ORCHESTRATOR, "context.txt": CONTEXT, "agents.md": AGENTS,
+    "events.txt": EVENTS,
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Chapter A of the checklist: an agent's parameters (A01). Real: Valkey, HTTP, the openai client. Fake: the language
+"""Chapter A of PROMISES.md: an agent's parameters (A01). Real: Valkey, HTTP, the openai client. Fake: the language
 model. The rows from A02 on have files of their own, `test_spec_a_*.py`."""
 
 from typing import Any

@@ -1,4 +1,4 @@
-"""Chapter A of the checklist, A13: the whole lifecycle, as the exact sequence of events and requests. Real: Valkey,
+"""Chapter A of PROMISES.md, A13: the whole lifecycle, as the exact sequence of events and requests. Real: Valkey,
 HTTP, the openai client. Fake: the language model."""
 
 import asyncio

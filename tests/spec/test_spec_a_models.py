@@ -1,4 +1,4 @@
-"""Chapter A of the checklist: models and their settings (A02 to A06). Real: Valkey, HTTP, the openai client. Fake: the
+"""Chapter A of PROMISES.md: models and their settings (A02 to A06). Real: Valkey, HTTP, the openai client. Fake: the
 language models behind the server. Providers other than OpenAI are the catalogue's own, with the server's address."""
 
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Chapter A of the checklist: agents of one's own classes, A08 to A10, and A12. Real: Valkey, HTTP, the openai client.
+"""Chapter A of PROMISES.md: agents of one's own classes, A08 to A10, and A12. Real: Valkey, HTTP, the openai client.
 Fake: the language model."""
 
 from typing import Any

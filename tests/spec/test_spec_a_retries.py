@@ -1,4 +1,4 @@
-"""Chapter A of the checklist, A11 (with O04 and E07): what is retried, by whom, and what is final. Real: Valkey, HTTP,
+"""Chapter A of PROMISES.md, A11 (with O04 and E07): what is retried, by whom, and what is final. Real: Valkey, HTTP,
 the openai client. Fake: the language model.
 
     by the model call    rate limits, time-outs and server errors: twice more, after a short pause or `Retry-After`

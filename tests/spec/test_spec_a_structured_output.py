@@ -1,4 +1,4 @@
-"""Chapter A of the checklist, A07: structured output. Real: Valkey, HTTP, the openai client. Fake: the language
+"""Chapter A of PROMISES.md, A07: structured output. Real: Valkey, HTTP, the openai client. Fake: the language
 model."""
 
 from typing import Any

@@ -1,4 +1,4 @@
-"""Chapter A of the checklist: what tools return (A14), and how they are defined (A15). Real: Valkey, HTTP, the openai
+"""Chapter A of PROMISES.md: what tools return (A14), and how they are defined (A15). Real: Valkey, HTTP, the openai
 client. Fake: the language model."""
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Chapter A of the checklist, A16: `context_window_limit`. Real: Valkey, HTTP. Fake: the language model."""
+"""Chapter A of PROMISES.md, A16: `context_window_limit`. Real: Valkey, HTTP. Fake: the language model."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Chapter C of the checklist: the agent's context, and the execution's.
+"""Chapter C of PROMISES.md: the agent's context, and the execution's.
 
 Real: Valkey, HTTP, the openai client, the actors. Fake: the language model, and the lifelines of the worker processes,
 which live side by side in the test's process.

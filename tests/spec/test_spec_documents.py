@@ -1,8 +1,7 @@
 """The snippets of the documents that specify Factorial, run as they are written there.
 
-`snippets.py` tells what was mended in them. Beside that only hosts, ports and keys are others; what a snippet supposes
-(`my_agent`, `search_web`, `app`) its test gives it. Skipped where the documents are not at hand: they are no part of
-the repository (see `documents.py`).
+`snippets.py` lists the slips that are corrected. Apart from that only hosts, ports and keys are replaced; the names
+that a snippet assumes (`my_agent`, `search_web`, `app`) come from its test.
 
 Real: Valkey, the workers' actors (and, for `orchestrator.run()`, their processes), uvicorn and WebSockets, HTTP to the
 model. Fake: the language model.
@@ -43,14 +42,11 @@ from factorial import (
 )
 from factorial.events import CATALOGUE
 from tests.harness import System
-from tests.spec.documents import ROOT, WHY_NOT, Snippet, execute, fences, find, looks_like_code, places, source, text
+from tests.spec.documents import ROOT, Snippet, execute, fences, looks_like_code, places, source, text
 from tests.spec.snippets import AGENTS, CONTEXT, EVENTS, INTRODUCTION, ORCHESTRATOR, TABLES
 from tests.spec.web import hear, post, served, socket
 from tests.support import wait_until
 from tests.valkey import ValkeyServer
-
-if find() is None:
-    pytest.skip(WHY_NOT, allow_module_level=True)
 
 Names = dict[str, Any]
 
@@ -58,7 +54,7 @@ Names = dict[str, Any]
 # -- none is forgotten
 
 
-@pytest.mark.parametrize("document", ["000", "001", "003"])
+@pytest.mark.parametrize("document", ["introduction.md", "orchestrator.md", "agents.md"])
 def test_every_fenced_block_is_in_its_table(document: str) -> None:
     listed = [example.fence for example in TABLES[document].values()]
     assert listed == list(range(1, len(fences(document)) + 1))
@@ -67,7 +63,7 @@ def test_every_fenced_block_is_in_its_table(document: str) -> None:
         assert language == ("python" if isinstance(example, Snippet) else "bash")
 
 
-@pytest.mark.parametrize("document", ["002", "004"])
+@pytest.mark.parametrize("document", ["context.txt", "events.txt"])
 def test_every_line_that_looks_like_code_is_in_a_snippet(document: str) -> None:
     lines = text(document).splitlines()
     covered = {
@@ -151,7 +147,7 @@ def run(folder: Path, code: str) -> str:
     return done.stdout
 
 
-# -- 000: introduction
+# -- introduction
 
 
 async def test_spec_I02_to_I06_the_quick_example(
@@ -174,7 +170,7 @@ def test_spec_I01_the_installation() -> None:
     assert command == "pip install " + re.search(r'^name = "(.*)"$', project, re.MULTILINE)[1]  # type: ignore[index]
 
 
-# -- 001: orchestrator
+# -- orchestrator
 
 
 async def test_spec_O01_to_O03_the_basic_setup_runs_until_sigterm(
@@ -333,7 +329,7 @@ def test_spec_O14_progress_streaming(llmock: LLMock, tmp_path: Path) -> None:
     assert failed.stdout.splitlines()[1].startswith("error: ") and "Incorrect API key" in failed.stdout
 
 
-# -- 002: context
+# -- context
 
 
 async def test_spec_C01_the_context() -> None:
@@ -395,7 +391,7 @@ async def test_spec_C05_contexts_in_tools(system: System, llmock: LLMock) -> Non
     assert shown[1:] == ["a: x", "a: x", "b: y"]  # by the last call there are more than ten messages
 
 
-# -- 003: agents
+# -- agents
 
 
 async def test_spec_A01_the_quick_start(system: System, llmock: LLMock) -> None:
@@ -546,7 +542,7 @@ async def test_spec_A11_A12_errors_and_retries(system: System, llmock: LLMock) -
     ]  # fmt: skip
 
 
-# -- 004: events
+# -- events
 
 
 class EnqueueRequest(BaseModel):

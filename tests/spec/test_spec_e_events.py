@@ -1,4 +1,4 @@
-"""Chapter E of the checklist, and T05: what is published, with which fields, in which order.
+"""Chapter E of PROMISES.md, and T05: what is published, with which fields, in which order.
 
 Real: Valkey, the workers' actors, HTTP to the model. Fake: the language model, and (in one test) the death of a
 process, which just stops to say anything.

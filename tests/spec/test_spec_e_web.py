@@ -1,4 +1,4 @@
-"""Chapter E of the checklist: events in web backends (E12), and by hand over Redis (E02).
+"""Chapter E of PROMISES.md: events in web backends (E12), and by hand over Redis (E02).
 
 Real: Valkey, the workers' actors, uvicorn, WebSockets, redis-py, HTTP to the model. Fake: the language model.
 """

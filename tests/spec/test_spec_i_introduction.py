@@ -1,4 +1,4 @@
-"""Chapter I of the checklist: what the introduction promises. (I10 and I12 have files of their own; I11 is with T.)
+"""Chapter I of PROMISES.md: what the introduction promises. (I10 and I12 have files of their own; I11 is with T.)
 
 Real: Valkey, HTTP, the openai client; in the tests with a `farm`, the workers' processes and their supervisors, in the
 others the actors. Fake: the language model, and the lifelines of worker processes that live in the test's own.

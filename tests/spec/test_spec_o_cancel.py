@@ -1,4 +1,4 @@
-"""Cancelling a run, whatever it is doing: accepted means that it ends as cancelled (checklist O09).
+"""Cancelling a run, whatever it is doing: accepted means that it ends as cancelled (O09).
 
 Real: Valkey, HTTP, the openai client, the actors. Fake: the language model, and the lifeline of a worker process.
 """

@@ -1,4 +1,4 @@
-"""Running an agent here and now, without Redis (checklist O13 to O15, and O17 for it).
+"""Running an agent here and now, without Redis (O13 to O15, and O17 for it).
 
 Real: HTTP, the openai client. Fake: the language model. There is no Redis.
 """

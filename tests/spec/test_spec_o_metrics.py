@@ -1,4 +1,4 @@
-"""Chapter O of the checklist: metrics (O12), and the settings of the dashboard (O11).
+"""Chapter O of PROMISES.md: metrics (O12), and the settings of the dashboard (O11).
 
 Real: Valkey, HTTP, the openai client, the runner of a process; where a test says so, the supervisor and its processes.
 Fake: the language model, and the lifeline between runner and supervisor.

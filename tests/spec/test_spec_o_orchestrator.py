@@ -1,4 +1,4 @@
-"""The orchestrator as a client's door: where Redis is, tasks in, their status, their data (checklist O01, O06 to O08).
+"""The orchestrator as a client's door: where Redis is, tasks in, their status, their data (O01, O06 to O08).
 
 Real: Valkey, HTTP, the openai client, the actors. Fake: the language model, and the lifeline of a worker process.
 """

@@ -1,4 +1,4 @@
-"""Failed turns: which are tried again, when, how often, and what is told of them (checklist O04, E06, E07).
+"""Failed turns: which are tried again, when, how often, and what is told of them (O04, E06, E07).
 
 Real: Valkey, HTTP, the openai client, the actors. Fake: the language model, and the lifeline of a worker process.
 An answer that is no completion is "garbled": the turn fails at once, and the task's next try may do better.

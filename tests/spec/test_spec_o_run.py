@@ -1,4 +1,4 @@
-"""`orchestrator.run()`: a program that starts the system and blocks (checklist O02, O03).
+"""`orchestrator.run()`: a program that starts the system and blocks (O02, O03).
 
 Real: the program, its supervisor and worker processes, signals, Valkey, HTTP, the openai client. Fake: the language
 model.

@@ -1,4 +1,4 @@
-"""Steering a run: accepted messages reach it before its next model call (checklist O10, E08, O17).
+"""Steering a run: accepted messages reach it before its next model call (O10, E08, O17).
 
 The witness is the provider: what a model has read is what stands in the recorded requests. Real: Valkey, HTTP, the
 openai client, the actors. Fake: the language model, and the lifeline of a worker process.

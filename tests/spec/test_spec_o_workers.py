@@ -1,4 +1,4 @@
-"""What the settings of the workers and of maintenance mean (checklist O04, O05).
+"""What the settings of the workers and of maintenance mean (O04, O05).
 
 How much is done at once is what the provider sees. Real: Valkey, HTTP, the openai client, the actors. Fake: the
 language model, and the lifeline of a worker process.

@@ -1,4 +1,4 @@
-"""Chapter T of the checklist: lifecycle callbacks. Real: Valkey, HTTP, the openai client. Fake: the language model."""
+"""Chapter T of PROMISES.md: lifecycle callbacks. Real: Valkey, HTTP, the openai client. Fake: the language model."""
 
 import asyncio
 from collections.abc import Callable

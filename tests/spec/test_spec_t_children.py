@@ -1,4 +1,4 @@
-"""Chapter T of the checklist: tasks that spawn tasks, and wait for them. Real: Valkey, HTTP, the openai client. Fake:
+"""Chapter T of PROMISES.md: tasks that spawn tasks, and wait for them. Real: Valkey, HTTP, the openai client. Fake:
 the language model."""
 
 import asyncio

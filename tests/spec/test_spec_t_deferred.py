@@ -1,4 +1,4 @@
-"""Chapter T of the checklist: tools whose results come from outside. Real: Valkey, HTTP, the openai client. Fake: the
+"""Chapter T of PROMISES.md: tools whose results come from outside. Real: Valkey, HTTP, the openai client. Fake: the
 language model."""
 
 import asyncio
