@@ -1,6 +1,7 @@
 """ARCHITECTURE.md and docs/explanation/ against the code: keys, scripts, and what they name. Nothing is fake."""
 
 import re
+from itertools import pairwise
 
 import pytest
 
@@ -30,6 +31,37 @@ def test_the_keys_are_those_of_the_code() -> None:
         kind, _, name = key.strip("`").partition(":")
         documented.append((kind, name, kind_of_value, holds))
     assert documented == [(kind, about.name, about.type, about.holds) for kind, about in KINDS.items()]
+
+
+ROOMS = {
+    "Client": ("client", "orchestrator"),
+    "Mailbox": ("mailbox",),
+    "Actors": ("actors",),
+    "Agent": ("agent",),
+    "Models and tools": ("models", "tools"),
+}
+
+
+def test_each_step_of_the_walk_is_one_room_further() -> None:
+    """A step names functions of its own room only, and that room and the one before it know each other."""
+    steps = re.findall(
+        r"^\d+\. \*\*([\w ]+)\.\*\*((?:.|\n  )*)", section("ARCHITECTURE.md", "The walk of one task"), re.M
+    )
+    assert [name for name, _ in steps][:5] == list(ROOMS)
+    for name, text in steps:
+        files = re.findall(r"`([\w/]+)\.py:\w+`", text)
+        assert files and {file.partition("/")[0] for file in files} <= set(ROOMS[name]), name
+    for (before, _), (after, _) in pairwise(steps):
+        assert before != after and (imports(before, after) or imports(after, before)), (before, after)
+
+
+def imports(importing: str, imported: str) -> bool:
+    """Whether a module of the first room imports one of the second."""
+    names = "|".join(ROOMS[imported])
+    paths = [
+        path for room in ROOMS[importing] for path in [*PACKAGE.glob(f"{room}.py"), *PACKAGE.glob(f"{room}/**/*.py")]
+    ]
+    return any(re.search(rf"from factorial\.({names})\b", path.read_text()) for path in paths)
 
 
 def test_every_function_that_is_named_is_there() -> None:
