@@ -238,7 +238,7 @@ class DurableHost:
         with contextlib.suppress(MailboxError):
             await scripts.commands.execute("PUBLISH", scripts.keys.channel(self._claimed.owner_id), encode_event(event))
 
-    def recall(self, key: str, context: AgentContext, *, with_siblings: bool) -> Recorded | None:
+    def recall(self, key: str, context: AgentContext | None, *, with_siblings: bool) -> Recorded | None:
         """The step, if an earlier attempt at this turn recorded it."""
         return self._journal.recall(key, context, with_siblings=with_siblings)
 

@@ -43,12 +43,13 @@ class Journal:
         self._restored = 0
         """Up to which of them the context has the changes."""
 
-    def recall(self, key: str, context: AgentContext, *, with_siblings: bool) -> Recorded | None:
+    def recall(self, key: str, context: AgentContext | None, *, with_siblings: bool) -> Recorded | None:
         """The step, if an earlier attempt at this turn recorded it. What it changed is restored in `context`."""
         result = self._entries.get(key)
         if result is None:
             return None
-        self._restore(list(self._entries) if with_siblings else [key], context)
+        if context is not None:
+            self._restore(list(self._entries) if with_siblings else [key], context)
         return Recorded(result, self._entries.get(_MESSAGE + key, b""))
 
     def _restore(self, steps: Sequence[str], context: AgentContext) -> None:

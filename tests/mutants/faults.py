@@ -10,6 +10,8 @@ RECOVERY = "tests/redis/test_worker_recovery.py"
 JOURNAL = "tests/redis/test_worker_journal.py"
 CHILDREN = "tests/spec/test_spec_t_children.py"
 DEFERRED = "tests/spec/test_spec_t_deferred.py"
+STEPS = "tests/redis/test_user_steps.py"
+GUARDS = "tests/unit/test_guards.py"
 
 
 @dataclass(frozen=True)
@@ -352,5 +354,55 @@ FAULTS = [
         "    def miss(self) -> None:\n        self.missed = True\n",
         "    def miss(self) -> None:\n",
         ("tests/redis/test_orchestrator_subscribe.py::test_a_slow_reader_misses_nothing_and_holds_nobody_up",),
+    ),
+    # Steps and guards.
+    Fault(
+        "a recalled step brings what came after it",
+        "agent/lifecycle/steps.py",
+        "with_siblings=step.kind is StepKind.TOOL_ACTION",
+        "with_siblings=True",
+        (f"{STEPS}::test_what_run_turn_changes_between_its_steps_is_not_changed_twice",),
+    ),
+    Fault(
+        "a thread that outlives its turn records its step",
+        "agent/lifecycle/steps.py",
+        "        if self._is_closed:\n",
+        "        if False:\n",
+        (f"{STEPS}::test_a_thread_that_outlives_its_turn_records_nothing_any_more",),
+    ),
+    Fault(
+        "the key of a step does not name the step that contains it",
+        "agent/lifecycle/steps.py",
+        'within = f"{frame.key}/" if frame is not None and frame.key else ""',
+        'within = ""',
+        (f"{STEPS}::test_the_same_name_again_is_another_step_and_tools_side_by_side_have_their_own",),
+    ),
+    Fault(
+        "a callback's step makes the turn one that has begun",
+        "mailbox/operations/claim.lua",
+        "if step == 'completion' or string.find(step, '^tool:') or string.find(step, '^expected:') then",
+        "if step ~= '' then",
+        (f"{STEPS}::test_a_steer_is_read_although_a_callback_has_recorded_a_step",),
+    ),
+    Fault(
+        "a guard cannot refuse a step",
+        "agent/lifecycle/steps.py",
+        "                await guard.before(call)\n",
+        "",
+        (f"{GUARDS}::test_a_budget_is_a_guard_of_a_few_lines",),
+    ),
+    Fault(
+        "a step that a guard has replaced is called all the same",
+        "agent/lifecycle/steps.py",
+        "                if call.has_result:\n                    break",
+        "                if False:\n                    break",
+        (f"{GUARDS}::test_a_guard_may_replace_a_step_and_the_call_is_not_made",),
+    ),
+    Fault(
+        "a run that has ended is cancelled",
+        "actors/interruption.py",
+        "return not self.has_ended and self._want(Cancel())",
+        "return self._want(Cancel())",
+        ("tests/unit/test_interruption.py::test_whatever_is_asked_for_at_whatever_moment",),
     ),
 ]

@@ -17,6 +17,7 @@ from factorial import (
     Agent,
     AgentContext,
     AgentEvent,
+    BaseAgent,
     ExecutionContext,
     FactorialError,
     RetryableError,
@@ -26,9 +27,9 @@ from factorial.errors import ConfigError, ContextError
 from factorial.testing import ScriptedModel, call, calls, say
 from tests.harness import System, quick, texts
 from tests.redis.test_waiting_edges import crash, is_journaled
-from tests.support import wait_until
+from tests.support import PATIENCE, wait_until
 
-Finish = Callable[[Agent, AgentContext], Awaitable[dict[str, Any]]]
+Finish = Callable[[BaseAgent[Any], AgentContext], Awaitable[dict[str, Any]]]
 
 
 @pytest.fixture(params=["inline", "in a worker"])
@@ -238,6 +239,32 @@ async def test_a_step_has_events(finish: Finish) -> None:
     assert events[3].data["result"] == 2
 
 
+class Counting(AgentContext):
+    """A context to count in."""
+
+    count: int = 0
+
+
+async def test_what_run_turn_changes_between_its_steps_is_not_changed_twice(finish: Finish) -> None:
+    """Each recalled step brings what had changed by then, and nothing that comes after it."""
+    bank = Bank()
+
+    class Between(BaseAgent[Counting]):
+        async def run_turn(self, agent_ctx: Counting) -> TurnCompletion[Counting]:
+            execution_ctx = self.get_execution_context()
+            await execution_ctx.step("charge", bank.charge, "ann", 1)
+            agent_ctx.count += 1
+            await self.completion(agent_ctx, agent_ctx.messages)
+            agent_ctx.count += 10
+            await self.completion(agent_ctx, agent_ctx.messages)
+            await execution_ctx.step("settle", bank.settle)
+            return TurnCompletion(is_done=True, context=agent_ctx, output=agent_ctx.count)
+
+    model = ScriptedModel(lambda messages: say("fine"))
+    payload = await finish(Between(name="between", model=model, context_class=Counting), Counting(query="go"))
+    assert (payload["output"], payload["count"], bank.settled) == (11, 11, 2)
+
+
 # -- mistakes
 
 
@@ -262,6 +289,30 @@ async def test_a_result_that_json_cannot_hold() -> None:
 
     completion = await paying(pay).run_inline(AgentContext(query="go"))
     assert tool_results(completion.context.to_dict()) == ["refused"]
+
+
+async def test_a_thread_that_outlives_its_turn_records_nothing_any_more() -> None:
+    """Its result would be taken for a step of the attempt that is made meanwhile."""
+    attempts: list[int] = []
+    second_attempt, refused = threading.Event(), threading.Event()
+
+    def pay(execution_ctx: ExecutionContext) -> str:
+        """Hang in the first attempt until there is a second one."""
+        attempts.append(execution_ctx.retries)
+        if len(attempts) > 1:
+            second_attempt.set()
+            assert refused.wait(PATIENCE)
+            return str(execution_ctx.step_sync("charge", lambda: 2))
+        assert second_attempt.wait(PATIENCE)
+        try:
+            execution_ctx.step_sync("charge", lambda: 1)
+        except FactorialError:
+            refused.set()
+        return "late"
+
+    hasty = quick(turn_timeout=0.3)
+    completion = await paying(pay).run_inline(AgentContext(query="go"), worker_config=hasty)
+    assert tool_results(completion.context.to_dict()) == ["2"] and attempts == [0, 1]
 
 
 async def test_step_sync_on_the_event_loop_is_refused() -> None:

@@ -1,7 +1,7 @@
 """`Interruption`, as a state machine that Hypothesis drives. Pure."""
 
 from hypothesis import settings
-from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from factorial.actors.interruption import Interruption
 from factorial.agent.lifecycle.outcome import Cancel, Release
@@ -78,5 +78,5 @@ class Machine(RuleBasedStateMachine):
         assert self.interruption.wanted == self.first
 
 
-TestInterruption = Machine.TestCase
-TestInterruption.settings = settings(max_examples=200, stateful_step_count=30, deadline=None)
+def test_whatever_is_asked_for_at_whatever_moment() -> None:
+    run_state_machine_as_test(Machine, settings=settings(max_examples=200, stateful_step_count=30, deadline=None))

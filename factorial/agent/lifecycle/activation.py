@@ -82,8 +82,7 @@ class Activation(Generic[ContextType]):
             await self.notify_end(await self._until_over())
 
     def _begin_steps(self, place: str) -> None:
-        """What is taken from now on are the steps of another turn, of another attempt, or of a second half."""
-        self._steps.close()
+        """The steps that are taken from now on are those of another turn, attempt or half of a turn."""
         self._steps = Steps(self.state, place)
         scope.set(Frame(self._steps))
 
@@ -91,6 +90,7 @@ class Activation(Generic[ContextType]):
         execution_ctx = self.state.execution_ctx
         while True:
             wanted = await self._next_outcome()
+            self._steps.close()
             try:
                 done = await self._settle(wanted)
             except ContextError as unfit:
@@ -112,6 +112,7 @@ class Activation(Generic[ContextType]):
         """Call back if the run has ended here, by `outcome`. Raises nothing: no callback can change that any more."""
         state = self.state
         with entered(state.execution_ctx, Frame(self._steps)):
+            self._begin_steps("end:")
             match outcome:
                 case Cancel():
                     await self._call_back_finally(state.agent.on_run_cancelled)

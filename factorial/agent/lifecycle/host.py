@@ -45,11 +45,11 @@ class Host(Protocol):
         """Publish `event` to present subscribers only; it is not stored."""
         ...
 
-    def recall(self, key: str, context: AgentContext, *, with_siblings: bool) -> Recorded | None:
+    def recall(self, key: str, context: AgentContext | None, *, with_siblings: bool) -> Recorded | None:
         """The step `key` of this turn, if it was recorded before; it is not taken again then.
 
-        What the step changed in the context is restored: up to this step, or with `with_siblings` up to the latest
-        recorded step, because steps that run side by side are recalled while others may be executed.
+        What had changed in the context when the step was recorded is restored in `context`, if that is given. With
+        `with_siblings`, it is what had changed by the latest recorded step.
         """
         ...
 

@@ -128,15 +128,14 @@ class InlineHost:
 
     publish_live = publish_event
 
-    def recall(self, key: str, context: AgentContext, *, with_siblings: bool) -> Recorded | None:
+    def recall(self, key: str, context: AgentContext | None, *, with_siblings: bool) -> Recorded | None:
         """The step, if an earlier attempt at this turn finished it."""
-        if key not in self._journal:
-            return None
-        steps = list(self._changes) if with_siblings else [key]
-        if steps and steps[-1] in self._changes and steps[-1] not in self._restored:
-            self._restored.update(steps)
-            self._snapshot.restore_fields(context, self._changes[steps[-1]])
-        return self._journal[key]
+        if key in self._journal and context is not None and key not in self._restored:
+            steps = list(self._changes)
+            upto = steps if with_siblings else steps[: steps.index(key) + 1]
+            self._restored.update(upto)
+            self._snapshot.restore_fields(context, self._changes[upto[-1]])
+        return self._journal.get(key)
 
     async def record(self, key: str, step: Recorded, context: AgentContext | None, *, urgent: bool) -> None:
         """Keep a finished step for the turn's next attempt, with the context fields that it changed."""

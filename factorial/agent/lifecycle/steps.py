@@ -42,7 +42,9 @@ class Steps:
     async def take(self, step: Step[T], agent_ctx: AgentContext) -> T:
         """The result of `step`: recalled if it was recorded before, else of the call, which is recorded."""
         key, host = self._key(step.name), self.state.host
-        if recorded := host.recall(key, self.state.context, with_siblings=step.kind is not StepKind.CALLBACK):
+        context = self.state.context if step.keeps_context else None
+        # Tool calls run side by side: what is restored with one must not undo what another one is changing.
+        if recorded := host.recall(key, context, with_siblings=step.kind is StepKind.TOOL_ACTION):
             with readable(f"what is recorded of the step {key!r}"):
                 return step.recall(recorded)
         call = StepCall(key, step.kind, step.about, agent_ctx, self._context_of(step, key))
@@ -53,7 +55,7 @@ class Steps:
             result = step.recall(recorded)
         self._check_open(key)
         urgent = step.urgent(result)
-        await host.record(key, recorded, self.state.context if step.keeps_context else None, urgent=urgent)
+        await host.record(key, recorded, context, urgent=urgent)
         if urgent and step.kind is StepKind.COMPLETION and "/" not in key:
             await host.boundary()
         return result
@@ -115,12 +117,12 @@ class Steps:
         return self._counts[name]
 
     def close(self) -> None:
-        """The turn is over, or is tried again: what still runs of it, in some thread, records nothing any more."""
+        """The turn has an outcome: what still runs of it, in some thread, records nothing any more."""
         self._is_closed = True
 
     def _check_open(self, key: str) -> None:
         if self._is_closed:
-            raise FactorialError(f"step {key!r} has come too late: its turn is over, or is tried again")
+            raise FactorialError(f"step {key!r} is too late: its turn is over")
 
     def expect_calls(self, count: int) -> None:
         """So many tool calls run side by side now, and the end of the turn follows the last of them."""
