@@ -35,6 +35,10 @@ lint: $(TEST)/.installed
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/basedpyright
+	@# It finds the package by the Python on the path. On success it prints a hundred lines of statistics.
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/basedpyright --verifytypes factorial --ignoreexternal >$(TEST)/types.log \
+	&& grep 'completeness score' $(TEST)/types.log || { cat $(TEST)/types.log; exit 1; }
 	$(BIN)/lint-imports
 	@if [ -x $(BIN)/actionlint ]; then echo $(BIN)/actionlint; $(BIN)/actionlint -no-color .github/workflows/*.yml; fi
 

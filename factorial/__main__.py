@@ -13,7 +13,7 @@ from factorial.commandline import WHERE_HELP, Parser, add_where, exit_code, redi
 
 __all__ = ["main"]
 
-DOCTOR_HELP = """\
+_DOCTOR_HELP = """\
 It changes nothing, and may be used while the system works: what looks wrong is looked at again, and what was only under
 way is no finding. A namespace with a million runs takes some minutes.
 
@@ -48,7 +48,7 @@ def _parser() -> Parser:
         "doctor",
         help="check that the system keeps its promise",
         description="Check, in what is stored, that no task is lost, and whatever else is promised of tasks.",
-        epilog=DOCTOR_HELP + WHERE_HELP,
+        epilog=_DOCTOR_HELP + WHERE_HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )

@@ -19,8 +19,8 @@ from factorial.events import EventPublisher
 
 __all__ = ["AgentContext", "Batch", "ContextType", "ExecutionContext", "execution_context", "opening_messages"]
 
-P = ParamSpec("P")
-T = TypeVar("T")
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 
 class AgentContext(BaseModel):
@@ -176,9 +176,11 @@ class ExecutionContext:
         return await _scope("tasks can be spawned").spawn(agent, payloads, as_batch=True)
 
     @overload
-    async def step(self, name: str, function: Callable[P, Awaitable[T]], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
+    async def step(
+        self, name: str, function: Callable[_P, Awaitable[_T]], /, *args: _P.args, **kwargs: _P.kwargs
+    ) -> _T: ...
     @overload
-    async def step(self, name: str, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T: ...
+    async def step(self, name: str, function: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> _T: ...
     async def step(self, name: str, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Call `function(*args, **kwargs)` as a durable step, and return its result.
 
@@ -198,13 +200,13 @@ class ExecutionContext:
         """
         return await _scope("a step can be taken").step(name, function, args, kwargs)
 
-    def step_sync(self, name: str, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
+    def step_sync(self, name: str, function: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> _T:
         """`step` for plain `def` tools, which run in a thread: call `function` there as a durable step.
 
         `function` must be a plain function. Raises `FactorialError` if it is called in an event loop: use
         `await execution_ctx.step(...)` there. Otherwise as `step`.
         """
-        result: T = _scope("a step can be taken").step_sync(name, function, args, kwargs)
+        result: _T = _scope("a step can be taken").step_sync(name, function, args, kwargs)
         return result
 
 

@@ -15,7 +15,7 @@ __all__ = [
     "hide_secrets", "is_secret_name", "remember_environment", "remember_password", "remember_secret", "shown_url",
 ]  # fmt: skip
 
-HIDDEN = "***"
+_HIDDEN = "***"
 
 _SHORTEST = 6
 """The least number of characters of a registered secret. A shorter one may be an ordinary word."""
@@ -46,13 +46,13 @@ def hide_secrets(text: str) -> str:
     """`text` with `***` where a secret was."""
     for secret in _remembered:
         if secret in text:
-            text = text.replace(secret, HIDDEN)
+            text = text.replace(secret, _HIDDEN)
     if "@" in text:
-        text = _URL.sub(rf"\1:{HIDDEN}@", text)
+        text = _URL.sub(rf"\1:{_HIDDEN}@", text)
     if _has_any(_PREFIXES, text):
-        text = _KEY.sub(HIDDEN, text)
+        text = _KEY.sub(_HIDDEN, text)
     if _has_any(_WORDS, text.lower()):
-        text = _NAMED.sub(rf"\1{HIDDEN}", text)
+        text = _NAMED.sub(rf"\1{_HIDDEN}", text)
     return text
 
 

@@ -16,23 +16,23 @@ from factorial.errors import MailboxFullError, MailboxUnavailableError
 
 __all__ = ["Actor", "Tick"]
 
-Message = TypeVar("Message")
-logger = logging.getLogger(__name__)
+_Message = TypeVar("_Message")
+_logger = logging.getLogger(__name__)
 
 
 class Tick:
     """No message came for the actor's interval: do what is due."""
 
 
-class Actor(Generic[Message]):
+class Actor(Generic[_Message]):
     """One subject's state and its mailbox. `serve` runs until it is cancelled; start it once."""
 
     def __init__(self, name: str, interval: float | None = None) -> None:
         self.name = name
         self.interval = interval
-        self._mailbox: asyncio.Queue[Message | Tick] = asyncio.Queue()
+        self._mailbox: asyncio.Queue[_Message | Tick] = asyncio.Queue()
 
-    def send(self, message: Message) -> None:
+    def send(self, message: _Message) -> None:
         """Put `message` into the actor's mailbox, and return at once."""
         self._mailbox.put_nowait(message)
 
@@ -49,7 +49,7 @@ class Actor(Generic[Message]):
         finally:
             await self.tear_down()
 
-    async def _next(self) -> Message | Tick:
+    async def _next(self) -> _Message | Tick:
         try:
             return await asyncio.wait_for(self._mailbox.get(), self.interval)
         except TimeoutError:
@@ -58,7 +58,7 @@ class Actor(Generic[Message]):
     async def set_up(self) -> None:
         """Called before the first message."""
 
-    async def receive(self, message: Message | Tick) -> None:
+    async def receive(self, message: _Message | Tick) -> None:
         """Called with each message, one after another."""
         raise NotImplementedError
 
@@ -67,4 +67,4 @@ class Actor(Generic[Message]):
 
     def recover(self, error: MailboxUnavailableError | MailboxFullError) -> None:
         """Called when the server cannot be reached or is full. The actor goes on with its next message."""
-        logger.warning("%s: %s", self.name, error)
+        _logger.warning("%s: %s", self.name, error)

@@ -20,7 +20,7 @@ from factorial.mailbox.transport.blocking import BlockingConnection
 
 __all__ = ["Control"]
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 PATIENCE = 5
 """Seconds after which a worker with room claims without a token, in case one was lost."""
@@ -120,4 +120,4 @@ class Control:
             case "listen":
                 pass  # the next wait includes the tokens
             case _:
-                logger.warning("%s got an unknown signal: %r", self._process, verb[:40])
+                _logger.warning("%s got an unknown signal: %r", self._process, verb[:40])

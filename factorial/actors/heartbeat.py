@@ -16,7 +16,7 @@ from factorial.mailbox.script import Scripts
 
 __all__ = ["Heartbeat"]
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 
 class Heartbeat(Actor[None]):
@@ -52,5 +52,5 @@ class Heartbeat(Actor[None]):
     async def receive(self, message: Tick | None) -> None:
         """Renew the lease; register if it is gone. A worker whose claim was refused for that asks for it, too."""
         if not await lease.beat(self._scripts, process=self._process, lease=self._policy.lease):
-            logger.warning("the lease of %s was lost: registering again", self._process)
+            _logger.warning("the lease of %s was lost: registering again", self._process)
             await self.register()

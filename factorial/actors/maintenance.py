@@ -18,7 +18,7 @@ from factorial.telemetry.task_log import TaskLog
 
 __all__ = ["Maintenance"]
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 
 class Maintenance(Actor[None]):
@@ -50,7 +50,7 @@ class Maintenance(Actor[None]):
         for status, ttl in self._ttl.items():
             removed = await upkeep.expire(self._scripts, agent=self._agent, status=status, ttl=ttl, most=most)
             if removed:
-                logger.info("removed %d %s tasks of %s", removed, status, self._agent)
+                _logger.info("removed %d %s tasks of %s", removed, status, self._agent)
 
     async def _tell(self, taken: lease.TakenBack) -> None:
         """Log what was taken back, whichever agents it belongs to."""

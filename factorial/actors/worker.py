@@ -17,7 +17,7 @@ from factorial.mailbox.operations.claim import Claim, NoLease, claim, new_nonce
 
 __all__ = ["Ready", "Refill", "Surroundings", "Worker"]
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 
 class Ready:

@@ -43,7 +43,7 @@ from factorial.telemetry.task_log import TaskFields, TaskLog
 
 __all__ = ["Lifeline", "WorkerProcess", "prepare", "run_process"]
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 _OBJECTS_PER_COLLECTION = 20_000
 _LAST_COMMITS = 3.0
@@ -167,7 +167,7 @@ class WorkerProcess:
 
     async def _release_all(self, lifeline: Lifeline, grace: float) -> None:
         """Release every run: at a step boundary if there is time, else at once."""
-        logger.info("draining: %d tasks in flight", self._in_flight())
+        _logger.info("draining: %d tasks in flight", self._in_flight())
         for worker in self._workers:
             worker.drain()
         in_time = asyncio.create_task(self._settled(grace), name="drain in time")
@@ -194,7 +194,7 @@ class WorkerProcess:
             async with asyncio.timeout(seconds):
                 taken = await self._namespace.release_process(self._process, cause)
         except (MailboxError, TimeoutError) as unreachable:
-            logger.warning("the lease of %s could not be removed, and will expire: %s", self._process, unreachable)
+            _logger.warning("the lease of %s could not be removed, and will expire: %s", self._process, unreachable)
             return
         for task_id in taken.go_on:
             TaskLog(task_id, self._agent.name).reclaimed(self._process, cause)

@@ -278,7 +278,7 @@ class BaseAgent(Generic[ContextType]):
     def resolve_model_settings(self, agent_ctx: ContextType) -> ResolvedModelSettings:
         """The settings of the next model call. In the last turn that `max_turns` allows, the model has to answer."""
         settings = self.model_settings.resolve(agent_ctx)
-        return settings_for_turn(
+        return _settings_for_turn(
             settings,
             has_tools=bool(self.tools) or self.final_output is not None,
             must_call_tool=self.final_output is not None,
@@ -355,7 +355,7 @@ BaseAgent.completion = as_step("completion", BaseAgent.completion)  # type: igno
 BaseAgent.tool_action = as_step("tool_action", BaseAgent.tool_action)  # type: ignore[method-assign]
 
 
-def settings_for_turn(
+def _settings_for_turn(
     settings: ResolvedModelSettings, *, has_tools: bool, must_call_tool: bool, is_last: bool
 ) -> ResolvedModelSettings:
     """`settings`, with a tool choice that fits the turn: none without tools, and an answer in the last one."""

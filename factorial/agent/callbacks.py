@@ -40,7 +40,7 @@ _ARGUMENTS = {
     "on_run_cancelled": ("agent_ctx", "execution_ctx"),
 }
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 
 def checked_callback(agent: str, name: str, callback: Callback) -> Callback:
@@ -67,4 +67,4 @@ async def call_back(callback: Callback, *arguments: Any) -> None:
     except (Exception, SystemExit) as error:  # the boundary to the user's code: a callback does not decide
         task_id = getattr(arguments[1], "task_id", "")
         name = getattr(callback, "__name__", type(callback).__name__)
-        logger.warning("task %s: callback %s failed", task_id, name, exc_info=error)
+        _logger.warning("task %s: callback %s failed", task_id, name, exc_info=error)

@@ -9,7 +9,7 @@ from factorial.context import AgentContext
 
 __all__ = ["own_conversation", "warn_of_dropped_hooks"]
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 _INSTEAD = {
     "_prepare_instructions": "override resolve_instructions",
@@ -29,7 +29,7 @@ _INSTEAD = {
 def warn_of_dropped_hooks(agent_class: type) -> None:
     """Log a warning for each method of `agent_class` that 0.1.x called on an agent, and that is not called here."""
     for name in _INSTEAD.keys() & vars(agent_class).keys():
-        logger.warning(
+        _logger.warning(
             "%s.%s: nfactorial 0.1.x called this method, and Factorial does not: %s",
             agent_class.__name__,
             name,

@@ -14,13 +14,13 @@ from factorial.errors import ConfigError
 
 __all__ = ["publish_progress", "retry"]
 
-P = ParamSpec("P")
-T = TypeVar("T")
-Method = Callable[P, Awaitable[T]]
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+_Method = Callable[_P, Awaitable[_T]]
 
 
 @overload
-def retry(func: Method[P, T]) -> Method[P, T]: ...
+def retry(func: _Method[_P, _T]) -> _Method[_P, _T]: ...
 @overload
 def retry(
     *,
@@ -29,9 +29,9 @@ def retry(
     max_delay: float = 60.0,
     exponential_base: float = 2.0,
     jitter: bool = True,
-) -> Callable[[Method[P, T]], Method[P, T]]: ...
+) -> Callable[[_Method[_P, _T]], _Method[_P, _T]]: ...
 def retry(
-    func: Method[P, T] | None = None,
+    func: _Method[_P, _T] | None = None,
     *,
     max_attempts: int = 3,
     delay: float = 1.0,
@@ -52,9 +52,9 @@ def retry(
             "and a base of at least 1"
         )
 
-    def decorate(method: Method[P, T]) -> Method[P, T]:
+    def decorate(method: _Method[_P, _T]) -> _Method[_P, _T]:
         @wraps(method)
-        async def persistent(*args: P.args, **kwargs: P.kwargs) -> T:
+        async def persistent(*args: _P.args, **kwargs: _P.kwargs) -> _T:
             for attempt in range(1, max_attempts):
                 try:
                     return await method(*args, **kwargs)
@@ -71,7 +71,7 @@ def retry(
 
 
 @overload
-def publish_progress(func: Method[P, T]) -> Method[P, T]: ...
+def publish_progress(func: _Method[_P, _T]) -> _Method[_P, _T]: ...
 @overload
 def publish_progress(
     *,
@@ -79,9 +79,9 @@ def publish_progress(
     include_context: bool = True,
     include_args: bool = True,
     include_result: bool = True,
-) -> Callable[[Method[P, T]], Method[P, T]]: ...
+) -> Callable[[_Method[_P, _T]], _Method[_P, _T]]: ...
 def publish_progress(
-    func: Method[P, T] | None = None,
+    func: _Method[_P, _T] | None = None,
     *,
     func_name: str | None = None,
     include_context: bool = True,
@@ -96,9 +96,9 @@ def publish_progress(
 
     hidden = [*([] if include_context else ["context"]), *([] if include_args else ["args", "kwargs"])]
 
-    def decorate(method: Method[P, T]) -> Method[P, T]:
+    def decorate(method: _Method[_P, _T]) -> _Method[_P, _T]:
         @wraps(method)
-        async def watched(*args: P.args, **kwargs: P.kwargs) -> T:
+        async def watched(*args: _P.args, **kwargs: _P.kwargs) -> _T:
             execution_ctx, frame = ExecutionContext.get(), current_frame()
             if execution_ctx is None or frame is None:
                 return await method(*args, **kwargs)

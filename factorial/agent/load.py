@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["load_agent"]
 
-log = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 _NOT_THE_USERS = (
     *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")),
@@ -69,7 +69,7 @@ def _import(reference: str, module_name: str) -> ModuleType:
             ) from None
         raise ConfigError(f"agent {reference!r}: {_failure(missing)}") from missing
     except (Exception, SystemExit) as failed:  # the user's module runs here, and may fail in any way
-        log.debug("importing %s has failed", module_name, exc_info=True)
+        _logger.debug("importing %s has failed", module_name, exc_info=True)
         raise ConfigError(f"agent {reference!r}: {_failure(failed)}") from failed
 
 

@@ -33,7 +33,7 @@ from factorial.telemetry.task_log import TaskLog
 
 __all__ = ["Served", "cancel_task", "deliver_result", "steer_task"]
 
-logger = logging.getLogger("factorial.orchestrator")
+_logger = logging.getLogger("factorial.orchestrator")
 
 _LONGEST_CALL_ID = 512
 _ROLES = ("system", "developer", "user", "assistant")
@@ -146,4 +146,4 @@ async def _call_back_cancelled(scripts: Scripts, task_id: str, runners: Mapping[
             with entered(execution_ctx, None):
                 await call_back(agent.on_run_cancelled, context, execution_ctx)
     except (FatalAgentError, ContextError, TimeoutError) as error:  # the task has ended: this cannot change that
-        logger.warning("task %s of %s: on_run_cancelled: %s", task_id, agent.name, describe(error))
+        _logger.warning("task %s of %s: on_run_cancelled: %s", task_id, agent.name, describe(error))

@@ -12,7 +12,7 @@ from factorial.mailbox.transport.client import url_of_pool
 
 __all__ = ["ServerParts", "check_connections", "check_key", "config_or_default", "server_url"]
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +61,7 @@ def check_key(option: str, key: object) -> None:
         raise ConfigError(f"Orchestrator: {option} is of type {type(key).__name__}: give the key as text")
 
 
-def config_or_default(place: str, option: str, given: T | None, kind: type[T]) -> T:
+def config_or_default(place: str, option: str, given: _T | None, kind: type[_T]) -> _T:
     """`given`, or the defaults. Raises `ConfigError` if `given` is not of this kind."""
     if given is None:
         return kind()

@@ -11,16 +11,16 @@ from factorial.errors import ConfigError
 
 __all__ = ["as_mapping", "from_mapping", "settings"]
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
-def settings(cls: type[T]) -> type[T]:
+def settings(cls: type[_T]) -> type[_T]:
     """Make `cls` a frozen, validated dataclass whose constructor raises `ConfigError`."""
     made = pydantic_dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))(cls)
     validated_init = made.__init__
 
-    def __init__(self: T, **values: Any) -> None:
+    def __init__(self: _T, **values: Any) -> None:
         try:
             validated_init(self, **values)
         except ValidationError as invalid:
@@ -37,6 +37,6 @@ def as_mapping(config: Any) -> Mapping[str, Any]:
     return plain
 
 
-def from_mapping(cls: type[T], data: Mapping[str, Any]) -> T:
+def from_mapping(cls: type[_T], data: Mapping[str, Any]) -> _T:
     """The settings object that `as_mapping` made `data` from."""
     return TypeAdapter(cls).validate_python(data)

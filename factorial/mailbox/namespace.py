@@ -29,7 +29,7 @@ from factorial.mailbox.views.subscription import EventFilter, Position, subscrib
 
 __all__ = ["Namespace"]
 
-logger = logging.getLogger("factorial.mailbox")
+_logger = logging.getLogger("factorial.mailbox")
 
 
 class Namespace:
@@ -116,7 +116,7 @@ async def _connect(redis: RedisConfig, constants: dict[str, int], patient: bool)
         shown = shown_url(redis.url)
         warnings = await check_server(connection, url_shown=shown)
         for warning in () if patient else warnings:  # the supervisor of a patient process has told already
-            logger.warning("%s", warning)
+            _logger.warning("%s", warning)
         keys = Keys(redis.namespace)
         await _check_namespace(connection, keys, redis.namespace, shown)
     except BaseException:

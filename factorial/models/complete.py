@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = ["check_model", "complete"]
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 _ROUNDS = 3
 _FIRST_PAUSE = 0.5
@@ -46,7 +46,7 @@ async def complete(model: AnyModel, request: ModelRequest, on_chunk: OnChunk | N
                 return await candidate.transport().create(candidate, request, on_chunk)
             except ModelError as error:
                 failures[candidate] = error
-                logger.warning("model call failed: %s", error, extra=task_fields())
+                _logger.warning("model call failed: %s", error, extra=task_fields())
         candidates = tuple(candidate for candidate in candidates if worth_another_try(failures[candidate]))
         pause = _pause(round_number, [failures[candidate] for candidate in candidates])
         if not candidates or round_number == _ROUNDS - 1 or time.monotonic() - started + pause > request.timeout:

@@ -28,9 +28,9 @@ from factorial.telemetry.logs import logging_to_stderr
 
 __all__ = ["main"]
 
-PROGRAM = "python -m factorial.supervisor"
+_PROGRAM = "python -m factorial.supervisor"
 
-RUN_HELP = """\
+_RUN_HELP = """\
 signals to a running system:
   SIGTERM, Ctrl-C   stop gracefully; the second time: stop now
   SIGHUP            read the file again, do what has changed, and replace all processes one by one
@@ -46,7 +46,7 @@ examples:
 
 A file that is named like a verb: write ./status"""
 
-VERB_HELP = (
+_VERB_HELP = (
     """\
 exit code: {codes}
 
@@ -57,19 +57,19 @@ examples:
     + WHERE_HELP
 )
 
-CODES = """\
+_CODES = """\
 0 it was done
            1 it could not be done, or was not done in time
            2 it was asked for in a wrong way: wrong words, a wrong count, an unknown target
            130 Ctrl-C: it is not waited for any more, and goes on"""
-STATUS_CODES = """\
+_STATUS_CODES = """\
 0 a supervisor is alive
            1 none is, or the server cannot be asked
            2 it was asked for in a wrong way"""
 
-TARGET = "the id of a group, a runner (planner) or a process (planner.2); without it, everything"
+_TARGET = "the id of a group, a runner (planner) or a process (planner.2); without it, everything"
 
-VERBS: dict[str, tuple[str, Sequence[str]]] = {
+_VERBS: dict[str, tuple[str, Sequence[str]]] = {
     "status": (
         "Show how the supervisors and their processes are, and how much work waits.",
         ["status --config system.toml", "status --redis redis://db1:6379/0 --namespace prod", "status --json"],
@@ -105,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _obey(words: list[str], output: ExitStack) -> int:
-    if words and words[0] in VERBS:
+    if words and words[0] in _VERBS:
         return _operate(_verb_parser(words[0]).parse_args(words[1:]), words[0])
     _refuse_slip(words)
     return _run(_run_parser().parse_args(words), output)
@@ -114,16 +114,16 @@ def _obey(words: list[str], output: ExitStack) -> int:
 def _refuse_slip(words: list[str]) -> None:
     """Raise `ConfigError` if the first of `words` is meant as a verb: it is no file, and almost a verb."""
     word = words[0] if words else ""
-    near = difflib.get_close_matches(word, VERBS, n=1)
+    near = difflib.get_close_matches(word, _VERBS, n=1)
     if near and word.isalpha() and not os.path.exists(word):
         raise ConfigError(f"there is no verb {word!r}; did you mean {near[0]!r}?")
 
 
 def _run_parser() -> argparse.ArgumentParser:
     parser = Parser(
-        prog=PROGRAM,
+        prog=_PROGRAM,
         description="Run a Factorial system: the processes of every runner, under supervision.",
-        epilog=RUN_HELP.replace("%(prog)s", PROGRAM),
+        epilog=_RUN_HELP.replace("%(prog)s", _PROGRAM),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -142,19 +142,19 @@ def _run_parser() -> argparse.ArgumentParser:
 
 
 def _verb_parser(verb: str) -> argparse.ArgumentParser:
-    about, examples = VERBS[verb]
+    about, examples = _VERBS[verb]
     parser = Parser(
-        prog=f"{PROGRAM} {verb}",
+        prog=f"{_PROGRAM} {verb}",
         description=about,
-        epilog=VERB_HELP.format(
-            examples="\n".join(f"  {PROGRAM} {example}" for example in examples),
-            codes=STATUS_CODES if verb == "status" else CODES,
+        epilog=_VERB_HELP.format(
+            examples="\n".join(f"  {_PROGRAM} {example}" for example in examples),
+            codes=_STATUS_CODES if verb == "status" else _CODES,
         ),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
     if verb in ("drain", "resume", "restart"):
-        parser.add_argument("target", nargs="?", default="", metavar="TARGET", help=TARGET)
+        parser.add_argument("target", nargs="?", default="", metavar="TARGET", help=_TARGET)
     if verb == "scale":
         parser.add_argument("runner", metavar="RUNNER", help="the name of its agent")
         parser.add_argument("processes", metavar="N", type=_count, help="how many processes it is to have, 1 to 1000")

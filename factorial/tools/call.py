@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["call_tool"]
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 _MOST_THREADS = 64
 """How many plain `def` tools one process executes at once. Further calls wait for a thread."""
@@ -77,7 +77,7 @@ async def call_tool(
     # The model sees whatever the user's code raises. Including SystemExit: a tool that calls sys.exit() must not end
     # the worker process.
     except (Exception, SystemExit) as error:
-        logger.info("tool %s failed", tool.name, exc_info=error, extra=task_fields())
+        _logger.info("tool %s failed", tool.name, exc_info=error, extra=task_fields())
         return failure(tool_call.id, f"{type(error).__name__}: {error}")
     return shape(tool_call.id, value) if tool.deferral is None else tool.deferral.shape(tool.name, tool_call.id, value)
 

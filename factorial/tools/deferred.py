@@ -28,7 +28,7 @@ from factorial.tools.output import FunctionToolActionResult, failure
 
 __all__ = ["Deferral", "deferral_of", "deferred_result", "forking_tool"]
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _MARK = "factorial_deferral"
@@ -57,7 +57,7 @@ class Deferral:
                 f"the forking tool {tool!r} returned {shorten(repr(children), 200)}: return the id or the batch that "
                 "spawn_child_task(s) returned, a list of them, or a pair of a text for the model and one of these"
             )
-            logger.warning("%s", mistake, extra=task_fields())
+            _logger.warning("%s", mistake, extra=task_fields())
             return failure(tool_call_id, mistake)
         return FunctionToolActionResult(
             tool_call_id=tool_call_id,

@@ -264,7 +264,7 @@ async def test_an_error_in_a_round_does_not_end_the_monitor(
     await wait_until(lambda: "the health check of the children failed and will be repeated" in caplog.text)
     practice.patients = [Patient()]
     await rounds(practice.patients[0])
-    assert all(record.levelno >= logging.ERROR for record in caplog.records if record.name == monitor.log.name)
+    assert all(record.levelno >= logging.ERROR for record in caplog.records if record.name == monitor.__name__)
 
 
 # -- what the operating system says

@@ -37,7 +37,7 @@ from factorial.telemetry.task_log import task_fields
 
 __all__ = ["RUN_START", "Activation", "PickedUp"]
 
-logger = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 RUN_START = "run_start"
 """The key of the step in which `on_run_start` is called."""
@@ -135,7 +135,7 @@ class Activation(Generic[ContextType]):
             await self._call_back(callback, *arguments)
         except (FatalAgentError, TimeoutError) as error:
             about = (self.state.execution_ctx.task_id, self.state.execution_ctx.agent_name, describe(error))
-            logger.warning("task %s of %s: a callback failed after the run's end: %s", *about, extra=task_fields())
+            _logger.warning("task %s of %s: a callback failed after the run's end: %s", *about, extra=task_fields())
 
     async def _next_outcome(self) -> Outcome:
         try:
@@ -234,7 +234,7 @@ class Activation(Generic[ContextType]):
         state = self.state
         if not isinstance(error, FactorialError):  # the user's code: where it failed is what they need to know
             about = (state.execution_ctx.task_id, state.execution_ctx.agent_name, state.turn)
-            logger.warning("task %s of %s: turn %d failed", *about, exc_info=error, extra=task_fields())
+            _logger.warning("task %s of %s: turn %d failed", *about, exc_info=error, extra=task_fields())
         return outcome_of_failure(state, error, self._policy)
 
 

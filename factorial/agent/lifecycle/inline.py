@@ -36,7 +36,7 @@ from factorial.telemetry.task_log import TaskLog, task_fields
 
 __all__ = ["InlineRun", "run_inline"]
 
-EventHandler = Callable[[BaseEvent], Awaitable[None] | None]
+_EventHandler = Callable[[BaseEvent], Awaitable[None] | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class InlineRun:
 
     owner_id: str
     policy: AgentWorkerConfig
-    event_handler: EventHandler | None = None
+    event_handler: _EventHandler | None = None
 
 
 async def run_inline(

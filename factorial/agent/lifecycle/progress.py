@@ -15,7 +15,7 @@ from factorial.events import AgentEvent, bounded
 
 __all__ = ["Ending", "Progress", "metadata", "showing", "summary"]
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 def summary(context: AgentContext) -> dict[str, Any]:
@@ -76,7 +76,7 @@ class Progress:
         """Publish that event."""
         await self._execution_ctx.events.publish_event(self.event(status, error, **more))
 
-    async def follow(self, call: Callable[[], Awaitable[T]], ending: Callable[[T], "Ending | None"]) -> T:
+    async def follow(self, call: Callable[[], Awaitable[_T]], ending: Callable[[_T], "Ending | None"]) -> _T:
         """Await `call()`, with an event before and one after. `ending` gives what the latter says of the result, or
         None if the result is still to come."""
         await self.publish("started")

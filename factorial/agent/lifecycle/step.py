@@ -14,29 +14,29 @@ from factorial.agent.lifecycle.progress import Ending
 
 __all__ = ["Step"]
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Step(Generic[T]):
+class Step(Generic[_T]):
     """What is to be done once."""
 
     name: str
     """The step's name in the journal. The n-th step of a name in a turn has the key `#n:<name>`."""
     kind: StepKind
-    call: Callable[[], Awaitable[T]]
-    record: Callable[[T], Recorded]
-    recall: Callable[[Recorded], T]
+    call: Callable[[], Awaitable[_T]]
+    record: Callable[[_T], Recorded]
+    recall: Callable[[Recorded], _T]
     about: Any = None
     """What is called, for guards."""
-    returns: type[T] | None = None
+    returns: type[_T] | None = None
     """What the call must return, if an overridden method makes it."""
     args: Sequence[Any] = ()
     """The arguments of the call, as its events show them."""
     kwargs: Mapping[str, Any] | None = None
-    ending: Callable[[T], Ending | None] | None = None
+    ending: Callable[[_T], Ending | None] | None = None
     """What the last event about the call says of its result; None: the step has no events."""
-    urgent: Callable[[T], bool] = lambda _: True
+    urgent: Callable[[_T], bool] = lambda _: True
     """Whether the record must be stored before the turn goes on. If not, the end of the turn follows at once."""
     keeps_context: bool = True
     """Whether the changes to the context are recorded, too."""

@@ -25,7 +25,7 @@ from factorial.errors import FactorialError, FatalAgentError
 
 __all__ = ["Frame", "Steps", "current_frame"]
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 class Steps:
@@ -39,7 +39,7 @@ class Steps:
         self._open_calls = 0
         self._is_closed = False
 
-    async def take(self, step: Step[T], agent_ctx: AgentContext) -> T:
+    async def take(self, step: Step[_T], agent_ctx: AgentContext) -> _T:
         """The result of `step`: recalled if it was recorded before, else of the call, which is recorded."""
         key, host = self._key(step.name), self.state.host
         context = self.state.context if step.keeps_context else None
@@ -60,7 +60,7 @@ class Steps:
             await host.boundary()
         return result
 
-    async def _guarded(self, step: Step[T], call: StepCall) -> T:
+    async def _guarded(self, step: Step[_T], call: StepCall) -> _T:
         guards = [*step.guards, *self.state.agent.guards]
         entered_by: list[Guard] = []
         try:
@@ -77,16 +77,16 @@ class Steps:
         finally:
             for guard in reversed(entered_by):
                 await guard.after(call)
-        result: T = call.result
+        result: _T = call.result
         return result
 
-    async def _with_events(self, step: Step[T], call: StepCall) -> T:
+    async def _with_events(self, step: Step[_T], call: StepCall) -> _T:
         if step.ending is None:
             return await self._checked(step)
         progress = Progress(step.kind, call.execution_ctx, call.agent_ctx, args=step.args, kwargs=step.kwargs)
         return await progress.follow(lambda: self._checked(step), step.ending)
 
-    async def _checked(self, step: Step[T]) -> T:
+    async def _checked(self, step: Step[_T]) -> _T:
         value: object = await step.call()
         if step.returns is not None and not isinstance(value, step.returns):
             agent = type(self.state.agent).__name__
@@ -95,7 +95,7 @@ class Steps:
             )
         return value  # type: ignore[return-value]  # a step without `returns` returns what its own call does
 
-    def _context_of(self, step: Step[T], key: str) -> ExecutionContext:
+    def _context_of(self, step: Step[_T], key: str) -> ExecutionContext:
         """The execution context as the called code sees it."""
         around = ExecutionContext.get() or self.state.execution_ctx
         return replace(

@@ -23,7 +23,7 @@ from factorial.models import count_tokens
 
 __all__ = ["Fitted", "fit_window"]
 
-Messages = Sequence[Mapping[str, Any]]
+_Messages = Sequence[Mapping[str, Any]]
 _INSTRUCTIONS = ("system", "developer")
 
 
@@ -38,7 +38,7 @@ class Fitted:
     """How many messages it goes without."""
 
 
-def fit_window(messages: Messages, *, query: str, limit: int, tools: Messages = (), answer: int = 0) -> Fitted:
+def fit_window(messages: _Messages, *, query: str, limit: int, tools: _Messages = (), answer: int = 0) -> Fitted:
     """The messages that go with `tools` into a window of `limit` tokens, of which `answer` are for the answer.
 
     `query` is the content of the user message that began the run. Raises `ContextWindowError` if what has to stay does
@@ -79,7 +79,7 @@ def fit_window(messages: Messages, *, query: str, limit: int, tools: Messages = 
 class _Expendable:
     """Which messages of a conversation may be left out, in parts that go together. Messages are given by index."""
 
-    def __init__(self, messages: Messages, query: str) -> None:
+    def __init__(self, messages: _Messages, query: str) -> None:
         self._messages = messages
         roles = [message.get("role") for message in messages]
         self._opening = next((index for index, role in enumerate(roles) if role not in _INSTRUCTIONS), len(roles))

@@ -27,7 +27,7 @@ except ImportError:  # Windows: `attach` refuses
 
 __all__ = ["EmbeddedServer", "attach", "is_running", "resolve"]
 
-logger = logging.getLogger("factorial.mailbox")
+_logger = logging.getLogger("factorial.mailbox")
 
 _SCHEME = "embedded:"
 _START_TIMEOUT = 60.0
@@ -69,7 +69,7 @@ class EmbeddedServer:
     def _stop(self) -> None:
         stop_server(self._files)
         if not _wait_for(lambda: not _server_is_alive(self.directory), seconds=_STOP_TIMEOUT):
-            logger.warning("embedded:%s: its Valkey does not stop; see %s", self.directory, self._files.log)
+            _logger.warning("embedded:%s: its Valkey does not stop; see %s", self.directory, self._files.log)
 
 
 def resolve(url: str) -> tuple[str, EmbeddedServer | None]:

@@ -12,7 +12,7 @@ from factorial.mailbox.transport.link import Link, pack
 
 __all__ = ["BlockingConnection"]
 
-logger = logging.getLogger("factorial.mailbox")
+_logger = logging.getLogger("factorial.mailbox")
 
 
 class BlockingConnection:
@@ -69,7 +69,7 @@ class BlockingConnection:
         error = translate(reply, self.endpoint.shown)
         if not isinstance(error, MailboxError) and not is_temporary(reply):
             raise error
-        logger.warning("waiting for work: %s", error)
+        _logger.warning("waiting for work: %s", error)
         if is_wrong_server(reply) and self._link is not None:
             self.endpoint.route.invalidate()
             self._link.abort()  # reconnecting finds the server that has the namespace
@@ -95,7 +95,7 @@ class BlockingConnection:
                 await self._connect()
             except MailboxError as failure:
                 # One warning per outage, so that a long one does not fill the log.
-                logger.log(logging.WARNING if attempts == 1 else logging.DEBUG, "waiting for work: %s", failure)
+                _logger.log(logging.WARNING if attempts == 1 else logging.DEBUG, "waiting for work: %s", failure)
 
     def _on_reply(self, reply: Any) -> None:
         if not isinstance(reply, Exception):

@@ -18,7 +18,7 @@ from factorial.mailbox.transport.link import Link, pack
 
 __all__ = ["Listener"]
 
-logger = logging.getLogger("factorial.mailbox")
+_logger = logging.getLogger("factorial.mailbox")
 
 _OnMessage = Callable[[bytes], None]
 _OnGap = Callable[[], None]
@@ -144,7 +144,7 @@ class Listener:
             case Exception():
                 # Most likely, the user has no permission for the channel: the caller of `subscribe` gets the error.
                 refusal = translate(reply, self.endpoint.shown)
-                logger.warning("subscriptions: %s", refusal)
+                _logger.warning("subscriptions: %s", refusal)
                 entry = self._expected.popleft() if self._expected else None
                 if entry is not None:
                     _refuse(entry, refusal)
@@ -189,7 +189,7 @@ class Listener:
                     await self._connect()
                 except MailboxError as failure:
                     # One warning per outage, so that a long one does not fill the log.
-                    logger.log(logging.WARNING if attempts == 1 else logging.DEBUG, "subscriptions: %s", failure)
+                    _logger.log(logging.WARNING if attempts == 1 else logging.DEBUG, "subscriptions: %s", failure)
         finally:
             self._reconnecting = None
 
@@ -219,4 +219,4 @@ def _call(callback: Callable[..., None], *args: bytes) -> None:
         callback(*args)
     except Exception:
         # One subscriber's error must not keep the message from the others.
-        logger.exception("a subscriber's callback failed")
+        _logger.exception("a subscriber's callback failed")

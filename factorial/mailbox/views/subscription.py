@@ -23,7 +23,7 @@ from factorial.mailbox.transport.listener import Listener
 
 __all__ = ["EventFilter", "Position", "activity_since", "end_of_events", "subscribe"]
 
-logger = logging.getLogger("factorial.mailbox")
+_logger = logging.getLogger("factorial.mailbox")
 
 _PAGE = 500
 _MOST_WAITING = 1000
@@ -163,7 +163,7 @@ def _read(raw: bytes) -> dict[str, Any] | None:
         event = None
     if isinstance(event, dict) and {"event_type", "task_id"} <= event.keys():
         return {"id": None, **event}
-    logger.warning("an event that cannot be read is passed over: %r", raw[:100])
+    _logger.warning("an event that cannot be read is passed over: %r", raw[:100])
     return None
 
 

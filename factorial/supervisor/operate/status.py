@@ -28,7 +28,7 @@ _DEGRADED = "degraded"
 _DRAINED = "drained"
 _GAVE_UP = "gave up"
 
-Node = Mapping[str, Any]
+_Node = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ def _supervisor(subject: Subject) -> list[str]:
     return [f"  {name}  {_stage(report, tree)}  ({', '.join(about)})", *_health(tree), "", *_drawn(tree)]
 
 
-def _stage(report: Mapping[str, Any], tree: Node) -> str:
+def _stage(report: Mapping[str, Any], tree: _Node) -> str:
     """The state of the supervisor as a whole, and its uptime."""
     state = _text(report.get("state"))
     if state == _WELL and tree.get("state") == "starting":
@@ -79,7 +79,7 @@ def _stage(report: Mapping[str, Any], tree: Node) -> str:
     return f"{state} for {up}" if state == _WELL else f"{state} (up {up})"
 
 
-def _health(tree: Node) -> list[str]:
+def _health(tree: _Node) -> list[str]:
     """A line that says that all is well, or one for each of the first things that are wrong."""
     counted = _counted(tree)
     troubles = list(_troubles(tree))
@@ -91,7 +91,7 @@ def _health(tree: Node) -> list[str]:
     return [part for line in lines for part in _wrapped(f"! {line}")]
 
 
-def _troubles(node: Node) -> Iterable[str]:
+def _troubles(node: _Node) -> Iterable[str]:
     """What is wrong with the node and those below it, without the children of a supervisor that is drained, starting or
     ending as a whole."""
     if not node:
@@ -111,14 +111,14 @@ def _troubles(node: Node) -> Iterable[str]:
             yield f"{_name(process)}: its event loop is silent for {process['lag']:.0f} s"
 
 
-def _used_up(node: Node, restarts: int) -> str:
+def _used_up(node: _Node, restarts: int) -> str:
     allowed = f"{_dash(restarts)} of {_plural(node.get('intensity'), 'restart')} used in {_seconds(node.get('period'))}"
     ended = [child for child in _children(node) if child.get("last_exit") not in (None, "shutdown")]
     last = min(ended, key=lambda child: child.get("last_exit_ago") or 0.0, default=None)
     return f"{_name(node)}: {allowed}" + (f", the last: {_text(last['last_exit'])}" if last else "")
 
 
-def _not_running(node: Node, state: str) -> str:
+def _not_running(node: _Node, state: str) -> str:
     name, how = _name(node), node.get("last_exit")
     if state == _GAVE_UP:
         ago = node.get("last_exit_ago")
@@ -128,7 +128,7 @@ def _not_running(node: Node, state: str) -> str:
     return f"{line}; its last exit: {_last_exit(node)}" if how and state != _DRAINED else line
 
 
-def _counted(tree: Node) -> str:
+def _counted(tree: _Node) -> str:
     """How many of its processes run, and how many tasks they hold. A supervisor that gave up may have no children in
     the report, so it is named."""
     processes = list(_processes(tree))
@@ -139,7 +139,7 @@ def _counted(tree: Node) -> str:
     return f"{counted}; {', '.join(gone)} {_GAVE_UP}" if gone else counted
 
 
-def _state(node: Node) -> str:
+def _state(node: _Node) -> str:
     """The state of a node, in one or two words. The state of a running supervisor summarises its processes: all
     running, all drained, or degraded."""
     state = _text(node.get("state"))
@@ -151,43 +151,43 @@ def _state(node: Node) -> str:
     return _WELL if all(each == _WELL for each in below) else _DEGRADED
 
 
-def _is_silent(process: Node) -> bool:
+def _is_silent(process: _Node) -> bool:
     return (process.get("lag") or 0.0) >= _SILENT_AFTER
 
 
-def _walk(node: Node) -> Iterable[Node]:
+def _walk(node: _Node) -> Iterable[_Node]:
     if node:
         yield node
         for child in _children(node):
             yield from _walk(child)
 
 
-def _processes(node: Node) -> Iterable[Node]:
+def _processes(node: _Node) -> Iterable[_Node]:
     return (each for each in _walk(node) if each.get("type") == "worker")
 
 
-def _children(node: Node) -> Sequence[Node]:
+def _children(node: _Node) -> Sequence[_Node]:
     return _nodes(node.get("children")) if _is_supervisor(node) else []
 
 
-def _predecessors(node: Node) -> Sequence[Node]:
+def _predecessors(node: _Node) -> Sequence[_Node]:
     """The processes that drain because `node` has replaced them."""
     return [{"id": each.get("process"), **each, "state": "draining"} for each in _nodes(node.get("predecessors"))]
 
 
-def _nodes(value: Any) -> list[Node]:
+def _nodes(value: Any) -> list[_Node]:
     return [each for each in value or () if isinstance(each, Mapping)]
 
 
-def _is_supervisor(node: Node) -> bool:
+def _is_supervisor(node: _Node) -> bool:
     return node.get("type") == "supervisor"
 
 
-def _drawn(tree: Node) -> list[str]:
+def _drawn(tree: _Node) -> list[str]:
     return _table(_COLUMNS, list(_rows(tree)))
 
 
-def _rows(node: Node, stem: str = "", branch: str = "", *, is_expected: bool = False) -> Iterable[Sequence[str]]:
+def _rows(node: _Node, stem: str = "", branch: str = "", *, is_expected: bool = False) -> Iterable[Sequence[str]]:
     """The rows of a node and of all below it. `is_expected`: the node does not run, and that is intended."""
     is_well = (is_expected or _state(node) == _WELL) and not _is_silent(node)
     is_well = is_well and not (_is_supervisor(node) and node.get("restarts"))
@@ -201,7 +201,7 @@ def _rows(node: Node, stem: str = "", branch: str = "", *, is_expected: bool = F
         yield from _rows(each, stem, "└─ " if number == len(below) else "├─ ", is_expected=is_leaving)
 
 
-def _supervisor_cells(node: Node) -> Sequence[str]:
+def _supervisor_cells(node: _Node) -> Sequence[str]:
     processes = list(_processes(node))
     running = sum(process.get("state") == _WELL for process in processes)
     state = f"{_state(node)} {running}/{len(processes)}" if processes else _state(node)
@@ -209,7 +209,7 @@ def _supervisor_cells(node: Node) -> Sequence[str]:
     return (state, "", "", restarts, "", "", "", "", "")
 
 
-def _process_cells(node: Node) -> Sequence[str]:
+def _process_cells(node: _Node) -> Sequence[str]:
     cpu, lag = node.get("cpu"), node.get("lag")
     return (
         _state(node),
@@ -224,7 +224,7 @@ def _process_cells(node: Node) -> Sequence[str]:
     )
 
 
-def _last_exit(node: Node) -> str:
+def _last_exit(node: _Node) -> str:
     """When it ended, and how. The detail comes last, because lines are cut on the right."""
     ago = node.get("last_exit_ago")
     return _dash(node.get("last_exit")) if ago is None else f"{span(ago)} ago: {_text(node.get('last_exit'))}"
@@ -263,7 +263,7 @@ def _plural(count: object, noun: str, ending: str = "s") -> str:
     return f"{_dash(count)} {noun}" if count == 1 else f"{_dash(count)} {noun}{ending}"
 
 
-def _name(node: Node) -> str:
+def _name(node: _Node) -> str:
     return _text(node.get("id"))
 
 

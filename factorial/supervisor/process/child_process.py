@@ -43,7 +43,7 @@ from factorial.supervisor.rules.strategy import classify, signal_name
 
 __all__ = ["ChildProcess"]
 
-log = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 _CRASHES = (signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS, signal.SIGFPE, signal.SIGILL)
 """A child that ends by one of these has written its stacks before (`stacks.py`)."""
@@ -120,7 +120,7 @@ class ChildProcess:
 
         The stacks of its threads do not include the name of the process, so it is logged here.
         """
-        log.warning("the stacks of %s (pid %d) follow", self.process, self.pid)
+        _logger.warning("the stacks of %s (pid %d) follow", self.process, self.pid)
         self._send(signal.SIGUSR1)
 
     def kill(self, why: str = "") -> None:
@@ -238,7 +238,7 @@ class ChildProcess:
             self._aio.close()
         exit = self._classify(exitcode)
         if exitcode is not None and -exitcode in _CRASHES:
-            log.warning(
+            _logger.warning(
                 "the stacks above are of %s (pid %d), which has crashed: %s", self.process, self.pid, exit.signal
             )
         self._exit.set_result(exit)

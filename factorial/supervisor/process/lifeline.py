@@ -43,7 +43,7 @@ __all__ = [
     "BEAT", "FAILURE", "READY", "SIGNALS", "Assignment", "Lifeline", "inside_child", "run_child", "serve",
 ]  # fmt: skip
 
-log = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGUSR1)
 """The signals that a child handles. They are blocked from its start until the handlers are installed."""
@@ -130,7 +130,7 @@ class Lifeline:
             try:
                 figures[name] = read()
             except Exception:  # `read` is foreign code: it must not stop the beats
-                log.exception("the gauge %r has failed and is removed", name)
+                _logger.exception("the gauge %r has failed and is removed", name)
                 del self._gauges[name]
         return figures
 
@@ -169,10 +169,10 @@ async def serve(assignment: Assignment) -> int:
     except Exception as failed:  # the target is foreign code: its failure becomes the exit code of this process
         error = _only_cause(failed)
         if isinstance(error, FactorialError):
-            log.error("%s", error)
+            _logger.error("%s", error)
             lifeline.failed(str(error))
         else:
-            log.exception("%s has failed", assignment.target)
+            _logger.exception("%s has failed", assignment.target)
             lifeline.failed(f"{type(error).__name__}: {error}")
         return 1
     return 0
@@ -213,7 +213,7 @@ def _watch_parent(loop: asyncio.AbstractEventLoop, lifeline: Lifeline, seconds_t
     assert parent is not None and parent.pid is not None  # run_child runs in children only
     while not wait([parent.sentinel], timeout=2.0) and os.getppid() == parent.pid:
         pass
-    log.warning("the supervisor is gone: draining, then leaving")
+    _logger.warning("the supervisor is gone: draining, then leaving")
     _request(loop, lifeline.drain)
     time.sleep(seconds_to_stop)
     _request(loop, lifeline.leave)

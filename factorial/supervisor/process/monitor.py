@@ -22,7 +22,7 @@ from factorial.supervisor.rules.spec import ChildSpec
 
 __all__ = ["Monitor"]
 
-log = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 _COUNT_SECONDS = 5.0
 """Seconds between two counts of all processes of the machine. A count takes some milliseconds."""
@@ -92,7 +92,7 @@ class Monitor:
                 try:
                     interval = self._round(elapsed, last)
                 except Exception:  # a bug in one round must not leave the children unwatched
-                    log.exception("the health check of the children failed and will be repeated")
+                    _logger.exception("the health check of the children failed and will be repeated")
         finally:
             for task in (*self._kills, self._replacement):
                 if task is not None:
@@ -112,7 +112,7 @@ class Monitor:
             try:
                 self._check(child, elapsed)
             except Exception:  # a failure for one child must not keep the others unchecked
-                log.exception("the health check of %s failed", child.process)
+                _logger.exception("the health check of %s failed", child.process)
         return min([PACE, *(pace(child.spec.health) for child in watched)])
 
     def _check(self, child: _Watched, elapsed: float) -> None:
@@ -122,7 +122,7 @@ class Monitor:
             case Well():
                 pass
             case Kill():
-                log.error("%s is killed: %s", child.process, verdict.why)
+                _logger.error("%s is killed: %s", child.process, verdict.why)
                 self._being_killed.add(child.process)
                 self._kill(child, verdict)
             case Replace():
@@ -140,13 +140,13 @@ class Monitor:
         if pause is None or pause.limit != limit:
             pause = self._pauses[child_id] = _Pause(limit)
         if from_start and pause.seconds and not pause.is_logged:
-            log.warning("%s is above soft_memory_mb from its start: raise the limit (%s)", child_id, why)
+            _logger.warning("%s is above soft_memory_mb from its start: raise the limit (%s)", child_id, why)
             pause.is_logged = True
         seconds = pause.seconds if from_start else min(pause.seconds, _MIN_PAUSE)
         if self._clock() < pause.since + seconds:
             return
         pause.seconds = min(max(2 * seconds, _MIN_PAUSE), _MAX_PAUSE) if from_start else _MIN_PAUSE
-        log.warning("%s will be replaced: %s", child.process, why)
+        _logger.warning("%s will be replaced: %s", child.process, why)
         self._replacement = asyncio.create_task(self._replace_now(child, pause))
 
     def _kill(self, child: _Watched, verdict: Kill) -> None:
@@ -167,7 +167,7 @@ class Monitor:
         try:
             await self._replace(child.spec.id, child.process)
         except Exception as failed:  # the child and the supervision of it go on
-            log.error("%s could not be replaced and keeps running: %s", child.process, failed)
+            _logger.error("%s could not be replaced and keeps running: %s", child.process, failed)
         finally:
             pause.since = self._clock()
             self._replacement = None

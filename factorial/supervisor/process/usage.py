@@ -14,7 +14,7 @@ import psutil
 
 __all__ = ["Usage", "descendants", "kills_for_memory", "usage"]
 
-T = TypeVar("T")
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ def usage(process: psutil.Process) -> Usage:
         return Usage(memory and memory.rss, _known(process.cpu_percent), _known(process.num_fds))
 
 
-def _known(read: Callable[[], T]) -> T | None:
+def _known(read: Callable[[], _T]) -> _T | None:
     try:
         return read()
     except (psutil.Error, OSError):  # ended, a zombie, or not readable for this user

@@ -21,7 +21,7 @@ __all__ = [
 LEAVE_SECONDS = 5.0
 """Extension: how long a child that was asked to leave now may take to release its tasks."""
 
-E = TypeVar("E", bound=StrEnum)
+_E = TypeVar("_E", bound=StrEnum)
 
 _TARGET = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.]*")
 _ID = re.compile(r"[A-Za-z0-9_.-]{1,100}")
@@ -248,7 +248,7 @@ def _check_child(spec: Spec) -> str:
     return where
 
 
-def _one_of(kind: type[E], value: str, name: str) -> E:
+def _one_of(kind: type[_E], value: str, name: str) -> _E:
     try:
         return kind(value)
     except ValueError:

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Registered", "run_registered"]
 
-log = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +103,7 @@ def _run(
     logs: LoggingConfig,
 ) -> None:
     if observability is not None and observability.enabled:
-        log.warning(
+        _logger.warning(
             "ObservabilityConfig(enabled=True): this release has no dashboard page. `python -m factorial.supervisor "
             "status` shows the system, and orchestrator.get_metrics() returns the counts of tasks"
         )
@@ -122,7 +122,7 @@ def _run(
                 )
             )
         else:
-            log.warning(
+            _logger.warning(
                 "agent %r is not an attribute of an importable module: it runs in the supervisor's process, "
                 "and its failures are not isolated",
                 one.agent.name,
@@ -174,7 +174,7 @@ class _Guest:
 
     def ready(self) -> None:
         self._ready_at = time.monotonic()
-        log.info("%s is ready", self.process)
+        _logger.info("%s is ready", self.process)
 
     def gauge(self, name: str, read: Callable[[], float]) -> None:
         self._gauges[name] = read

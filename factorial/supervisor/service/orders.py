@@ -20,7 +20,7 @@ from factorial.supervisor.operate.verbs import USAGE, Operations, operation, sum
 
 __all__ = ["take_orders"]
 
-log = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 _MIN_REPORT_INTERVAL = 0.2
 """Seconds between two reports, however often the tree changes."""
@@ -73,7 +73,9 @@ class _ControlMailbox:
                     inbox = inbox or Inbox(self._scripts, blocking, self._name)
                     order = await inbox.next()
                 except MalformedOrder as malformed:
-                    log.warning("%s: a malformed order was removed from the control mailbox: %s", self._name, malformed)
+                    _logger.warning(
+                        "%s: a malformed order was removed from the control mailbox: %s", self._name, malformed
+                    )
                 except Exception as failure:  # an outage, or a bug here: the tree goes on in both cases
                     if not self._taking_fails:
                         self._log_outage(failure)
@@ -98,13 +100,13 @@ class _ControlMailbox:
             self._publishing_fails = True
         else:
             if self._publishing_fails:
-                log.info("%s can be operated again", self._name)
+                _logger.info("%s can be operated again", self._name)
             self._publishing_fails = False
 
     def _log_outage(self, failure: Exception) -> None:
         """Called once per outage, so that a long outage does not fill the log."""
         unexpected = None if isinstance(failure, MailboxError) else failure
-        log.warning("%s cannot be operated, its tree goes on: %s", self._name, failure, exc_info=unexpected)
+        _logger.warning("%s cannot be operated, its tree goes on: %s", self._name, failure, exc_info=unexpected)
 
     async def _carry_out(self, order: Order, taken_at: float) -> None:
         text, error, is_usage = "", "", False
@@ -113,9 +115,9 @@ class _ControlMailbox:
         except FactorialError as refused:
             error, is_usage = str(refused), isinstance(refused, ConfigError)
         except Exception as failure:  # a bug in one operation must not end the others
-            log.exception("an order could not be carried out: %s", summary(order.content))
+            _logger.exception("an order could not be carried out: %s", summary(order.content))
             error = f"it failed unexpectedly, see the supervisor's log: {failure!r}"
-        log.info("%s: %s", summary(order.content), error or text)
+        _logger.info("%s: %s", summary(order.content), error or text)
         await self._publish()  # before the answer, so that a `status` after the answer shows what was done
         await self._answer(order, text, error, is_usage=is_usage)
 
@@ -126,7 +128,7 @@ class _ControlMailbox:
             )
         call = operation(self._operations, order.content)
         async with self._turn(order, taken_at):
-            log.info("order: %s", summary(order.content))
+            _logger.info("order: %s", summary(order.content))
             return await call()
 
     @asynccontextmanager
@@ -138,7 +140,7 @@ class _ControlMailbox:
             return
         turn = self._operations.turn
         if turn.locked():
-            log.info("waits for its turn: %s", summary(order.content))
+            _logger.info("waits for its turn: %s", summary(order.content))
         try:
             async with asyncio.timeout_at(taken_at + order.patience - order.age):
                 await turn.acquire()
@@ -157,7 +159,7 @@ class _ControlMailbox:
             kind = USAGE if is_usage else ""
             await supervisors.answer(self._scripts, order_id=order.id, text=text, error=error, kind=kind)
         except MailboxError as failure:
-            log.warning("the answer to an order (%s) is lost: %s", summary(order.content), failure)
+            _logger.warning("the answer to an order (%s) is lost: %s", summary(order.content), failure)
 
     async def _close(self) -> None:
         if self._in_progress:
@@ -171,4 +173,4 @@ class _ControlMailbox:
                     await self._answer(order, "", "the supervisor ended before it was done")
                 await supervisors.withdraw(self._scripts, supervisor=self._name)
         except (MailboxError, TimeoutError) as failure:
-            log.info("%s could not withdraw its report: %s", self._name, str(failure) or "no answer")
+            _logger.info("%s could not withdraw its report: %s", self._name, str(failure) or "no answer")

@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Guest", "cause_of", "run_system"]
 
-log = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 
 class Guest(Protocol):
@@ -89,7 +89,7 @@ async def run_system(
                 name, Source(config, path), tree, requests, changed, lambda: [guest.node() for guest in guests]
             )
             monitor = Monitor(partial(_processes, tree), operator.replace)
-            log.info(
+            _logger.info(
                 "this is supervisor %s of factorial %s, in namespace %s", name, __version__, config.redis.namespace
             )
             _warn(runners)
@@ -102,7 +102,7 @@ async def run_system(
                 _on_each(requests.dump, partial(_dump, operator, tree)),
             ):
                 await _run(tree, requests, [guest.run(namespace, requests) for guest in guests])
-                log.info("%s has stopped", name)
+                _logger.info("%s has stopped", name)
         finally:
             await namespace.close()
 
@@ -111,7 +111,7 @@ def _warn(runners: Runners) -> None:
     for name, runner in runners.items():
         lost_after = runner.worker.lease + 2 * runner.worker.heartbeat_interval
         if runner.health.blocked_after > lost_after:
-            log.warning(
+            _logger.warning(
                 "%s: a process with a blocked event loop loses its tasks to other processes after %g s, and is killed "
                 "only after %g s. So a task that blocks can block several processes. Make blocked_after shorter than "
                 "heartbeat_interval * (missed_heartbeats + 2)",
@@ -146,7 +146,7 @@ async def _background(*coroutines: Coroutine[None, None, Any]) -> AsyncIterator[
 
 def _log_failure(task: "asyncio.Task[Any]") -> None:
     if not task.cancelled() and (error := task.exception()):
-        log.error("a part of the supervisor has failed; the tree goes on without it", exc_info=error)
+        _logger.error("a part of the supervisor has failed; the tree goes on without it", exc_info=error)
 
 
 async def _on_each(event: asyncio.Event, react: Callable[[], Awaitable[None]]) -> None:
@@ -156,7 +156,7 @@ async def _on_each(event: asyncio.Event, react: Callable[[], Awaitable[None]]) -
         try:
             await react()
         except Exception:  # a bug in one reaction must not keep the supervisor from handling the next signal
-            log.exception("the reaction to a signal failed")
+            _logger.exception("the reaction to a signal failed")
 
 
 async def _announce(tree: Tree, requests: StopRequests, manager: ServiceManager, grace: float) -> None:
@@ -166,35 +166,35 @@ async def _announce(tree: Tree, requests: StopRequests, manager: ServiceManager,
         await asyncio.wait({started, stopping}, return_when=asyncio.FIRST_COMPLETED)
         if started.done():
             count = sum(1 for _ in tree.processes())
-            log.info("all %d children are ready", count)
+            _logger.info("all %d children are ready", count)
             manager.ready(f"{count} processes")
         await stopping
-        log.info("stopping: tasks are released at their next step, within %g s; a second signal stops now", grace)
+        _logger.info("stopping: tasks are released at their next step, within %g s; a second signal stops now", grace)
         manager.stopping()
         await requests.now.wait()
-        log.info("stopping now: tasks are released without waiting for their next step")
+        _logger.info("stopping now: tasks are released without waiting for their next step")
     finally:
         started.cancel()
         stopping.cancel()
 
 
 async def _reload(operator: Operator, manager: ServiceManager) -> None:
-    log.info("SIGHUP: reloading")
+    _logger.info("SIGHUP: reloading")
     manager.reloading()
     outcome = "not reloaded: see the log"
     try:
         outcome = await operator.reload()
-        log.info("%s", outcome)
+        _logger.info("%s", outcome)
     except FactorialError as refused:
         outcome = f"not reloaded: {' '.join(str(refused).split())}"
-        log.error("%s", outcome)
+        _logger.error("%s", outcome)
     finally:
         manager.ready(outcome)
 
 
 async def _dump(operator: Operator, tree: Tree) -> None:
     """Write the tree and all stacks to standard error: those of the supervisor, then those of each process."""
-    log.info("SIGUSR1: the tree and all stacks follow")
+    _logger.info("SIGUSR1: the tree and all stacks follow")
     tasks = task_stacks("supervisor", asyncio.get_running_loop())
     print(draw([Subject(operator.report(), 0.0, False)], {}), tasks, sep="\n", file=sys.stderr, flush=True)
     faulthandler.dump_traceback(sys.stderr, all_threads=True)
@@ -213,7 +213,7 @@ async def _reclaim(namespace: "Namespace", exit: ChildExit) -> None:
     try:
         taken = await namespace.release_process(exit.process, cause)
     except MailboxError as unreachable:
-        log.warning("the tasks of %s continue only after its lease has expired: %s", exit.process, unreachable)
+        _logger.warning("the tasks of %s continue only after its lease has expired: %s", exit.process, unreachable)
         return
     agent = exit.child_id.rpartition(".")[0]
     for task_id in taken.go_on:

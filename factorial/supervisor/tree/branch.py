@@ -10,7 +10,7 @@ from factorial.supervisor.rules.spec import ChildExit, ExitReason, SupervisorFla
 
 __all__ = ["Branch", "GaveUp"]
 
-log = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 
 class GaveUp(SupervisionError):
@@ -36,17 +36,17 @@ class _Supervisor(Protocol):
     def kill(self) -> None: ...
 
 
-T = TypeVar("T", bound=_Supervisor)
+_T = TypeVar("_T", bound=_Supervisor)
 
 
-class Branch(Generic[T]):
+class Branch(Generic[_T]):
     """A tree as a child.
 
     When it gives up it ends with the reason `shutdown`, as in OTP: a permanent one is started again by its parent, a
     transient or temporary one is not.
     """
 
-    def __init__(self, tree: T) -> None:
+    def __init__(self, tree: _T) -> None:
         self.tree = tree
         self.process: str = tree.id
         self.pid: int = os.getpid()
@@ -77,7 +77,7 @@ class Branch(Generic[T]):
             why = error.summary if isinstance(error, GaveUp) else self.failure
             if not isinstance(error, SupervisionError):
                 reason = ExitReason.ABNORMAL
-                log.error("the supervisor %s has failed", self.process, exc_info=error)
+                _logger.error("the supervisor %s has failed", self.process, exc_info=error)
         return ChildExit(self.process, self.process, self.pid, None, None, reason, asked, why)
 
     def drain(self) -> None:

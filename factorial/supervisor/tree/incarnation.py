@@ -15,7 +15,7 @@ from factorial.supervisor.rules.spec import LEAVE_SECONDS, ChildExit, ChildSpec,
 
 __all__ = ["Child", "Incarnation", "Incarnations", "OnExit"]
 
-log = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 _ON_EXIT_SECONDS = 2.0
 
@@ -111,7 +111,7 @@ class Incarnations:
         incarnation.is_up = True
         self._on_change()
         if isinstance(spec, ChildSpec):
-            log.info("%s (pid %d) is ready", child.process, child.pid)
+            _logger.info("%s (pid %d) is ready", child.process, child.pid)
 
     async def terminate(self, incarnation: Incarnation) -> None:
         """Terminate a child as its specification says, and wait for its end."""
@@ -127,7 +127,7 @@ class Incarnations:
             incarnation.child.leave()
             await asyncio.wait({incarnation.gone}, timeout=LEAVE_SECONDS if process else None)
         if not incarnation.gone.done():
-            log.warning("%s has not stopped in time: it is killed", incarnation.child.process)
+            _logger.warning("%s has not stopped in time: it is killed", incarnation.child.process)
             incarnation.child.kill()
         await asyncio.shield(incarnation.gone)
 
@@ -162,12 +162,12 @@ class Incarnations:
         self.last_exits[incarnation.spec.id] = (exit, self._now())
         if isinstance(incarnation.spec, ChildSpec):
             level = logging.WARNING if exit.reason is ExitReason.ABNORMAL else logging.INFO
-            log.log(level, "%s: %s", exit, exit.reason)
+            _logger.log(level, "%s: %s", exit, exit.reason)
             call = asyncio.create_task(self._call_on_exit(exit))
             self._on_exit_calls.add(call)
             call.add_done_callback(self._on_exit_calls.discard)
         elif incarnation.child.failure:
-            log.error("%s", incarnation.child.failure)
+            _logger.error("%s", incarnation.child.failure)
         if incarnation.is_up and not incarnation.is_asked:
             self._on_lost(incarnation)
 
@@ -175,4 +175,4 @@ class Incarnations:
         try:
             await self._on_exit(exit)
         except Exception:  # supervision goes on, whatever fails there
-            log.exception("the follow-up to the end of %s has failed", exit.process)
+            _logger.exception("the follow-up to the end of %s has failed", exit.process)

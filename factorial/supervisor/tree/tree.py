@@ -24,7 +24,7 @@ from factorial.supervisor.tree.incarnation import Child, Incarnation, Incarnatio
 
 __all__ = ["ChildRef", "Tree"]
 
-log = logging.getLogger(__name__)
+_logger = logging.getLogger(__name__)
 
 _Launch = Callable[[ChildSpec], Child]
 
@@ -195,13 +195,13 @@ class Tree:
         await self._start_all()
         self.started.set()
         self.changed()
-        log.info("%s is up, with %d children", self.id, len(self.current))
+        _logger.info("%s is up, with %d children", self.id, len(self.current))
         while True:
             match await self._events.get():
                 case BaseException() as error:
                     raise error
                 case Finish():
-                    log.info("%s: the significant children have ended: shutting down", self.id)
+                    _logger.info("%s: the significant children have ended: shutting down", self.id)
                     return
                 case Incarnation() | _FailedStart() as event if self._is_group:
                     await self._react(event)
@@ -271,7 +271,7 @@ class Tree:
         for child_id in plan.terminate:
             await self.incarnations.terminate(self.current.pop(child_id))
         if plan.delay:
-            log.info("%s: waiting %.1f s before the next start", plan.start[0], plan.delay)
+            _logger.info("%s: waiting %.1f s before the next start", plan.start[0], plan.delay)
             await asyncio.sleep(plan.delay)
         for child_id in plan.start:
             if child_id in self.suspended:  # `suspend_child` waits for the lock
@@ -280,7 +280,7 @@ class Tree:
             try:
                 await self.start(child_id)
             except SupervisionError as error:
-                log.error("%s", error)
+                _logger.error("%s", error)
                 self._events.put_nowait(_FailedStart(self.rules.spec(child_id), self.current.get(child_id), str(error)))
                 return
 
