@@ -42,7 +42,7 @@ class FakeOperations:
         }  # fmt: skip
         tree = {**runner, "id": "system", "children": [runner]}
         return {
-            "supervisor": self.name, "host": "h", "pid": 11, "version": "0.2.0", "config": None, "started_at": 1.7e9,
+            "supervisor": self.name, "host": "h", "pid": 11, "version": "0.3.0", "config": None, "started_at": 1.7e9,
             "uptime": 66.0, "state": "running", "tree": tree,
         }  # fmt: skip
 

@@ -213,7 +213,7 @@ async def test_status_draws_all_supervisors_and_the_queues(
     code, out, err = await operator.says("status")
     assert (code, err) == (0, "")
     assert "! a  LOST, last heard of 4" in out
-    assert "  b  running for 1m06s  (pid 11 on h, factorial 0.2.0)" in out
+    assert "  b  running for 1m06s  (pid 11 on h, factorial 0.3.0)" in out
     assert "└─ weather.1  running" in out
     assert out.splitlines()[-2:] == [
         "  QUEUE    READY  THROTTLED  SUSPECTS  BACKOFF  PARKED  HELD",

@@ -26,7 +26,7 @@ def supervisor(name: str, *children: dict[str, Any], **changes: Any) -> dict[str
 
 def subject(tree: dict[str, Any], age: float = 1.0, is_lost: bool = False, **changes: Any) -> Subject:
     report = {
-        "supervisor": "db1-812", "host": "db1", "pid": 812, "version": "0.2.0", "config": "/etc/factorial/system.toml",
+        "supervisor": "db1-812", "host": "db1", "pid": 812, "version": "0.3.0", "config": "/etc/factorial/system.toml",
         "started_at": 1.7e9, "uptime": 11533.0, "state": "running", "tree": tree,
     }  # fmt: skip
     return Subject(report | changes, age, is_lost)
@@ -48,7 +48,7 @@ TREE = supervisor(
 )
 
 PICTURE = """\
-  db1-812  running for 3h12m  (pid 812 on db1, factorial 0.2.0, /etc/factorial/system.toml)
+  db1-812  running for 3h12m  (pid 812 on db1, factorial 0.3.0, /etc/factorial/system.toml)
 ! 2 of 4 processes running, 25 tasks in flight
 ! planner: 3 of 5 restarts used in 60 s, the last: SIGKILL: its event loop was blocked for 15 s
 ! planner.2 is restarting; its last exit: 3s ago: SIGKILL: its event loop was blocked for 15 s
