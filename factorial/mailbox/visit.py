@@ -1,7 +1,7 @@
 """A short visit to a namespace, by who operates a system or looks at it.
 
 Asks less than `Namespace.open`: a server in trouble is one that has to be operated. It writes nothing, and starts no
-server. Called by `supervisor/operate/remote.py` and by `doctor.py`.
+server. Called by `supervisor/operate/remote.py` and by `cli/doctor.py`.
 """
 
 import asyncio

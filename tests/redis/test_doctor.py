@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from factorial.__main__ import main
+from factorial.cli.doctor import run_doctor
+from factorial.cli.main import main
 from factorial.config import RedisConfig
-from factorial.doctor import run_doctor
 from factorial.errors import MailboxRefusedError
 from factorial.mailbox import Namespace
 from factorial.mailbox.doctor import rereading, wake
@@ -461,6 +461,6 @@ async def test_ctrl_c(patient: Patient, monkeypatch: pytest.MonkeyPatch, capsys:
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("factorial.doctor.visiting", interrupted)
+    monkeypatch.setattr("factorial.mailbox.visit.visiting", interrupted)
     assert await asyncio.to_thread(main, ["doctor", *where(patient)]) == 130
     assert capsys.readouterr().err == ""

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from factorial.supervisor.__main__ import main
+from factorial.cli.supervisor import main
 
 ROOT = Path(__file__).parent.parent.parent
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from factorial.supervisor.__main__ import main
+from factorial.cli.supervisor import main
 from tests.support import wait_until
 from tests.valkey import ValkeyServer, free_port
 

@@ -23,8 +23,8 @@ import pytest
 
 from factorial import AgentContext, Orchestrator
 from factorial.agent.load import load_agent
+from factorial.cli.supervisor import main
 from factorial.config import SystemConfig
-from factorial.supervisor.__main__ import main
 from factorial.supervisor.rules.spec import LEAVE_SECONDS
 from tests.support import wait_until
 from tests.valkey import ValkeyServer

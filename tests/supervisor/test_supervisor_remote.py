@@ -15,12 +15,12 @@ from pathlib import Path
 
 import pytest
 
+from factorial.cli.supervisor import main
 from factorial.config import RedisConfig
 from factorial.mailbox import Namespace
 from factorial.mailbox.embedded.share import is_running
 from factorial.mailbox.operations.enqueue import enqueue
 from factorial.mailbox.supervisors import reports as supervisors
-from factorial.supervisor.__main__ import main
 from tests.supervisor.served import FakeOperations, serve
 from tests.support import wait_until
 from tests.valkey import free_port
@@ -301,13 +301,16 @@ async def test_no_server(operator: Operator) -> None:
     ("words", "named"),
     [
         ("scale weather", "N"),
-        ("scale weather 0", "argument N: '0' is no number of processes: use 1 to 1000; to have none, drain the runner"),
-        ("scale weather 1001", "argument N: '1001' is no number of processes: use 1 to 1000"),
-        ("scale weather two", "'two' is no number of processes"),
+        (
+            "scale weather 0",
+            "'0' is not a number of processes: use 1 to 1000; to have none, drain the runner",
+        ),
+        ("scale weather 1001", "argument N: '1001' is not a number of processes: use 1 to 1000"),
+        ("scale weather two", "'two' is not a number of processes"),
         ("scale", "RUNNER"),
         ("drain a b", "unrecognized arguments: b"),
-        ("drain --timeout 0", "'0' is no number of seconds"),
-        ("drain --timeout nan", "'nan' is no number of seconds"),
+        ("drain --timeout 0", "'0' is not a number of seconds"),
+        ("drain --timeout nan", "'nan' is not a number of seconds"),
         ("drain --json", "unrecognized arguments: --json"),
         ("drain --all --supervisor a", "not allowed with argument"),
         ("status --all", "unrecognized arguments: --all"),
@@ -380,5 +383,5 @@ async def test_ctrl_c_ends_the_waiting_and_says_what_goes_on(operator: Operator,
     process.send_signal(signal.SIGINT)
     out, err = await process.communicate()
     assert (process.returncode, out) == (130, b"")
-    assert err == b"factorial: stopped waiting; a continues with: restart slow\n"
+    assert err == b"factorial: stopped waiting; a may still carry out: restart slow\n"
     one.finish.set()

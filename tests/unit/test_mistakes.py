@@ -26,9 +26,9 @@ from factorial import (
     function_tool,
 )
 from factorial.agent.lifecycle.waiting import encode_result
+from factorial.cli.supervisor import main
 from factorial.config import ObservabilityConfig, RedisConfig
 from factorial.errors import ConfigError, ContextError, InactiveTaskError
-from factorial.supervisor.__main__ import main
 from factorial.testing import ScriptedModel, call, say
 from factorial.tools import FunctionTool
 

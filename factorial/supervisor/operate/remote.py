@@ -1,31 +1,29 @@
-"""Operates a running system from anywhere: `python -m factorial.supervisor status|drain|resume|scale|restart|stop`.
+"""Operates running systems from anywhere: reads their status, and sends them orders.
 
 This needs only the server that holds the namespace. Orders are messages to a supervisor's control mailbox. The status
 is made from the latest reports of the supervisors. No agent is imported, and no server is started.
 """
 
 import asyncio
-import sys
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import asdict, astuple, dataclass, replace
 from typing import Any
 
-from factorial._core.json import dump_json
 from factorial._core.text import one_line
-from factorial.commandline import show
 from factorial.config import RedisConfig
-from factorial.errors import ConfigError, FactorialError, SupervisionError
+from factorial.errors import ConfigError, SupervisionError
 from factorial.mailbox.supervisors import reports as supervisors
 from factorial.mailbox.supervisors.reports import LOST_AFTER, Heard
 from factorial.mailbox.transport.blocking import BlockingConnection
 from factorial.mailbox.views.queues import Queue, read_queues
 from factorial.mailbox.visit import Visit, visiting
 from factorial.supervisor.operate.status import Subject, draw, span
-from factorial.supervisor.operate.verbs import USAGE, summary
+from factorial.supervisor.operate.verbs import USAGE
 from factorial.supervisor.tree.nodes import checked_report
 
-__all__ = ["Selection", "send_order", "show_status"]
+__all__ = ["Selection", "Status", "Supervisor", "reach", "read_status"]
 
 _POLL_SECONDS = 0.2
 _EXTRA_SECONDS = 1.0
@@ -34,10 +32,116 @@ _EXTRA_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which supervisors an order is for. Without a name and without `all`: the only one that is alive."""
+    """Which supervisors are meant. Without a name and without `all`: the only one that is alive."""
 
     name: str = ""
     all: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """The latest reports of some supervisors, and the queues of their agents."""
+
+    supervisors: Sequence[Heard]
+    queues: Mapping[str, Queue]
+    missing: SupervisionError | None
+    """The error to raise if there is no such supervisor."""
+
+    @property
+    def is_any_alive(self) -> bool:
+        """Whether one of the supervisors is not lost."""
+        return any(not one.is_lost for one in self.supervisors)
+
+    def as_text(self) -> str:
+        """A table per supervisor, and one of the queues. The queues are shown also if no supervisor is known."""
+        subjects = [Subject(one.report, one.age, one.is_lost) for one in self.supervisors]
+        return draw(subjects, {agent: astuple(queue) for agent, queue in self.queues.items()})
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything, as plain data."""
+        return {
+            "supervisors": [{**one.report, "age": one.age, "lost": one.is_lost} for one in self.supervisors],
+            "queues": {agent: asdict(queue) for agent, queue in self.queues.items()},
+        }
+
+
+class Supervisor:
+    """A running supervisor that takes orders."""
+
+    def __init__(self, visit: Visit, name: str) -> None:
+        self.name = name
+        self._visit = visit
+
+    async def carry_out(self, order: Mapping[str, Any], patience: float) -> str:
+        """Send `order`, wait for it to be carried out, and return what was done, in one line. A stop is done when the
+        supervisor has ended.
+
+        `patience`: the seconds to wait. Raises `ConfigError` if the order is wrong in itself, such as an unknown
+        target, `SupervisionError` if it could not be carried out, and `MailboxError`.
+        """
+        blocking = await BlockingConnection.open(self._visit.redis)
+        try:
+            return await self._send_and_wait(blocking, order, patience)
+        finally:
+            await blocking.close()
+
+    async def _send_and_wait(self, blocking: BlockingConnection, order: Mapping[str, Any], patience: float) -> str:
+        scripts = self._visit.scripts
+        deadline = asyncio.get_running_loop().time() + patience
+        order_id = uuid.uuid4().hex
+        await supervisors.send(scripts, supervisor=self.name, order_id=order_id, order=order, patience=patience)
+        seconds = patience + _EXTRA_SECONDS
+        answer = await supervisors.wait_for_answer(scripts, blocking, order_id=order_id, seconds=seconds)
+        match answer:
+            case None:
+                raise SupervisionError(
+                    f"not done within {patience:g} s. If the order has started, it runs to its end. If it has not (the "
+                    "supervisor takes no orders), it is dropped. See the supervisor's log and `status`"
+                )
+            case {"ok": True, "text": str(text)}:
+                if order["verb"] == "stop":
+                    await self._until_ended(deadline, patience)
+                    return "stopped"
+                return one_line(text)
+            case {"ok": False, "error": str(error), "kind": kind} if kind == USAGE:
+                raise ConfigError(one_line(error))
+            case {"ok": False, "error": str(error)}:
+                raise SupervisionError(one_line(error))
+            case other:
+                raise SupervisionError(f"the answer is malformed: {one_line(str(other))[:200]}")
+
+    async def _until_ended(self, deadline: float, patience: float) -> None:
+        """Wait until the supervisor has withdrawn, or is lost."""
+        loop = asyncio.get_running_loop()
+        while True:
+            found = next((one for one in await _known(self._visit) if one.name == self.name), None)
+            if found is None:
+                return
+            if found.is_lost:
+                raise SupervisionError(
+                    f"it was asked to stop, and has been silent for {LOST_AFTER:g} s: it was killed, or is disconnected"
+                )
+            if loop.time() > deadline:
+                raise SupervisionError(f"it was asked to stop, and is still stopping after {patience:g} s")
+            await asyncio.sleep(_POLL_SECONDS)
+
+
+async def read_status(redis: RedisConfig, selection: Selection) -> Status:
+    """The status of the supervisors in a namespace: of all, or of the selected name. Raises `MailboxError`."""
+    async with visiting(redis) as visit:
+        known = await _known(visit)
+        chosen = [one for one in known if selection.name in ("", one.name)]
+        agents = [agent for one in chosen for agent in _agents(one.report.get("tree"))]
+        queues = await read_queues(visit.scripts, agents)
+    return Status(chosen, queues, None if chosen else _not_found(selection, known, visit.place))
+
+
+@asynccontextmanager
+async def reach(redis: RedisConfig, selection: Selection) -> AsyncIterator[list[Supervisor]]:
+    """The selected supervisors, all alive, for the time of a `with` block. Raises `ConfigError` if the choice is not
+    clear, `SupervisionError` if there is none, and `MailboxError`."""
+    async with visiting(redis) as visit:
+        yield [Supervisor(visit, one.name) for one in _choose(await _known(visit), selection, visit.place)]
 
 
 async def _known(visit: Visit) -> list[Heard]:
@@ -45,40 +149,7 @@ async def _known(visit: Visit) -> list[Heard]:
     return [replace(one, report=checked_report(one.report)) for one in heard]
 
 
-async def show_status(redis: RedisConfig, selection: Selection, *, as_json: bool) -> int:
-    """Print the status of the supervisors and their trees. Returns 0 if one of them is alive, else 1."""
-    async with visiting(redis) as visit:
-        known = await _known(visit)
-        chosen = [one for one in known if selection.name in ("", one.name)]
-        agents = [agent for one in chosen for agent in _agents(one.report.get("tree"))]
-        queues = await read_queues(visit.scripts, agents)
-    if as_json:
-        print(dump_json(_plain(chosen, queues)).decode())
-    else:
-        subjects = [Subject(one.report, one.age, one.is_lost) for one in chosen]
-        # The queues are shown also if no supervisor is known.
-        counts = {agent: astuple(queue) for agent, queue in queues.items()}
-        show(draw(subjects, counts))
-    if not chosen:
-        raise _not_found(selection, known, visit.place)
-    return 0 if any(not one.is_lost for one in chosen) else 1
-
-
-async def send_order(redis: RedisConfig, selection: Selection, order: Mapping[str, Any], *, patience: float) -> int:
-    """Send `order` to the selected supervisors, and print the answer of each.
-
-    Returns 0 if all have carried it out, 2 if the order is wrong in itself, such as an unknown target, else 1.
-    `patience`: seconds to wait for each answer. A stop is done when the supervisor has ended.
-    """
-    async with visiting(redis) as visit:
-        chosen = _choose(await _known(visit), selection, visit.place)
-        codes = await asyncio.gather(*(_order_one(visit, one.name, order, patience) for one in chosen))
-    return max(codes)
-
-
 def _choose(known: Sequence[Heard], selection: Selection, place: str) -> list[Heard]:
-    """The selected supervisors, all alive. Raises `ConfigError` if the choice is not clear, and `SupervisionError` if
-    there is none."""
     alive = [one for one in known if not one.is_lost]
     if selection.name:
         chosen = [one for one in alive if one.name == selection.name]
@@ -103,72 +174,6 @@ def _names(known: Sequence[Heard]) -> str:
     return f"known there: {', '.join(names)}"
 
 
-async def _order_one(visit: Visit, name: str, order: Mapping[str, Any], patience: float) -> int:
-    """Send the order to one supervisor, and print its answer. Returns the exit code for this supervisor."""
-    try:
-        print(f"{name}: {await _answer(visit, name, order, patience)}", flush=True)
-    except FactorialError as failure:
-        print(f"factorial: {name}: {failure}", file=sys.stderr)
-        return 2 if isinstance(failure, ConfigError) else 1
-    return 0
-
-
-async def _answer(visit: Visit, name: str, order: Mapping[str, Any], patience: float) -> str:
-    blocking = await BlockingConnection.open(visit.redis)
-    try:
-        return await _send_and_wait(visit, blocking, name, order, patience)
-    except asyncio.CancelledError:
-        print(f"factorial: stopped waiting; {name} continues with: {summary(order)}", file=sys.stderr)
-        raise
-    finally:
-        await blocking.close()
-
-
-async def _send_and_wait(
-    visit: Visit, blocking: BlockingConnection, name: str, order: Mapping[str, Any], patience: float
-) -> str:
-    """The answer to the order: what was done, in one line."""
-    deadline = asyncio.get_running_loop().time() + patience
-    order_id = uuid.uuid4().hex
-    await supervisors.send(visit.scripts, supervisor=name, order_id=order_id, order=order, patience=patience)
-    answer = await supervisors.wait_for_answer(
-        visit.scripts, blocking, order_id=order_id, seconds=patience + _EXTRA_SECONDS
-    )
-    match answer:
-        case None:
-            raise SupervisionError(
-                f"not done within {patience:g} s. If the order has started, it runs to its end. If it has not (the "
-                "supervisor takes no orders), it is dropped. See the supervisor's log and `status`"
-            )
-        case {"ok": True, "text": str(text)}:
-            if order["verb"] == "stop":
-                await _until_ended(visit, name, deadline, patience)
-                return "stopped"
-            return one_line(text)
-        case {"ok": False, "error": str(error), "kind": kind} if kind == USAGE:
-            raise ConfigError(one_line(error))
-        case {"ok": False, "error": str(error)}:
-            raise SupervisionError(one_line(error))
-        case other:
-            raise SupervisionError(f"the answer is malformed: {one_line(str(other))[:200]}")
-
-
-async def _until_ended(visit: Visit, name: str, deadline: float, patience: float) -> None:
-    """Wait until the supervisor has withdrawn, or is lost."""
-    loop = asyncio.get_running_loop()
-    while True:
-        found = next((one for one in await _known(visit) if one.name == name), None)
-        if found is None:
-            return
-        if found.is_lost:
-            raise SupervisionError(
-                f"it was asked to stop, and has been silent for {LOST_AFTER:g} s: it was killed, or is disconnected"
-            )
-        if loop.time() > deadline:
-            raise SupervisionError(f"it was asked to stop, and is still stopping after {patience:g} s")
-        await asyncio.sleep(_POLL_SECONDS)
-
-
 def _agents(node: Any) -> list[str]:
     """The names of the runners of a tree: each has the name of its agent."""
     children = (node or {}).get("children")
@@ -177,10 +182,3 @@ def _agents(node: Any) -> list[str]:
     below = [agent for child in children for agent in _agents(child)]
     is_runner = any(child.get("type") == "worker" for child in children)
     return [*below, str(node["id"])] if is_runner else below
-
-
-def _plain(chosen: Sequence[Heard], queues: Mapping[str, Queue]) -> dict[str, Any]:
-    return {
-        "supervisors": [{**one.report, "age": one.age, "lost": one.is_lost} for one in chosen],
-        "queues": {agent: asdict(queue) for agent, queue in queues.items()},
-    }
