@@ -37,6 +37,18 @@ def anchors(document: str) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
+def test_no_promise_is_cited_by_its_number_outside_its_tests() -> None:
+    """The numbers are those of tests/spec/PROMISES.md: elsewhere, a reader cannot know what they mean."""
+    number = re.compile(r"\bchecklist\b|\([A-Z]\d\d(?:(?:, | to | and )[A-Z]\d\d)*\)")
+    places = ("factorial", "examples", "benchmarks", "supervisors", "formal", "docs", "tests")
+    files = [
+        path for place in places for kind in ("py", "lua", "md", "toml") for path in ROOT.glob(f"{place}/**/*.{kind}")
+    ]
+    read = [path for path in files if not path.is_relative_to(ROOT / "tests" / "spec") and path != Path(__file__)]
+    assert len(read) > 200
+    assert [str(path.relative_to(ROOT)) for path in read if number.search(path.read_text(encoding="utf-8"))] == []
+
+
 def test_the_index_leads_to_every_page() -> None:
     linked = {os.path.normpath(Path("docs") / link) for link in LINK.findall(DOCUMENTS["docs/README.md"])}
     pages = {document for document in DOCUMENTS if document.startswith("docs/")} - {"docs/README.md"}

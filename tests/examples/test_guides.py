@@ -4,6 +4,8 @@ Real: the processes, the supervisor, the embedded Valkey, its data on disk. Not 
 documents' own scripts, and the functions that a guide leaves to its reader, such as a railway's booking service.
 """
 
+import json
+import logging
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,6 +14,8 @@ from typing import Any
 import pytest
 
 from factorial import Agent, AgentContext, AgentWorkerConfig, RetryableError
+from factorial.telemetry.logs import JsonFormatter
+from factorial.telemetry.task_log import TaskLog
 from factorial.testing import ScriptedModel, call, say
 from tests.examples.conftest import System
 from tests.examples.documents import BLOCKS, FRAGMENTS, run, shown
@@ -81,6 +85,16 @@ async def test_a_tool_changes_the_context_of_its_own(monkeypatch: pytest.MonkeyP
     context = (await agent.run_inline(names["Trip"](query="Norway"))).context
     assert (context.booked, context.budget) == (["Oslo"], 50.0)
     assert "Too expensive" in context.messages[4]["content"]
+
+
+def test_the_line_of_the_log_is_what_is_written(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING, "factorial.task"):
+        error = "TimeoutError: the station does not answer"
+        TaskLog("4f1c", "weather", "user123").retried(error, turn=2, attempt=1, delay=0.81)
+    line = json.loads(JsonFormatter("weather.1-3fa9c2").format(caplog.records[0]))
+    documented = json.loads(shown("docs/guides/logs-and-metrics.md", "json")[0])
+    assert list(documented.items())[1:] == list(line.items())[1:]
+    assert documented["timestamp"][-5:-1].startswith(".") and line.keys() == documented.keys()
 
 
 class Effects:

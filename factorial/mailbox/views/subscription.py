@@ -59,7 +59,7 @@ class Position:
 
 
 class EventFilter:
-    """Which events a subscriber wants: those that pass every filter given (checklist E01)."""
+    """Which events a subscriber wants: those that pass every filter given."""
 
     def __init__(
         self, task_ids: Collection[str] | None, event_types: Collection[str] | None, event_pattern: str | None
