@@ -85,9 +85,9 @@ DAMAGES = [
     Damage("a journaled result is none", "left", (("HSET", "journal", "tool:call_0_0", "7"),), "'tool:call_0_0'"),
     Damage("the journal is of another type", "left", other_type("journal"), "WRONGTYPE"),
     Damage(
-        "an awaited result is no JSON", "answered", (("HSET", "awaits", "tool:call_0_1", "!{broken"),), "has waited for"
+        "an awaited result is no JSON", "answered", (("HSET", "awaits", "tool:call_0_1", "!{broken"),), "was parked for"
     ),
-    Damage("the plan is no JSON", "answered", (("HSET", "awaits", "plan", "{broken"),), "has waited for"),
+    Damage("the plan is no JSON", "answered", (("HSET", "awaits", "plan", "{broken"),), "was parked for"),
     Damage("what was awaited is of another type", "answered", other_type("awaits"), "WRONGTYPE"),
     Damage("what is awaited is of another type", "waiting", other_type("awaits")),
 ]

@@ -65,4 +65,4 @@ async def test_runs_that_have_ended_are_freed_without_the_garbage_collector(syst
 
 
 def _of_runs() -> list[Any]:
-    return [thing for thing in gc.get_objects() if type(thing).__name__ in ("Run", "ContextSnapshot")]
+    return [thing for thing in gc.get_objects() if type(thing).__name__ in ("RunState", "ContextSnapshot")]
