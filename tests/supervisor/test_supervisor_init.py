@@ -242,7 +242,7 @@ async def test_when_the_supervisor_is_killed_the_workers_drain_before_pid_1_ends
     assert await container.ends() == 137
     assert time.monotonic() - begin < 6 + 5 + 2  # the grace, the time to leave, and how often an orphan looks
     log = container.log.read_text()
-    assert log.count("the supervisor is gone: draining, then leaving") == 2
+    assert log.count("the supervisor has ended: draining, then leaving") == 2
     assert "Traceback" not in log
     again = Orchestrator(redis_url=f"embedded:{container.directory}/data")
     data = await again.get_task_data(task_id)

@@ -47,7 +47,7 @@ class Source:
 class Operator:
     """Carries out operations on the tree of one supervisor.
 
-    `changed` is set whenever `report` gives something else. `guests` returns the report nodes of agents that run in
+    `changed` is set whenever `report` returns something else. `guests` returns the report nodes of agents that run in
     the supervisor's own process.
     """
 

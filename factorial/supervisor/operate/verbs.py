@@ -29,7 +29,7 @@ class Operations(Protocol):
 
     @property
     def changed(self) -> asyncio.Event:
-        """Set when `report` gives something else than before."""
+        """Set when `report` returns something else than before."""
         ...
 
     def report(self) -> dict[str, Any]:

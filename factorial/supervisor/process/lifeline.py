@@ -213,7 +213,7 @@ def _watch_parent(loop: asyncio.AbstractEventLoop, lifeline: Lifeline, seconds_t
     assert parent is not None and parent.pid is not None  # run_child runs in children only
     while not wait([parent.sentinel], timeout=2.0) and os.getppid() == parent.pid:
         pass
-    _logger.warning("the supervisor is gone: draining, then leaving")
+    _logger.warning("the supervisor has ended: draining, then leaving")
     _request(loop, lifeline.drain)
     time.sleep(seconds_to_stop)
     _request(loop, lifeline.leave)

@@ -34,7 +34,7 @@ _MIN_PAUSE, _MAX_PAUSE = 60.0, 3600.0
 
 
 class _Watched(Protocol):
-    """A process that is ready and that nobody has asked to end: what the monitor uses of a `ChildProcess`."""
+    """A process that is ready and was not asked to end: what the monitor uses of a `ChildProcess`."""
 
     spec: ChildSpec
     process: str

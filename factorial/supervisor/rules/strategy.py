@@ -160,7 +160,7 @@ class Supervision:
         self._states[child_id] = ChildState.SUSPENDED
 
     def ended(self, child_id: str, reason: ExitReason, now: float) -> Decision:
-        """The child has ended although nobody asked it to."""
+        """The child has ended without a request."""
         spec = self._specs[child_id]
         if self._is_restarted(spec, reason):
             return self._restart(child_id, now)

@@ -1,1 +1,1 @@
-"""A running supervisor: puts tree, processes, mailbox, orders and signals together."""
+"""A running supervisor: puts the tree, processes, the namespace, orders and signals together."""

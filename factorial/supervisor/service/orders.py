@@ -28,16 +28,16 @@ _CLOSING_SECONDS = 2.0
 """How long orders in progress, and then a server that does not answer, may delay the end of the supervisor."""
 
 
-async def take_orders(operations: Operations, mailbox: Namespace, name: str) -> None:
+async def take_orders(operations: Operations, namespace: Namespace, name: str) -> None:
     """Publish reports and carry out orders as the supervisor `name`, until cancelled. Raises nothing else."""
-    await _ControlMailbox(operations, mailbox, name).serve()
+    await _ControlMailbox(operations, namespace, name).serve()
 
 
 class _ControlMailbox:
-    def __init__(self, operations: Operations, mailbox: Namespace, name: str) -> None:
+    def __init__(self, operations: Operations, namespace: Namespace, name: str) -> None:
         self._operations = operations
-        self._mailbox = mailbox
-        self._scripts = mailbox.scripts
+        self._namespace = namespace
+        self._scripts = namespace.scripts
         self._name = name
         self._in_progress: dict[asyncio.Task[None], Order] = {}
         self._publishing_fails = False
@@ -69,7 +69,7 @@ class _ControlMailbox:
             while True:
                 try:
                     if blocking is None:
-                        blocking = await BlockingConnection.open(self._mailbox.redis)
+                        blocking = await BlockingConnection.open(self._namespace.redis)
                     inbox = inbox or Inbox(self._scripts, blocking, self._name)
                     order = await inbox.next()
                 except MalformedOrder as malformed:

@@ -44,12 +44,12 @@ if TYPE_CHECKING:
     from factorial.mailbox import Namespace
     from factorial.mailbox.operations.lease import Cause
 
-__all__ = ["Guest", "cause_of", "run_system"]
+__all__ = ["cause_of", "run_system"]
 
 _logger = logging.getLogger(__name__)
 
 
-class Guest(Protocol):
+class _Guest(Protocol):
     """An agent that runs in the supervisor's own process, next to the tree."""
 
     async def run(self, namespace: "Namespace", requests: StopRequests) -> None: ...
@@ -64,7 +64,7 @@ _OUTSIDE_SIGNALS = ("SIGKILL", "SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT")
 async def run_system(
     config: SystemConfig,
     runners: Runners,
-    guests: Sequence[Guest] = (),
+    guests: Sequence[_Guest] = (),
     *,
     path: str | None = None,
     logs: LoggingConfig | None = None,

@@ -52,7 +52,7 @@ class Incarnation:
 
     @property
     def is_running(self) -> bool:
-        """It is ready, and nobody has asked it to end."""
+        """It is ready, and was not asked to end."""
         return self.is_up and not self.is_asked and self.exit is None
 
 
@@ -60,7 +60,7 @@ class Incarnations:
     """The living incarnations of one supervisor's children.
 
     `on_exit` is called for each process that has ended; `on_change` when anything about an incarnation changes;
-    `on_lost` for an incarnation that was ready and has ended although nobody asked it to.
+    `on_lost` for an incarnation that was ready and has ended without a request.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Incarnations:
         self.last_exits: dict[str, tuple[ChildExit, float]] = {}
         """How the latest incarnation of a child ended, and when, by the child's id."""
         self.leave_now: asyncio.Event = asyncio.Event()
-        """Set when nobody may take longer than `LEAVE_SECONDS` to end."""
+        """Set when each child has to end within `LEAVE_SECONDS`."""
         self._on_exit = on_exit
         self._on_change = on_change
         self._on_lost = on_lost

@@ -60,7 +60,7 @@ class Tree:
     """A supervisor and its children.
 
     `launch` starts the process of a child and returns without waiting for it. `on_exit` is called for each process
-    that has ended, also for those that were asked to. `on_change` is called whenever `report.describe` would give
+    that has ended, also for those that were asked to. `on_change` is called whenever `report.describe` would return
     something else.
     """
 
@@ -185,7 +185,7 @@ class Tree:
                 yield from below.walk()
 
     def processes(self) -> Iterator[Incarnation]:
-        """All processes, at any depth, that are ready and that nobody has asked to end."""
+        """All processes, at any depth, that are ready and were not asked to end."""
         for child in self.walk():
             incarnation = child.tree.current.get(child.child_id)
             if incarnation and incarnation.is_running and isinstance(incarnation.spec, ChildSpec):
@@ -238,7 +238,7 @@ class Tree:
                 await self.start(child_id)
 
     async def _react(self, event: Incarnation | _FailedStart) -> None:
-        """Do what the rules say about a failed start, or about the end of a child that nobody had asked to end.
+        """Do what the rules say about a failed start, or about the end of a child that was not asked to end.
 
         The rules are asked only after the child is locked: another incarnation may have taken its place meanwhile, or
         an operator may have suspended it.
