@@ -176,7 +176,7 @@ async def test_a_refusal_is_not_tried_again(llmock: LLMock, request_: ModelReque
 
 
 @pytest.mark.parametrize("status", [401, 429, 503])
-async def test_spec_A04_the_next_model_is_tried(llmock: LLMock, request_: ModelRequest, status: int) -> None:
+async def test_the_next_model_is_tried(llmock: LLMock, request_: ModelRequest, status: int) -> None:
     llmock.fail(status, model="first", times=None, retry_after=30 if status == 429 else None).reply("From the second.")
     first, second = served_by(llmock, "first"), served_by(llmock, "second")
     completion = await complete(fallback_models(first, second), request_)

@@ -71,7 +71,7 @@ def agent() -> Agent:
 # -- who comes late
 
 
-async def test_spec_I06_a_subscriber_that_comes_after_the_run_is_over_sees_it_all(system: System, agent: Agent) -> None:
+async def test_a_subscriber_that_comes_after_the_run_is_over_sees_it_all(system: System, agent: Agent) -> None:
     await system.start(agent)
     task_id = await system.submit(agent)
     await system.ended(task_id)
@@ -81,7 +81,7 @@ async def test_spec_I06_a_subscriber_that_comes_after_the_run_is_over_sees_it_al
     assert output["data"] == "done"
 
 
-async def test_spec_I06_a_subscriber_that_comes_in_the_middle_sees_it_all_and_nothing_twice(
+async def test_a_subscriber_that_comes_in_the_middle_sees_it_all_and_nothing_twice(
     system: System, agent: Agent
 ) -> None:
     await system.start(agent)
@@ -91,7 +91,7 @@ async def test_spec_I06_a_subscriber_that_comes_in_the_middle_sees_it_all_and_no
     assert heard == await system.events(task_id)
 
 
-async def test_spec_I06_several_tasks_enqueued_before_the_subscription(system: System, agent: Agent) -> None:
+async def test_several_tasks_enqueued_before_the_subscription(system: System, agent: Agent) -> None:
     """Also when the first ended before the last was enqueued, and the owner was without work in between."""
     await system.start(agent)
     task_ids = []
@@ -103,7 +103,7 @@ async def test_spec_I06_several_tasks_enqueued_before_the_subscription(system: S
     assert heard == await system.events()
 
 
-async def test_spec_I06_another_orchestrator_subscribes(system: System, agent: Agent, redis_url: str) -> None:
+async def test_another_orchestrator_subscribes(system: System, agent: Agent, redis_url: str) -> None:
     """It has enqueued nothing itself: it hears the owner's present or latest activity."""
     await system.start(agent)
     await system.ended(await system.submit(agent))
@@ -149,7 +149,7 @@ async def test_a_subscriber_before_anything_has_happened(system: System, agent: 
 # -- filters
 
 
-async def test_spec_E01_filters_alone_and_combined(system: System, agent: Agent) -> None:
+async def test_filters_alone_and_combined(system: System, agent: Agent) -> None:
     await system.start(agent)
     first, second = await system.submit(agent), await system.submit(agent)
     await system.ended(first)
@@ -301,7 +301,7 @@ async def _has_none(system: System, channel: str) -> bool:
     return not await _has_subscriber(system, channel)
 
 
-async def test_spec_E11_the_events_of_a_task_are_in_order_and_none_is_lost_when_the_connection_is(
+async def test_the_events_of_a_task_are_in_order_and_none_is_lost_when_the_connection_is(
     system: System,
 ) -> None:
     """The pub/sub connection is killed again and again while the events come."""
@@ -315,9 +315,7 @@ async def test_spec_E11_the_events_of_a_task_are_in_order_and_none_is_lost_when_
     assert numbers(await waiting) == list(range(300))
 
 
-async def test_spec_E11_the_events_of_each_task_arrive_in_the_order_in_which_they_happened(
-    system: System, agent: Agent
-) -> None:
+async def test_the_events_of_each_task_arrive_in_the_order_in_which_they_happened(system: System, agent: Agent) -> None:
     await system.start(agent, quick(workers=2))
     task_ids = [await system.submit(agent) for _ in range(20)]
     heard = await system.updates(ends(*task_ids))
@@ -335,7 +333,7 @@ async def test_spec_E11_the_events_of_each_task_arrive_in_the_order_in_which_the
 # -- the manual way, and the fields
 
 
-async def test_spec_E02_plain_json_arrives_on_the_channel(system: System, agent: Agent, node_url: str) -> None:
+async def test_plain_json_arrives_on_the_channel(system: System, agent: Agent, node_url: str) -> None:
     """With redis-py, as the document's snippet does it."""
     client = Redis.from_url(node_url)
     pubsub = client.pubsub()
@@ -354,7 +352,7 @@ async def test_spec_E02_plain_json_arrives_on_the_channel(system: System, agent:
     assert heard == await system.events(task_id)
 
 
-async def test_spec_E03_every_event_has_the_base_fields(system: System, agent: Agent) -> None:
+async def test_every_event_has_the_base_fields(system: System, agent: Agent) -> None:
     await system.start(agent)
     task_id = await system.submit(agent)
     heard = await system.updates(ends(task_id))
@@ -367,13 +365,13 @@ async def test_spec_E03_every_event_has_the_base_fields(system: System, agent: A
     assert heard[2]["metadata"] == {"turn": 0, "attempt": 1, "pickups": 1, "process": "p1"}
 
 
-async def test_spec_E04_the_output_has_its_turn(system: System, agent: Agent) -> None:
+async def test_the_output_has_its_turn(system: System, agent: Agent) -> None:
     await system.start(agent)
     output = await system.event(await system.submit(agent), "agent_output")
     assert (output["turn"], output["data"]) == (1, "done")
 
 
-async def test_spec_E05_progress_events_carry_args_kwargs_and_context(system: System, agent: Agent) -> None:
+async def test_progress_events_carry_args_kwargs_and_context(system: System, agent: Agent) -> None:
     await system.start(agent)
     task_id = await system.submit(agent, "what is it?")
     await system.ended(task_id)
@@ -387,7 +385,7 @@ async def test_spec_E05_progress_events_carry_args_kwargs_and_context(system: Sy
     assert told["data"]["result"] == "result"
 
 
-async def test_spec_E05_a_failing_tool_and_a_failing_turn_are_told_of(system: System) -> None:
+async def test_a_failing_tool_and_a_failing_turn_are_told_of(system: System) -> None:
     async def tool() -> str:
         """Fail."""
         raise ValueError("no")
@@ -419,7 +417,7 @@ class Milestone(AgentEvent):
     percent: float = 0.0
 
 
-async def test_spec_E09_E10_custom_events(system: System) -> None:
+async def test_custom_events(system: System) -> None:
     class Telling(BaseAgent[AgentContext]):
         async def completion(self, agent_ctx: AgentContext, messages: list[dict[str, Any]]) -> Any:
             execution_ctx = self.get_execution_context()
@@ -447,7 +445,7 @@ async def test_spec_E09_E10_custom_events(system: System) -> None:
     assert told.index("custom") < told.index("milestone") < told.index("progress_update_data_processing_started")
 
 
-async def test_spec_T05_chunks_of_a_streamed_completion_are_live_and_not_kept(system: System) -> None:
+async def test_chunks_of_a_streamed_completion_are_live_and_not_kept(system: System) -> None:
     agent = Agent(name="streaming", stream=True, model=ScriptedModel([say("one two three")]))
     waiting = asyncio.create_task(
         system.updates(lambda heard: "run_completed" in types(heard), event_pattern="run_|progress_update_completion")
@@ -465,7 +463,7 @@ async def test_spec_T05_chunks_of_a_streamed_completion_are_live_and_not_kept(sy
     assert order.index("progress_update_completion_started") < order.index("progress_update_completion_chunk")
 
 
-async def test_spec_C04_the_execution_context_within_a_turn(system: System) -> None:
+async def test_the_execution_context_within_a_turn(system: System) -> None:
     seen: list[ExecutionContext] = []
 
     def tool(execution_ctx: ExecutionContext) -> str:

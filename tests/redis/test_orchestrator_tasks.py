@@ -33,7 +33,7 @@ PLAIN = Agent(name="plain", model=ScriptedModel(["done"]))
 # -- enqueue
 
 
-async def test_spec_I05_O06_both_forms_of_enqueue(system: System) -> None:
+async def test_both_forms_of_enqueue(system: System) -> None:
     await system.start(PLAIN)
     task = PLAIN.create_task(owner_id="owner", payload=AgentContext(query="q"))
     first = await system.orchestrator.enqueue_task(agent=PLAIN, task=task)
@@ -82,14 +82,14 @@ async def test_what_cannot_be_enqueued_is_refused_and_nothing_is_stored(system: 
 # -- status and data
 
 
-async def test_spec_O07_the_status_prints_as_the_plain_word(system: System) -> None:
+async def test_the_status_prints_as_the_plain_word(system: System) -> None:
     task_id = await system.submit(PLAIN)
     status = await system.orchestrator.get_task_status(task_id)
     assert status == "queued" and f"{status}" == "queued" and str(status) == "queued" and status is TaskStatus.QUEUED
     assert not status.is_final and TaskStatus.CANCELLED.is_final
 
 
-async def test_spec_O08_the_data_of_a_task(system: System) -> None:
+async def test_the_data_of_a_task(system: System) -> None:
     task_id = await system.submit(PLAIN, AgentContext(query="q", note="kept"))
     data = await system.data(task_id)
     asked = [{"role": "user", "content": "q"}]
@@ -136,7 +136,7 @@ async def test_several_agents_have_queues_of_their_own(system: System) -> None:
 # -- construction, registration
 
 
-def test_spec_O01_the_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     orchestrator = Orchestrator(
         redis_host="h", redis_port=7, redis_db=3, redis_max_connections=5, openai_api_key="sk-secret"
@@ -149,7 +149,7 @@ def test_spec_O01_the_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY")
 
 
-def test_spec_I03_without_parameters_the_environment_tells(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_parameters_the_environment_tells(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("REDIS_URL", "REDIS_HOST", "REDIS_PORT", "REDIS_DB", "REDIS_PASSWORD"):
         monkeypatch.delenv(name, raising=False)
     assert Orchestrator().redis.resolved_url == "redis://localhost:6379/0"
@@ -169,7 +169,7 @@ def test_parameters_that_exclude_each_other_or_make_no_sense() -> None:
         Orchestrator(namespace="{braces}")
 
 
-def test_spec_O02_each_agent_is_registered_once() -> None:
+def test_each_agent_is_registered_once() -> None:
     orchestrator = Orchestrator()
     orchestrator.register_runner(agent=PLAIN)
     with pytest.raises(ConfigError, match="there is a runner for an agent named 'plain' already"):
@@ -240,7 +240,7 @@ async def test_no_server_there(namespace: str) -> None:
     await orchestrator.close()
 
 
-async def test_spec_I06_the_snippet_of_the_introduction(system: System) -> None:
+async def test_the_snippet_of_the_introduction(system: System) -> None:
     """Enqueue, then subscribe, and print the output."""
 
     def get_weather(location: str) -> str:

@@ -46,7 +46,7 @@ async def ended_as_cancelled(system: System, task_id: str) -> None:
     assert not {"run_completed", "run_failed", "agent_output"} & set(types)
 
 
-async def test_spec_O09_a_queued_task_ends_at_once(system: System) -> None:
+async def test_a_queued_task_ends_at_once(system: System) -> None:
     agent = Held()
     task_id = await system.submit(agent)
     assert await system.orchestrator.cancel_task(task_id) == "cancelled"
@@ -59,7 +59,7 @@ async def test_spec_O09_a_queued_task_ends_at_once(system: System) -> None:
     await ended_as_cancelled(system, task_id)
 
 
-async def test_spec_O09_a_task_in_backoff_ends_at_once(system: System) -> None:
+async def test_a_task_in_backoff_ends_at_once(system: System) -> None:
     class Failing(Agent):
         async def completion(self, agent_ctx: AgentContext, messages: list[dict[str, Any]]) -> Any:
             raise RetryableError("again")
@@ -72,7 +72,7 @@ async def test_spec_O09_a_task_in_backoff_ends_at_once(system: System) -> None:
     await ended_as_cancelled(system, task_id)
 
 
-async def test_spec_O09_a_model_call_in_flight_is_abandoned_at_once(system: System) -> None:
+async def test_a_model_call_in_flight_is_abandoned_at_once(system: System) -> None:
     agent = Held()
     await system.start(agent)
     task_id = await system.submit(agent)

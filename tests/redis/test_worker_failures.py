@@ -32,7 +32,7 @@ class Failing(Agent):
         return await super().completion(agent_ctx, messages)
 
 
-async def test_spec_E07_a_failed_turn_is_retried_and_tells_so(system: System) -> None:
+async def test_a_failed_turn_is_retried_and_tells_so(system: System) -> None:
     agent = Failing(RuntimeError("bad luck"), times=2)
     await system.start(agent)
     task_id = await system.submit(agent)
@@ -52,7 +52,7 @@ async def test_spec_E07_a_failed_turn_is_retried_and_tells_so(system: System) ->
     assert 0 < retried["data"]["delay"] <= 0.05
 
 
-async def test_spec_E06_when_the_retries_are_spent_the_run_fails(system: System) -> None:
+async def test_when_the_retries_are_spent_the_run_fails(system: System) -> None:
     agent = Failing(RuntimeError("bad luck"))
     await system.start(agent, quick(max_retries=2))
     task_id = await system.submit(agent)
@@ -123,9 +123,7 @@ async def test_a_retry_after_of_the_provider_is_honoured(system: System) -> None
 
 
 @pytest.mark.parametrize("error", [FatalAgentError("no way"), ContextError("unfit"), NotImplementedError("later")])
-async def test_spec_A14_what_another_try_would_meet_again_ends_the_run_at_once(
-    system: System, error: Exception
-) -> None:
+async def test_what_another_try_would_meet_again_ends_the_run_at_once(system: System, error: Exception) -> None:
     agent = Failing(error)
     await system.start(agent)
     task_id = await system.submit(agent)
@@ -137,7 +135,7 @@ async def test_spec_A14_what_another_try_would_meet_again_ends_the_run_at_once(
     assert "task_retried" not in await system.types(task_id)
 
 
-async def test_spec_A14_a_fatal_error_in_a_tool_ends_the_run_an_ordinary_one_is_shown(system: System) -> None:
+async def test_a_fatal_error_in_a_tool_ends_the_run_an_ordinary_one_is_shown(system: System) -> None:
     def shaky() -> str:
         """Shake."""
         raise ValueError("it shook")
@@ -155,7 +153,7 @@ async def test_spec_A14_a_fatal_error_in_a_tool_ends_the_run_an_ordinary_one_is_
     assert data["payload"]["messages"][-1]["content"] == "Error: ValueError: it shook"
 
 
-async def test_spec_O04_a_turn_that_takes_too_long_is_retried(system: System) -> None:
+async def test_a_turn_that_takes_too_long_is_retried(system: System) -> None:
     slow = asyncio.Event()
 
     class Dawdling(Agent):
@@ -174,7 +172,7 @@ async def test_spec_O04_a_turn_that_takes_too_long_is_retried(system: System) ->
     assert failed["error"] == "turn 0 took longer than turn_timeout=0.1 seconds"
 
 
-async def test_spec_O17_the_run_ends_within_max_turns(system: System) -> None:
+async def test_the_run_ends_within_max_turns(system: System) -> None:
     """The last turn asks for an answer; a model that goes on calling tools makes the run fail."""
 
     def again() -> str:

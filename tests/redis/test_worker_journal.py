@@ -170,7 +170,7 @@ async def _length(system: System, key: str, least: int) -> bool:
     return bool(await system.execute("HLEN", key) >= least)
 
 
-async def test_spec_A08_an_overridden_completion_is_journaled(system: System) -> None:
+async def test_an_overridden_completion_is_journaled(system: System) -> None:
     """Counted overrides it; here the override makes its answer without a model at all."""
     made = []
 
@@ -201,7 +201,7 @@ async def test_spec_A08_an_overridden_completion_is_journaled(system: System) ->
     assert made == [1]
 
 
-async def test_spec_A09_an_overridden_tool_action_is_journaled(system: System) -> None:
+async def test_an_overridden_tool_action_is_journaled(system: System) -> None:
     acted = []
 
     class Acting(Agent):
@@ -229,7 +229,7 @@ async def test_spec_A09_an_overridden_tool_action_is_journaled(system: System) -
     assert acted == ["tool"]
 
 
-async def test_spec_A10_an_overridden_run_turn_that_asks_twice_has_both_answers_journaled(system: System) -> None:
+async def test_an_overridden_run_turn_that_asks_twice_has_both_answers_journaled(system: System) -> None:
     """A draft and a critique in one turn: after a failure neither is asked for again, and they are not mixed up."""
     asked = []
 
@@ -363,7 +363,7 @@ class Rich(AgentContext):
         return len(self.parts)
 
 
-async def test_spec_C02_a_context_keeps_its_types_on_the_way_through_redis(system: System) -> None:
+async def test_a_context_keeps_its_types_on_the_way_through_redis(system: System) -> None:
     seen = []
 
     def look(agent_ctx: Rich) -> str:
@@ -425,7 +425,7 @@ class Answer(BaseModel):
     score: int
 
 
-async def test_spec_A07_an_invalid_final_output_goes_back_to_the_model_and_is_corrected(system: System) -> None:
+async def test_an_invalid_final_output_goes_back_to_the_model_and_is_corrected(system: System) -> None:
     agent = Agent(
         name="typed",
         output_type=Answer,

@@ -21,7 +21,7 @@ TURN_WITH_TOOLS = [
 LAST_TURN = ["run_turn_started", "completion_started", "completion_completed", "run_turn_completed"]
 
 
-async def test_spec_E11_events_stay_in_order_whatever_rides_with_what(system: System) -> None:
+async def test_events_stay_in_order_whatever_rides_with_what(system: System) -> None:
     async def wait_about(n: int) -> str:
         """Take about as long as an event waits."""
         await asyncio.sleep(LINGER * random.uniform(0.8, 1.2))

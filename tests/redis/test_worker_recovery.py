@@ -46,7 +46,7 @@ class Held(Agent):
 # -- death
 
 
-async def test_spec_D05_what_a_dead_process_held_is_reclaimed_when_its_lease_is_over(system: System) -> None:
+async def test_what_a_dead_process_held_is_reclaimed_when_its_lease_is_over(system: System) -> None:
     agent = Held()
     victim = await system.start(agent, quick(heartbeat_interval=0.1))
     task_id = await system.submit(agent)
@@ -64,7 +64,7 @@ async def test_spec_D05_what_a_dead_process_held_is_reclaimed_when_its_lease_is_
     await wait_until(lambda: not rescuer.holds)
 
 
-async def test_spec_I08_a_process_that_is_known_to_be_dead_is_not_waited_for(system: System) -> None:
+async def test_a_process_that_is_known_to_be_dead_is_not_waited_for(system: System) -> None:
     agent = Held()
     victim = await system.start(agent, quick(heartbeat_interval=300))
     task_id = await system.submit(agent)
@@ -409,7 +409,7 @@ async def test_a_task_that_is_cancelled_while_it_is_given_back_ends_as_cancelled
 # -- leaving
 
 
-async def test_spec_D07_a_draining_process_finishes_its_model_call_and_gives_the_task_back(system: System) -> None:
+async def test_a_draining_process_finishes_its_model_call_and_gives_the_task_back(system: System) -> None:
     """At the step boundary: the answer is kept, the tool is left to the next process, and no retry is spent."""
     called = []
 
@@ -490,7 +490,7 @@ async def test_an_idle_process_leaves_at_once_and_leaves_nothing(system: System)
 # -- maintenance, fairness
 
 
-async def test_spec_O05_ended_tasks_are_removed_when_their_time_is_over(system: System) -> None:
+async def test_ended_tasks_are_removed_when_their_time_is_over(system: System) -> None:
     agent = Agent(name="a", model=ScriptedModel(["done"]))
     kept = TaskTTLConfig(completed_ttl=0.05, failed_ttl=60, cancelled_ttl=60)
     await system.start(agent, maintenance=tidy(task_ttl=kept))
@@ -531,7 +531,7 @@ async def test_a_slot_that_frees_is_refilled_and_no_process_takes_more_than_it_c
     assert most == 6
 
 
-async def test_spec_I07_two_processes_share_the_work_and_nothing_is_done_twice(system: System) -> None:
+async def test_two_processes_share_the_work_and_nothing_is_done_twice(system: System) -> None:
     calls: list[str] = []
     at_work: set[str] = set()
     both = asyncio.Event()

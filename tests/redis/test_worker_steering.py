@@ -38,7 +38,7 @@ class Gated(Agent):
         await asyncio.wait_for(self.begun.acquire(), PATIENCE)
 
 
-async def test_spec_O10_a_queued_task_reads_it_before_its_first_call(system: System) -> None:
+async def test_a_queued_task_reads_it_before_its_first_call(system: System) -> None:
     agent = Gated("done")
     agent.passes.release()
     task_id = await system.submit(agent, "hello")
@@ -51,7 +51,7 @@ async def test_spec_O10_a_queued_task_reads_it_before_its_first_call(system: Sys
     assert applied["data"] == {"messages": 2}
 
 
-async def test_spec_O10_a_task_in_a_model_call_reads_it_before_the_next(system: System) -> None:
+async def test_a_task_in_a_model_call_reads_it_before_the_next(system: System) -> None:
     def tool() -> str:
         """Work."""
         return "result"
@@ -176,7 +176,7 @@ async def test_steering_after_a_journaled_answer_is_shown_to_the_model_all_the_s
     assert texts(data["payload"]["messages"]) == [*late_by_one, "assistant: second"]
 
 
-async def test_spec_E08_an_ended_task_takes_no_steering_and_tells_its_owner(system: System) -> None:
+async def test_an_ended_task_takes_no_steering_and_tells_its_owner(system: System) -> None:
     agent = Agent(name="a", model=ScriptedModel(["done"]))
     await system.start(agent)
     task_id = await system.submit(agent)
@@ -196,7 +196,7 @@ async def test_spec_E08_an_ended_task_takes_no_steering_and_tells_its_owner(syst
         [{"role": "user", "content": ""}],
     ],
 )  # fmt: skip
-async def test_spec_E08_malformed_steering_is_refused_and_tells_its_owner(system: System, messages: Any) -> None:
+async def test_malformed_steering_is_refused_and_tells_its_owner(system: System, messages: Any) -> None:
     agent = Agent(name="a", model=ScriptedModel(["done"]))
     task_id = await system.submit(agent)
     with pytest.raises(ConfigError, match="Invalid steering message format"):

@@ -99,7 +99,7 @@ def test_the_error_about_an_unknown_model_names_the_nearest_one() -> None:
         Agent(name="a", model="gpt_41_mni")
 
 
-def test_spec_A07_a_tool_of_the_user_may_not_be_called_final_output() -> None:
+def test_a_tool_of_the_user_may_not_be_called_final_output() -> None:
     class Out(BaseModel):
         x: int
 
@@ -113,7 +113,7 @@ def test_spec_A07_a_tool_of_the_user_may_not_be_called_final_output() -> None:
         Agent(name="a", tools=[mine], output_type=Out)
 
 
-def test_spec_C03_an_agent_with_its_own_context_class() -> None:
+def test_an_agent_with_its_own_context_class() -> None:
     class Mine(AgentContext):
         count: int = 0
 
@@ -152,7 +152,7 @@ def test_check_ready_names_agent_model_and_variable(monkeypatch: pytest.MonkeyPa
 # -- requests
 
 
-async def test_spec_I12_nothing_is_sent_that_the_user_did_not_write() -> None:
+async def test_nothing_is_sent_that_the_user_did_not_write() -> None:
     model = Recording([say("hi")])
     await Agent(name="a", description="Secretly helpful", model=model).run_inline(AgentContext(query="q"))
     [request] = model.requests
@@ -161,7 +161,7 @@ async def test_spec_I12_nothing_is_sent_that_the_user_did_not_write() -> None:
     assert request.settings == ResolvedModelSettings()
 
 
-async def test_spec_A01_instructions_may_depend_on_the_context() -> None:
+async def test_instructions_may_depend_on_the_context() -> None:
     model = Recording([call("tool"), say("done")])
     agent = Agent(name="a", instructions=lambda ctx: f"Turn {ctx.turn}.", tools=[tool], model=model)
     await agent.run_inline(AgentContext(query="q"))
@@ -170,14 +170,14 @@ async def test_spec_A01_instructions_may_depend_on_the_context() -> None:
     ]  # fmt: skip
 
 
-async def test_spec_A03_the_model_may_depend_on_the_context() -> None:
+async def test_the_model_may_depend_on_the_context() -> None:
     first, second = Recording([call("tool")], name="first"), Recording([say("x"), say("done")], name="second")
     agent = Agent(name="a", tools=[tool], model=lambda ctx: first if ctx.turn == 0 else second)
     assert (await agent.run_inline(AgentContext(query="q"))).output == "done"
     assert (len(first.requests), len(second.requests)) == (1, 1)
 
 
-async def test_spec_A05_A06_settings_are_values_or_functions_of_the_context() -> None:
+async def test_settings_are_values_or_functions_of_the_context() -> None:
     model = Recording([call("tool"), say("done")])
     settings = ModelSettings[AgentContext](
         temperature=lambda ctx: ctx.turn / 10, max_completion_tokens=99, tool_choice="auto", parallel_tool_calls=False
@@ -196,7 +196,7 @@ async def test_without_tools_no_tool_choice_is_sent() -> None:
     assert model.requests[0].settings.parallel_tool_calls is None
 
 
-async def test_spec_O17_in_the_last_turn_the_model_has_to_answer() -> None:
+async def test_in_the_last_turn_the_model_has_to_answer() -> None:
     class Out(BaseModel):
         x: int
 
@@ -210,7 +210,7 @@ async def test_spec_O17_in_the_last_turn_the_model_has_to_answer() -> None:
     ]  # fmt: skip
 
 
-async def test_spec_A15_a_tool_is_offered_when_it_is_enabled() -> None:
+async def test_a_tool_is_offered_when_it_is_enabled() -> None:
     @function_tool(is_enabled=lambda ctx: ctx.turn > 0)
     def late() -> str:
         """Late."""
@@ -226,14 +226,14 @@ async def test_spec_A15_a_tool_is_offered_when_it_is_enabled() -> None:
     assert results[0].startswith("Error: there is no tool 'late'") and results[1] == "late"
 
 
-async def test_spec_A01_the_time_limit_of_a_request_and_streaming_are_passed_on() -> None:
+async def test_the_time_limit_of_a_request_and_streaming_are_passed_on() -> None:
     model = Recording([say("done")])
     await Agent(name="a", model=model, request_timeout=7.5, stream=True).run_inline(AgentContext(query="q"))
     assert (model.requests[0].timeout, model.requests[0].stream) == (7.5, True)
     assert Agent(name="a").request_timeout == 120.0
 
 
-async def test_spec_A01_parse_tool_args_false_passes_the_raw_text() -> None:
+async def test_parse_tool_args_false_passes_the_raw_text() -> None:
     seen = []
 
     def raw(arguments: str) -> str:
@@ -246,7 +246,7 @@ async def test_spec_A01_parse_tool_args_false_passes_the_raw_text() -> None:
     assert seen == ['{"a":1,"b":"x"}']
 
 
-async def test_spec_A04_the_next_model_is_asked_when_one_fails() -> None:
+async def test_the_next_model_is_asked_when_one_fails() -> None:
     from factorial.errors import ModelRefusedError
 
     def refuse(messages: Any) -> Any:
@@ -259,7 +259,7 @@ async def test_spec_A04_the_next_model_is_asked_when_one_fails() -> None:
 # -- overriding
 
 
-async def test_spec_A09_tool_action_may_be_overridden_and_call_the_original() -> None:
+async def test_tool_action_may_be_overridden_and_call_the_original() -> None:
     class Guarding(Agent):
         async def tool_action(self, tool_call: Any, agent_ctx: AgentContext) -> FunctionToolActionResult:
             result = await super().tool_action(tool_call, agent_ctx)
@@ -289,7 +289,7 @@ async def test_an_override_that_returns_another_type_is_an_error(method: str, co
         await agent.run_inline(AgentContext(query="q"))
 
 
-async def test_spec_A10_run_turn_may_end_the_run_and_return_another_context() -> None:
+async def test_run_turn_may_end_the_run_and_return_another_context() -> None:
     class Short(Agent):
         async def run_turn(self, agent_ctx: AgentContext) -> TurnCompletion[AgentContext]:
             other = AgentContext(query="other", note="kept")

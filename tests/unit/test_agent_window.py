@@ -206,7 +206,7 @@ def is_valid(messages: list[Message]) -> bool:
         ),
     ],
 )
-def test_spec_A16_an_invalid_limit_is_rejected_when_the_agent_is_made(options: Message, complaint: str) -> None:
+def test_an_invalid_limit_is_rejected_when_the_agent_is_made(options: Message, complaint: str) -> None:
     with pytest.raises(ConfigError) as raised:
         Agent(name="a", **options)
     assert complaint in str(raised.value)
@@ -237,7 +237,7 @@ def reader(limit: int | None, **options: Any) -> Agent:
     return Agent(name="reader", tools=[read_page], model=model, context_window_limit=limit, **options)
 
 
-async def test_spec_A16_inline_the_conversation_stays_whole_and_an_event_is_published() -> None:
+async def test_inline_the_conversation_stays_whole_and_an_event_is_published() -> None:
     stored, trimmed = await run_reading_pages(reader(1000))
     assert stored == 14
     assert trimmed and all(set(one) == {"limit", "tokens", "messages_left_out", "messages_sent"} for one in trimmed)
@@ -249,12 +249,12 @@ async def test_without_a_limit_nothing_is_left_out() -> None:
     assert await run_reading_pages(reader(None, context_window=1000)) == (14, [])
 
 
-async def test_spec_A16_the_models_window_applies_if_it_is_smaller() -> None:
+async def test_the_models_window_applies_if_it_is_smaller() -> None:
     _, trimmed = await run_reading_pages(reader(100_000, context_window=1000))
     assert trimmed and trimmed[0]["limit"] == 1000
 
 
-async def test_spec_A16_of_several_models_the_smallest_window_applies() -> None:
+async def test_of_several_models_the_smallest_window_applies() -> None:
     agent = reader(100_000)
     assert isinstance(agent.model, ScriptedModel)
     agent.model = fallback_models(agent.model, ScriptedModel([say("never asked")], context_window=900))
@@ -262,6 +262,6 @@ async def test_spec_A16_of_several_models_the_smallest_window_applies() -> None:
     assert trimmed and trimmed[0]["limit"] == 900
 
 
-async def test_spec_A16_a_request_that_cannot_fit_fails_the_run_without_asking_the_model() -> None:
+async def test_a_request_that_cannot_fit_fails_the_run_without_asking_the_model() -> None:
     with pytest.raises(ContextWindowError, match="does not fit into 20 tokens"):
         await run_reading_pages(reader(20))

@@ -35,17 +35,17 @@ from factorial.errors import ConfigError, FactorialError
         ObservabilityConfig,
     ],
 )
-def test_spec_I13_every_setting_has_a_default(cls: type) -> None:
+def test_every_setting_has_a_default(cls: type) -> None:
     assert cls() == cls()
 
 
-def test_spec_O04_the_documented_names() -> None:
+def test_the_documented_names_of_a_worker() -> None:
     config = AgentWorkerConfig(workers=2, batch_size=3, max_retries=0, heartbeat_interval=1, turn_timeout=9)
     assert (config.workers, config.batch_size, config.max_retries, config.turn_timeout) == (2, 3, 0, 9.0)
     assert config.lease == 3.0
 
 
-def test_spec_O05_the_documented_names() -> None:
+def test_the_documented_names_of_maintenance() -> None:
     ttl = TaskTTLConfig(completed_ttl=1, failed_ttl=2, cancelled_ttl=3)
     config = MaintenanceWorkerConfig(interval=5, workers=2, task_ttl=ttl)
     assert config.task_ttl.failed_ttl == 2.0
@@ -113,7 +113,7 @@ def test_a_mistake_is_named(make: object, complaint: str) -> None:
         (MetricsTimelineConfig(timeline_duration=86_400, bucket_size="days"), 86_400, 1, 172_800, "1d"),
     ],
 )
-def test_spec_O12_what_follows_from_the_timeline(
+def test_what_follows_from_the_timeline(
     config: MetricsTimelineConfig, length: int, buckets: int, kept_for: int, name: str
 ) -> None:
     assert (config.bucket_duration, config.bucket_count) == (length, buckets)
@@ -164,7 +164,7 @@ def toml(tmp_path: Path, text: str) -> SystemConfig:
     return SystemConfig.from_toml(file)
 
 
-def test_spec_D01_the_toml_file(tmp_path: Path) -> None:
+def test_the_toml_file(tmp_path: Path) -> None:
     config = toml(tmp_path, GOOD)
     [runner] = config.runner
     assert (config.redis.namespace, config.supervisor.grace, runner.process_count) == ("ns", 5.0, 2)

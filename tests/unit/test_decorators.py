@@ -40,14 +40,14 @@ class Flaky:
         return await self._call(value)
 
 
-async def test_spec_A11_retry_calls_until_it_works() -> None:
+async def test_retry_calls_until_it_works() -> None:
     flaky = Flaky(4)
     assert await flaky.patient(7) == 7
     assert flaky.calls == 5
     assert Flaky.patient.__name__ == "patient" and Flaky.patient.__doc__ == "Documented."
 
 
-async def test_spec_A11_after_the_last_attempt_the_last_error_is_raised() -> None:
+async def test_after_the_last_attempt_the_last_error_is_raised() -> None:
     flaky = Flaky(9)
     with pytest.raises(RuntimeError, match="flaky"):
         await flaky.patient(7)
@@ -68,12 +68,12 @@ def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return taken
 
 
-async def test_spec_A11_the_pauses_grow_and_are_bounded(pauses: list[float]) -> None:
+async def test_the_pauses_grow_and_are_bounded(pauses: list[float]) -> None:
     assert await Flaky(2).timed(1) == 1
     assert pauses == [0.04, 0.05]
 
 
-async def test_spec_A11_bare(pauses: list[float]) -> None:
+async def test_a_bare_retry(pauses: list[float]) -> None:
     class Bare(Flaky):
         @retry
         async def method(self, value: int) -> int:
@@ -127,7 +127,7 @@ class Reporting(Agent):
         return TurnCompletion(is_done=True, context=agent_ctx, output=output)
 
 
-async def test_spec_A12_progress_is_published_before_and_after() -> None:
+async def test_progress_is_published_before_and_after() -> None:
     heard: list[BaseEvent] = []
     agent = Reporting(name="reporting", model=ScriptedModel(["unused"]))
     completion = await agent.run_inline(AgentContext(query="q"), event_handler=heard.append)

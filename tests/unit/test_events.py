@@ -26,13 +26,13 @@ from factorial.events import (
 BASE = {"task_id": "t", "owner_id": "o", "agent_name": "a"}
 
 
-def test_spec_E03_the_base_fields_are_always_there() -> None:
+def test_the_base_fields_are_always_there() -> None:
     event = BaseEvent(event_type="x").to_dict()
     assert list(event) == ["event_type", "task_id", "owner_id", "agent_name", "timestamp", "metadata"]
     assert event["task_id"] is None and event["metadata"] is None
 
 
-def test_spec_E03_the_timestamp_is_iso_8601_in_utc() -> None:
+def test_the_timestamp_is_iso_8601_in_utc() -> None:
     moment = datetime(2026, 11, 21, 12, 0, 0, 123456, tzinfo=timezone(timedelta(hours=2)))
     assert BaseEvent(event_type="x", timestamp=moment).to_dict()["timestamp"] == "2026-11-21T10:00:00.123Z"
     made = BaseEvent(event_type="x").timestamp
@@ -45,7 +45,7 @@ def test_fields_that_are_not_set_are_left_out() -> None:
     assert "data" not in event and "error" not in event
 
 
-def test_spec_E04_an_output_is_always_there_even_if_it_is_none() -> None:
+def test_an_output_is_always_there_even_if_it_is_none() -> None:
     assert AgentEvent(event_type="agent_output", turn=0, **BASE).to_dict()["data"] is None
 
 
@@ -77,7 +77,7 @@ class MoreCustom(Custom):
     level: int = 3
 
 
-def test_spec_E10_custom_events_carry_their_own_fields() -> None:
+def test_custom_events_carry_their_own_fields() -> None:
     assert Custom(event_type="c", name="n", **BASE).to_dict().items() >= {"name": "n", "percent": 0.5}.items()
     assert MoreCustom(event_type="c", name="n", **BASE).to_dict()["level"] == 3
     assert "level" not in Custom(event_type="c", name="n").to_dict()

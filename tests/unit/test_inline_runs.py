@@ -38,7 +38,7 @@ async def types(agent: BaseAgent[Any], context: AgentContext, **options: Any) ->
     return [event.event_type for event in heard]
 
 
-async def test_spec_O13_the_completion_has_the_output_and_the_context() -> None:
+async def test_the_completion_has_the_output_and_the_context() -> None:
     context = AgentContext(query="How is Rome?")
     completion = await WEATHER.run_inline(context)
     assert completion.output == "Sunny"
@@ -48,7 +48,7 @@ async def test_spec_O13_the_completion_has_the_output_and_the_context() -> None:
     assert completion.duration >= 0 and completion.started_at.tzinfo is not None
 
 
-async def test_spec_O14_the_events_are_those_of_a_worker() -> None:
+async def test_the_events_are_those_of_a_worker() -> None:
     turn = ["progress_update_run_turn_started", "progress_update_completion_started"]
     turn.append("progress_update_completion_completed")
     tool = ["progress_update_tool_action_started", "progress_update_tool_action_completed"]
@@ -58,7 +58,7 @@ async def test_spec_O14_the_events_are_those_of_a_worker() -> None:
     ]  # fmt: skip
 
 
-async def test_spec_O14_an_async_handler_finds_the_tool_and_its_arguments() -> None:
+async def test_an_async_handler_finds_the_tool_and_its_arguments() -> None:
     called = []
 
     async def handle(event: BaseEvent) -> None:
@@ -71,7 +71,7 @@ async def test_spec_O14_an_async_handler_finds_the_tool_and_its_arguments() -> N
     assert called == [("lookup", {"city": "Rome"})]
 
 
-async def test_spec_O14_a_failure_is_published_with_its_error() -> None:
+async def test_a_failure_is_published_with_its_error() -> None:
     class Failing(Agent):
         async def completion(self, agent_ctx: AgentContext, messages: list[dict[str, Any]]) -> Any:
             raise FatalAgentError("no way")
@@ -85,7 +85,7 @@ async def test_spec_O14_a_failure_is_published_with_its_error() -> None:
     assert heard[-1].event_type == "run_failed"
 
 
-async def test_spec_O15_a_tool_may_run_another_agent() -> None:
+async def test_a_tool_may_run_another_agent() -> None:
     inner = Agent(name="inner", tools=[lookup], model=ScriptedModel([call("lookup", city="Oslo"), say("cold")]))
     owners: list[str | None] = []
 
@@ -185,7 +185,7 @@ async def test_the_time_limit_of_a_turn() -> None:
         await slow.run_inline(AgentContext(query="q"), worker_config=policy)
 
 
-async def test_spec_O17_max_turns() -> None:
+async def test_max_turns() -> None:
     endless = Agent(name="e", tools=[lookup], model=ScriptedModel(lambda m: call("lookup", city="x")), max_turns=2)
     context = AgentContext(query="q")
     with pytest.raises(MaxTurnsError, match="max_turns=2"):
@@ -290,7 +290,7 @@ class Answer(BaseModel):
     score: int
 
 
-async def test_spec_A07_the_output_is_validated_and_corrected() -> None:
+async def test_the_output_is_validated_and_corrected() -> None:
     model = ScriptedModel([call("final_output", text="x"), call("final_output", text="x", score="3")])
     agent = Agent(name="typed", output_type=Answer, model=model)
     completion = await agent.run_inline(AgentContext(query="q"))
@@ -298,7 +298,7 @@ async def test_spec_A07_the_output_is_validated_and_corrected() -> None:
     assert "'score' is missing" in completion.context.messages[2]["content"]
 
 
-async def test_spec_C04_there_is_no_execution_context_outside_of_a_turn() -> None:
+async def test_there_is_no_execution_context_outside_of_a_turn() -> None:
     with pytest.raises(FactorialError, match="works only while an agent takes a turn"):
         ExecutionContext.current()
     await WEATHER.run_inline(AgentContext(query="q"))

@@ -100,7 +100,7 @@ def log_everything(log: TaskLog) -> None:
     log.cancelled(turn=2)
 
 
-def test_spec_I10_each_line_of_a_task_has_its_id_and_agent_as_fields(as_json: Log) -> None:
+def test_each_line_of_a_task_has_its_id_and_agent_as_fields(as_json: Log) -> None:
     log_everything(TaskLog("t1", "weather", "o1"))
     lines = as_json.objects
     assert [line["event"] for line in lines] == [
@@ -120,7 +120,7 @@ def test_spec_I10_each_line_of_a_task_has_its_id_and_agent_as_fields(as_json: Lo
     assert [line["level"] for line in lines if line["event"] in ("enqueued", "failed")] == ["debug", "error"]
 
 
-def test_spec_I10_text_lines_have_the_same_content(as_text: Log) -> None:
+def test_text_lines_have_the_same_content(as_text: Log) -> None:
     log_everything(TaskLog("t1", "weather", "o1"))
     lines = [line.split("factorial.task: ")[1] for line in as_text.text.splitlines()]
     assert lines[2:4] == [
@@ -157,7 +157,7 @@ async def test_what_is_logged_within_a_task_carries_its_fields(as_json: Log) -> 
     assert "task_id" not in as_json.objects[-1]
 
 
-async def test_spec_I10_an_inline_run_is_logged_if_the_program_has_set_up_logging(as_json: Log) -> None:
+async def test_an_inline_run_is_logged_if_the_program_has_set_up_logging(as_json: Log) -> None:
     def sometimes(agent_ctx: AgentContext) -> str:
         attempts.append(1)
         if len(attempts) == 1:
@@ -247,7 +247,7 @@ def test_one_line_changes_only_control_characters() -> None:
         ("OPENAI_API_KEY, which is not set", "OPENAI_API_KEY, which is not set"),
     ],
 )  # fmt: skip
-def test_spec_I10_secrets_are_recognised_by_their_form(text: str, shown: str) -> None:
+def test_secrets_are_recognised_by_their_form(text: str, shown: str) -> None:
     assert hide_secrets(text) == shown
     assert hide_secrets(shown) == shown
 
@@ -263,7 +263,7 @@ def test_the_search_for_secrets_takes_time_in_proportion_to_the_text(part: str) 
     )  # it takes 0.1 s; it would take minutes in proportion to the square of the length
 
 
-def test_spec_I10_known_secrets_are_hidden() -> None:
+def test_known_secrets_are_hidden() -> None:
     remember_environment({"LOCAL_API_KEY": "open sesame", "HOME": "/home/me", "X_TOKEN": "1", "DB_PASSWORD": "sesame"})
     remember_password("redis://app:p%40ssword@db/0")
     remember_secret(None)
@@ -281,7 +281,7 @@ def test_a_url_is_shown_without_password_and_query() -> None:
 
 
 @pytest.mark.parametrize("formatter", [JsonFormatter, TextFormatter])
-def test_spec_I10_no_part_of_a_line_holds_a_secret(formatter: Formatter, log_with: Callable[[Formatter], Log]) -> None:
+def test_no_part_of_a_line_holds_a_secret(formatter: Formatter, log_with: Callable[[Formatter], Log]) -> None:
     log = log_with(formatter)
     remember_secret("open sesame")
 
@@ -301,7 +301,7 @@ def test_spec_I10_no_part_of_a_line_holds_a_secret(formatter: Formatter, log_wit
         assert secret not in log.text
 
 
-async def test_spec_I10_the_error_of_a_task_that_is_stored_and_published_holds_no_key() -> None:
+async def test_the_error_of_a_task_that_is_stored_and_published_holds_no_key() -> None:
     def fail(agent_ctx: AgentContext) -> str:
         raise RuntimeError(f"the key {KEY} is wrong")
 

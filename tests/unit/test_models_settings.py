@@ -29,14 +29,14 @@ class Mood(AgentContext):
     mood: str = "calm"
 
 
-def test_spec_A05_values() -> None:
+def test_values_of_settings() -> None:
     settings = ModelSettings[AgentContext](
         temperature=0.8, max_completion_tokens=1000, tool_choice="auto", parallel_tool_calls=True
     ).resolve(AgentContext(query="q"))
     assert dataclasses.astuple(settings) == (0.8, 1000, "auto", True)
 
 
-def test_spec_A06_functions_of_the_context() -> None:
+def test_functions_of_the_context() -> None:
     plan = {"type": "function", "function": {"name": "plan"}}
     settings: ModelSettings[AgentContext] = ModelSettings(
         temperature=lambda ctx: 0 if ctx.turn == 0 else 1, tool_choice=lambda ctx: plan if ctx.turn == 0 else "required"
@@ -67,7 +67,7 @@ def test_a_wrong_setting_is_named(wrong: dict[str, Any]) -> None:
         late.resolve(Mood(query="q"))
 
 
-def test_spec_A02_models_by_name() -> None:
+def test_models_by_name() -> None:
     assert find_model("gpt_41") is gpt_41 and find_model("gpt-4.1") is gpt_41
     for name, model in MODELS.items():
         assert getattr(factorial.models, name) is model and model.context_window > 100_000

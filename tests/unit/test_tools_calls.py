@@ -65,7 +65,7 @@ class Report(BaseModel):
         ("half \udc80", "half ?", "half \udc80"),
     ],
 )
-async def test_spec_A14_results(returned: Any, shown: str, data: Any) -> None:
+async def test_results_of_tools(returned: Any, shown: str, data: Any) -> None:
     result = await run(lambda: returned)
     assert (result.tool_call_id, result.output_str, result.error) == ("call_1", shown, None)
     assert data is ... or result.output_data == data
@@ -81,7 +81,7 @@ async def test_a_tool_may_shape_its_own_result() -> None:
     assert (result.tool_call_id, result.output_str, result.output_data) == ("call_1", "shown", 7)
 
 
-async def test_spec_A14_an_exception_is_shown_to_the_model() -> None:
+async def test_an_exception_is_shown_to_the_model() -> None:
     def tool() -> None:
         raise KeyError("Paris")
 
@@ -91,7 +91,7 @@ async def test_spec_A14_an_exception_is_shown_to_the_model() -> None:
 
 @pytest.mark.parametrize("error", [FatalAgentError("stop"), RetryableError("again"), asyncio.CancelledError()])
 @pytest.mark.parametrize("asynchronous", [False, True])
-async def test_spec_A14_some_errors_are_for_the_host(error: BaseException, asynchronous: bool) -> None:
+async def test_some_errors_are_for_the_host(error: BaseException, asynchronous: bool) -> None:
     def plain() -> None:
         raise error
 
@@ -182,7 +182,7 @@ async def test_the_length_of_an_error_is_limited() -> None:
     assert len((await run(tool)).output_str) < 3_000
 
 
-async def test_spec_A01_raw_arguments() -> None:
+async def test_raw_arguments() -> None:
     def echo(raw: str, agent_ctx: AgentContext) -> str:
         return f"{agent_ctx.query}: {raw}"
 

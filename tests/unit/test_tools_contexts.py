@@ -32,7 +32,7 @@ def for_checkers_only(city: str, agent_ctx: OrderedDict, run: ExecutionContext) 
 
 
 @pytest.mark.parametrize("function", [by_name, by_type, optional, annotated, bound, for_checkers_only])
-def test_spec_C05_contexts_are_not_in_the_schema(function: Any) -> None:
+def test_contexts_are_not_in_the_schema(function: Any) -> None:
     tool = function_tool(function)
     assert list(tool.params_json_schema["properties"]) == ["city"]
     agent_ctx, execution_ctx = Trip(query="q"), ExecutionContext("t", "o", NoEvents())
@@ -56,7 +56,7 @@ def test_a_type_that_is_defined_for_type_checkers_only() -> None:
         function_tool(visit)
 
 
-async def test_spec_C05_a_change_to_the_context_persists() -> None:
+async def test_a_change_to_the_context_persists() -> None:
     def visit(city: str, agent_ctx: Trip) -> str:
         agent_ctx.stops.append(city)
         return f"{len(agent_ctx.stops)} stops"

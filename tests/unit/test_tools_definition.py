@@ -42,7 +42,7 @@ def schema_of(function: Callable[..., Any]) -> dict[str, Any]:
     return function_tool(function).params_json_schema
 
 
-def test_spec_I02_a_plain_function_is_a_tool() -> None:
+def test_a_plain_function_is_a_tool() -> None:
     """Nothing is sent that the user did not write, except for the schema itself."""
     (tool,) = build_tools([get_weather]).values()
     assert tool.param == {
@@ -61,7 +61,7 @@ def test_spec_I02_a_plain_function_is_a_tool() -> None:
     assert tool.param is tool.param
 
 
-def test_spec_A15_name_description_and_enabling() -> None:
+def test_name_description_and_enabling() -> None:
     @function_tool(name="forecast", description="Look ahead.", is_enabled=lambda ctx: ctx.turn > 0)
     def get_forecast(days: int) -> str:
         """Not this."""
@@ -190,7 +190,7 @@ def test_raw_arguments_need_a_single_parameter() -> None:
         build_tools([two], parse_args=False)
 
 
-def test_spec_D06_the_openai_package_is_not_imported() -> None:
+def test_the_openai_package_is_not_imported() -> None:
     """In a process of its own. An agent module must import quickly."""
     code = "import sys, factorial.models, factorial.tools, factorial.testing; print('openai' in sys.modules)"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout

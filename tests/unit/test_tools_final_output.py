@@ -37,7 +37,7 @@ async def call_with(output_type: Any, raw: str, parse_args: bool = True) -> Func
     return await call_tool(final_output_tool(output_type), call, AgentContext(query="q"), None, parse_args=parse_args)
 
 
-def test_spec_A07_the_tool_is_the_model() -> None:
+def test_the_tool_is_the_model() -> None:
     offered = final_output_tool(Joke).param["function"]
     assert offered["name"] == "final_output"
     assert offered["parameters"]["properties"] == {"setup": {"type": "string"}, "punchline": {"type": "string"}}
@@ -45,14 +45,14 @@ def test_spec_A07_the_tool_is_the_model() -> None:
 
 
 @pytest.mark.parametrize("parse_args", [True, False])
-async def test_spec_A07_a_valid_output(parse_args: bool) -> None:
+async def test_a_valid_output(parse_args: bool) -> None:
     """It is validated even if other tools get raw text."""
     result = await call_with(Joke, '{"setup": "Why?", "punchline": "So."}', parse_args)
     assert result.output_data == Joke(setup="Why?", punchline="So.") and result.error is None
     assert result.output_str == '{"setup":"Why?","punchline":"So."}'
 
 
-async def test_spec_A07_an_invalid_output_goes_back() -> None:
+async def test_an_invalid_output_goes_back() -> None:
     result = await call_with(Joke, '{"setup": "Why?"}')
     assert result.output_data is None
     assert result.output_str == "Error: the arguments of 'final_output' are not valid: 'punchline' is missing"
