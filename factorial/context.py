@@ -31,7 +31,10 @@ class AgentContext(BaseModel):
     """
 
     # A field may have a type that pydantic does not know, as long as nothing of it has to be stored.
-    model_config: ClassVar[ConfigDict] = ConfigDict(extra="allow", arbitrary_types_allowed=True)
+    # Infinities and NaN are written by these names, so that they come back from Redis.
+    model_config: ClassVar[ConfigDict] = ConfigDict(
+        extra="allow", arbitrary_types_allowed=True, ser_json_inf_nan="constants"
+    )
 
     query: str
     """What the user asks. It becomes the first user message of the run."""

@@ -4,6 +4,7 @@
      ├── ConfigError (ValueError)         a setting, an agent or a tool is not valid as written
      │    └── UnknownModelError           a model name that is in no catalogue
      ├── ContextError (ValueError)        a context does not serialise, or does not fit its class
+     │    └── UnreadableContextError      a stored context does not fit the class of the deployed code
      ├── TaskError                        an error about one task
      │    ├── InvalidTaskIdError (ValueError)
      │    ├── TaskNotFoundError           no such task, or it was removed after its time to live
@@ -42,6 +43,10 @@ class UnknownModelError(ConfigError):
 
 class ContextError(FactorialError, ValueError):
     """A context does not serialise to JSON, or stored data does not fit the context class."""
+
+
+class UnreadableContextError(ContextError):
+    """A stored context does not fit the context class of the code that is deployed now. Other code may read it."""
 
 
 class TaskError(FactorialError):

@@ -20,7 +20,9 @@ from factorial.actors.journal import Journal, expected
 from factorial.actors.outbox import Outbox, Reply
 from factorial.agent.agent import BaseAgent
 from factorial.agent.lifecycle.activation import RUN_START, Activation, PickedUp
+from factorial.agent.lifecycle.codec import decode_context, decode_message, encode_fields, encode_messages
 from factorial.agent.lifecycle.failure import describe, explain_failure
+from factorial.agent.lifecycle.fidelity import check_comes_back
 from factorial.agent.lifecycle.host import Child, Recorded
 from factorial.agent.lifecycle.outcome import (
     Backoff,
@@ -32,14 +34,7 @@ from factorial.agent.lifecycle.outcome import (
     Release,
     turn_is_done,
 )
-from factorial.agent.lifecycle.snapshot import (
-    Changes,
-    ContextSnapshot,
-    decode_context,
-    decode_message,
-    encode_fields,
-    encode_messages,
-)
+from factorial.agent.lifecycle.snapshot import Changes, ContextSnapshot
 from factorial.agent.lifecycle.waiting import awaited_keys, encode_plan
 from factorial.config import AgentWorkerConfig
 from factorial.context import AgentContext, ExecutionContext, opening_messages
@@ -265,15 +260,7 @@ class DurableHost:
         """Store and queue them. Raises `RetryableError` if the server cannot be reached."""
         if self._interruption.has_ended:
             raise FactorialError("the run has ended: it can spawn nothing any more")
-        runs = [
-            NewRun(
-                child.task_id,
-                child.agent.name,
-                encode_messages(opening_messages(child.context)),
-                encode_fields(child.context),
-            )
-            for child in children
-        ]
+        runs = [_new_run(child) for child in children]
         try:
             answer = await spawn(
                 self._workplace.scripts,
@@ -392,3 +379,9 @@ class DurableHost:
                 self.release()
             case never:
                 assert_never(never)
+
+
+def _new_run(child: Child) -> NewRun:
+    fields = encode_fields(child.context)
+    check_comes_back(child.context, fields)
+    return NewRun(child.task_id, child.agent.name, encode_messages(opening_messages(child.context)), fields)

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 from pydantic_core import to_json
 
-from factorial._core.json import dump_json, load_json
+from factorial._core.json import load_json
 from factorial.agent.lifecycle.host import Recorded
 from factorial.agent.lifecycle.snapshot import ContextSnapshot
 from factorial.context import AgentContext
@@ -61,7 +61,7 @@ class Journal:
         latest = max(changes, key=lambda change: int(change["order"]), default=None)
         if latest is not None and latest["order"] > self._restored:
             self._restored = latest["order"]
-            changed = {name: dump_json(value) for name, value in latest["fields"].items()}
+            changed = {name: to_json(value, inf_nan_mode="constants") for name, value in latest["fields"].items()}
             self._snapshot.restore_fields(context, changed)
 
     def entries_of(self, key: str, step: Recorded, context: AgentContext | None) -> dict[str, bytes]:

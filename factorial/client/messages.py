@@ -6,11 +6,10 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from factorial._core.json import dump_json
 from factorial.agent.agent import BaseAgent
 from factorial.agent.callbacks import call_back
+from factorial.agent.lifecycle.codec import decode_context, encode_messages
 from factorial.agent.lifecycle.failure import describe
-from factorial.agent.lifecycle.snapshot import decode_context, encode_messages
 from factorial.agent.lifecycle.waiting import encode_result
 from factorial.config import AgentWorkerConfig
 from factorial.context import ExecutionContext, entered
@@ -137,11 +136,7 @@ async def _call_back_cancelled(scripts: Scripts, task_id: str, runners: Mapping[
         pickups=run.pickups,
     )
     try:
-        context = decode_context(
-            agent.context_class,
-            {name: dump_json(value) for name, value in run.payload.items() if name != "messages"},
-            encode_messages(run.payload["messages"]),
-        )
+        context = decode_context(agent.context_class, run.fields, run.conversation)
         async with asyncio.timeout(served.worker.turn_timeout):
             with entered(execution_ctx, None):
                 await call_back(agent.on_run_cancelled, context, execution_ctx)

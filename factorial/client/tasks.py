@@ -4,9 +4,10 @@ from typing import Any
 
 from factorial._core.text import iso
 from factorial.agent.agent import BaseAgent
-from factorial.agent.lifecycle.snapshot import encode_fields, encode_messages
+from factorial.agent.lifecycle.codec import decode_message, encode_fields, encode_messages, shown_fields
+from factorial.agent.lifecycle.fidelity import check_comes_back
 from factorial.context import ContextType, opening_messages
-from factorial.errors import ConfigError, ContextError
+from factorial.errors import ConfigError, ContextError, CorruptedTaskDataError
 from factorial.mailbox.operations.enqueue import enqueue
 from factorial.mailbox.script import Scripts
 from factorial.mailbox.views.read import read_batch, read_run
@@ -42,13 +43,15 @@ def checked_task(
 
 async def enqueue_task(scripts: Scripts, task: Task[Any]) -> str:
     """Store and queue `task`. Returns the id of its first event; empty if the task was stored already."""
+    fields = encode_fields(task.payload)
+    check_comes_back(task.payload, fields)
     stored = await enqueue(
         scripts,
         task_id=check_task_id(task.id),
         agent=task.agent,
         owner_id=check_owner_id(task.owner_id),
         conversation=encode_messages(opening_messages(task.payload)),
-        fields=encode_fields(task.payload),
+        fields=fields,
     )
     if stored.event_id:
         TaskLog(task.id, task.agent, task.owner_id).enqueued()
@@ -60,13 +63,17 @@ async def task_data(scripts: Scripts, task_id: str) -> dict[str, Any] | None:
     run = await read_run(scripts, check_task_id(task_id))
     if run is None:
         return None
+    try:
+        payload = shown_fields(run.fields) | {"messages": [decode_message(message) for message in run.conversation]}
+    except (ContextError, ValueError) as damage:
+        raise CorruptedTaskDataError(task_id, f"what is stored for task {task_id!r} cannot be read: {damage}") from None
     metadata = TaskMetadata(run.owner_id, run.parent_id or None, run.batch_id or None, run.created_at)
     return {
         "id": run.task_id,
         "owner_id": run.owner_id,
         "agent": run.agent,
         "status": run.status.value,
-        "payload": run.payload,
+        "payload": payload,
         "retries": run.retries,
         "pickups": run.pickups,
         "error": run.error or None,

@@ -10,6 +10,7 @@ from collections import Counter
 
 import pytest
 
+from factorial._core.json import load_json
 from factorial.errors import InactiveTaskError
 from factorial.mailbox import Namespace
 from factorial.mailbox.operations import lease, upkeep
@@ -254,7 +255,7 @@ async def test_whatever_happens_the_invariants_hold(mailbox: Namespace, seed: in
             assert found.ended_at and parent.ended_at and found.ended_at <= parent.ended_at, "children go with it"
         if run in history.cancelled:
             assert found.status == "cancelled", "an accepted cancel ends as cancelled"
-        messages = found.payload["messages"].count({"steer": 1})
+        messages = [load_json(message) for message in found.conversation].count({"steer": 1})
         told = any(b'"run_steering_failed"' in event and b'"task_id":"%s"' % run.encode() in event for event in events)
         assert messages <= history.posted[run]
         assert messages == history.posted[run] or (told and found.status != "completed"), "accepted steering is applied"

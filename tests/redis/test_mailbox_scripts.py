@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from factorial._core.json import load_json
 from factorial.errors import InactiveTaskError, MailboxFullError, TaskNotFoundError
 from factorial.mailbox import Namespace
 from factorial.mailbox.operations import lease, upkeep
@@ -186,10 +187,10 @@ async def test_commit_twice_is_once(mailbox: Namespace, action: Action, status: 
     stored = await read_run(mailbox.scripts, "t1")
     assert stored is not None
     assert stored.status == status
-    assert [message["role"] for message in stored.payload["messages"]] == ["user", "assistant", "tool"]
+    assert [message["role"] for message in map(load_json, stored.conversation)] == ["user", "assistant", "tool"]
     carried_out = action not in (Action.CONTINUE, Action.CANCEL)
-    assert stored.payload["turn"] == 1
-    assert stored.payload["output"] == ("done" if carried_out else None)
+    assert stored.fields["turn"] == b"1"
+    assert load_json(stored.fields["output"]) == ("done" if carried_out else None)
     types = await event_types(mailbox)
     assert types.count("turn") == 1 and types.count("end") == carried_out
     assert types.count("run_cancelled") == (action is Action.CANCEL)
@@ -429,8 +430,8 @@ async def test_thousands_of_messages_and_fields_fit_in_one_commit(mailbox: Names
     await do(mailbox, run.token, Action.COMPLETE, messages=messages, fields=fields, rewrite=True)
     stored = await read_run(mailbox.scripts, "t1")
     assert stored is not None
-    assert [message["n"] for message in stored.payload["messages"]] == list(range(3001))
-    assert stored.payload["f3000"] == 3000
+    assert [message["n"] for message in map(load_json, stored.conversation)] == list(range(3001))
+    assert stored.fields["f3000"] == b"3000"
 
 
 async def test_a_process_that_died_with_the_wake_token_in_hand_gives_it_back(mailbox: Namespace) -> None:

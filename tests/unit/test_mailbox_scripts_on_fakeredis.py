@@ -5,6 +5,7 @@ What needs blocking commands, pub/sub or restarts is tested on a real Valkey in 
 
 import pytest
 
+from factorial._core.json import load_json
 from factorial.mailbox.keys import Keys
 from factorial.mailbox.operations import lease, upkeep
 from factorial.mailbox.operations.claim import Claim, claim
@@ -56,7 +57,7 @@ async def test_a_run_from_end_to_end(scripts: Scripts) -> None:
             answered = await commit(scripts, task_id="t1", process="p", token=token, work=done)
             assert isinstance(answered, Committed) and answered.action is answer
     stored = await read_run(scripts, "t1")
-    assert stored is not None and (stored.status, stored.payload["output"]) == ("completed", "x")
+    assert stored is not None and (stored.status, load_json(stored.fields["output"])) == ("completed", "x")
     await assert_invariants(scripts.commands, "ns", quiet=True, end_events=False)
     for status in (TaskStatus.COMPLETED, TaskStatus.CANCELLED):
         assert await upkeep.expire(scripts, agent="a", status=status, ttl=0, most=10) == 1

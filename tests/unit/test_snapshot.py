@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, Field, computed_field
 
 from factorial import AgentContext
-from factorial.agent.lifecycle.snapshot import ContextSnapshot, decode_context, encode_fields, encode_messages
+from factorial.agent.lifecycle.codec import decode_context, encode_fields, encode_messages
+from factorial.agent.lifecycle.snapshot import ContextSnapshot
 from factorial.errors import ContextError
 
 

@@ -15,8 +15,10 @@ host           `Host`: what a run needs from the place where it lives
 definition     what the lifecycle needs to know of an agent
 guard          `Guard`: sees each step before and after it is taken
 progress       the events around an operation
-snapshot       a context as it is stored, and what has changed in it
+snapshot       what has changed in a context since it was stored
 window         what a request leaves out to stay within the context window
+fidelity       whether a context comes back as it was
+codec          a context as JSON
 failure        whether and when a failed turn is tried again
 outcome        `Outcome`: what a turn leads to
 """

@@ -78,11 +78,15 @@ class Activation(Generic[ContextType]):
 
     async def take_turns(self) -> None:
         """Take turns until the activation is over."""
-        with entered(self.state.execution_ctx, Frame(self._steps)):
-            await self.notify_end(await self._until_over())
+        try:
+            with entered(self.state.execution_ctx, Frame(self._steps)):
+                await self.notify_end(await self._until_over())
+        finally:
+            self._steps.detach()
 
     def _begin_steps(self, place: str) -> None:
         """The steps that are taken from now on are those of another turn, attempt or half of a turn."""
+        self._steps.detach()
         self._steps = Steps(self.state, place)
         scope.set(Frame(self._steps))
 
@@ -111,7 +115,7 @@ class Activation(Generic[ContextType]):
     async def notify_end(self, outcome: Outcome | None) -> None:
         """Call back if the run has ended here, by `outcome`. Raises nothing: no callback can change that any more."""
         state = self.state
-        with entered(state.execution_ctx, Frame(self._steps)):
+        with entered(state.execution_ctx, None):
             self._begin_steps("end:")
             match outcome:
                 case Cancel():
@@ -122,6 +126,7 @@ class Activation(Generic[ContextType]):
                         state.context.output, state.context, state.started_at, datetime.now(UTC), error
                     )
                     await self._call_back_finally(state.agent.on_run_end, completion)
+            self._steps.detach()
 
     async def _call_back(self, callback: Callback, *arguments: Any) -> None:
         """Call back within the time that a turn may take."""

@@ -1,26 +1,25 @@
-"""A context as it is stored, and what has changed in it since.
+"""What has changed in a context since it was stored.
 
-A context is stored as its messages, one by one, and its other fields, one by one, so that a turn writes its new
-messages and its changed fields and nothing that grows with the conversation.
+A context is stored as its messages, one by one, and its other fields, one by one (`codec.py`). So a turn writes its new
+messages and its changed fields, and nothing that grows with the conversation.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic import ValidationError
-from pydantic_core import PydanticSerializationError, to_json
+from factorial.agent.lifecycle.codec import (
+    ABOUT,
+    decode_context,
+    encode_fields,
+    encode_messages,
+    fits,
+    loose_fields,
+    with_loose,
+)
+from factorial.context import AgentContext
 
-from factorial._core.json import dump_json, load_json
-from factorial.context import AgentContext, ContextType
-from factorial.errors import ContextError
-
-__all__ = ["Changes", "ContextSnapshot", "decode_context", "encode_fields", "encode_messages", "readable"]
-
-
-MAX_VALUE_BYTES = 64 * 1024 * 1024
-"""The largest message or field that is stored."""
+__all__ = ["Changes", "ContextSnapshot"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +46,22 @@ class ContextSnapshot:
             self._fields = dict(fields)
         self._messages = [_copy(message) for message in context.messages]
 
+    @property
+    def _loose(self) -> list[str]:
+        """The stored fields that do not fit their types."""
+        return loose_fields(self._fields) if ABOUT in self._fields else []
+
     def changed_fields(self, context: AgentContext) -> dict[str, bytes]:
         """The fields, messages aside, that differ from the stored ones."""
-        stored = self._fields
-        return {name: value for name, value in encode_fields(context).items() if stored.get(name) != value}
+        stored, present = self._fields, encode_fields(context)
+        changed = {name: value for name, value in present.items() if stored.get(name) != value}
+        loose = {name for name in changed if name and not fits(type(context), name, changed[name])}
+        if loose or self._loose:
+            loose |= {name for name in self._loose if name in present and name not in changed}
+            about = with_loose(present, loose)
+            if about != stored.get(ABOUT):
+                changed[ABOUT] = about
+        return changed
 
     def changes(self, context: AgentContext) -> Changes:
         """All that differs. The stored messages are compared by value, which costs little: strings are shared."""
@@ -85,81 +96,6 @@ class ContextSnapshot:
                     setattr(context, name, value)
 
 
-def encode_fields(context: AgentContext) -> dict[str, bytes]:
-    """Each field of `context` but its messages, as JSON. Raises `ContextError` that names the field."""
-    return {name: _encode(context, name, value) for name, value in _plain_fields(context).items()}
-
-
-def _plain_fields(context: AgentContext) -> dict[str, Any]:
-    try:
-        return context.model_dump(mode="json", exclude={"messages"})
-    except (PydanticSerializationError, ValueError, TypeError, RecursionError):
-        for name in [*type(context).model_fields, *(context.model_extra or {})]:
-            try:
-                context.model_dump(mode="json", include={name})
-            except (PydanticSerializationError, ValueError, TypeError, RecursionError) as unfit:
-                kind = type(getattr(context, name, None)).__name__
-                raise ContextError(
-                    f"{type(context).__name__}.{name} ({kind}) cannot be stored as JSON: {unfit}. "
-                    "Give it a type that pydantic can serialise, or exclude the field"
-                ) from None
-        raise
-
-
-def _encode(context: AgentContext, name: str, value: Any) -> bytes:
-    try:
-        # As strings, infinities and NaN come back as what they were; JSON has no numbers for them.
-        encoded = to_json(value, inf_nan_mode="strings")
-    except PydanticSerializationError as unfit:
-        raise ContextError(f"{type(context).__name__}.{name} cannot be stored as JSON: {unfit}") from None
-    if len(encoded) > MAX_VALUE_BYTES:
-        raise ContextError(
-            f"{type(context).__name__}.{name} takes {len(encoded)} bytes as JSON, and {MAX_VALUE_BYTES} is the most: "
-            "keep large data elsewhere, and a reference to it in the context"
-        )
-    return encoded
-
-
-def encode_messages(messages: Sequence[Mapping[str, Any]]) -> list[bytes]:
-    """Each message as JSON. Raises `ContextError` that names the one that does not fit."""
-    encoded = []
-    for position, message in enumerate(messages):
-        try:
-            encoded.append(dump_json(message))
-        except (PydanticSerializationError, ValueError, TypeError, RecursionError) as unfit:
-            raise ContextError(f"messages[{position}] cannot be stored as JSON: {unfit}") from None
-        if len(encoded[-1]) > MAX_VALUE_BYTES:
-            raise ContextError(
-                f"messages[{position}] takes {len(encoded[-1])} bytes, and {MAX_VALUE_BYTES} is the most"
-            )
-    return encoded
-
-
-def decode_context(
-    context_class: type[ContextType], fields: Mapping[str, bytes], conversation: Sequence[bytes]
-) -> ContextType:
-    """The context that was stored in these parts. Raises `ContextError` if it does not fit `context_class`."""
-    computed = context_class.model_computed_fields
-    members = [dump_json(name) + b":" + value for name, value in fields.items() if name not in computed]
-    members.append(b'"messages":[' + b",".join(conversation) + b"]")
-    try:
-        return context_class.model_validate_json(b"{" + b",".join(members) + b"}", by_name=True)
-    except ValidationError as unfit:
-        complaints = "; ".join(
-            f"{'.'.join(map(str, error['loc']))}: {error['msg']}" for error in unfit.errors(include_input=False)
-        )
-        raise ContextError(f"the stored context does not fit {context_class.__name__}: {complaints}") from None
-
-
-@contextmanager
-def readable(what: str) -> Iterator[None]:
-    """Within it, stored data is read. Raises `ContextError` that names `what` if it was damaged: no other try helps."""
-    try:
-        yield
-    except (ValueError, TypeError, KeyError, AttributeError) as damage:
-        raise ContextError(f"{what} cannot be read: {damage}") from None
-
-
 def _copy(value: Any) -> Any:
     """`value` with its containers copied; strings and numbers, which cannot change, are shared."""
     if isinstance(value, dict):
@@ -167,9 +103,3 @@ def _copy(value: Any) -> Any:
     if isinstance(value, list):
         return [_copy(item) for item in value]
     return value
-
-
-def decode_message(data: bytes) -> dict[str, Any]:
-    """One stored message."""
-    message: dict[str, Any] = load_json(data)
-    return message

@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
 from factorial.agent.lifecycle.children import spawn_children
+from factorial.agent.lifecycle.codec import readable
 from factorial.agent.lifecycle.guard import Guard, StepCall, StepKind
 from factorial.agent.lifecycle.progress import Progress
 from factorial.agent.lifecycle.run_state import RunState
-from factorial.agent.lifecycle.snapshot import readable
 from factorial.agent.lifecycle.step import Step
 from factorial.agent.lifecycle.user_step import called, called_in_thread, result_of, user_step
 from factorial.context import AgentContext, Batch, ExecutionContext, entered, scope
@@ -32,12 +32,20 @@ class Steps:
     """The steps of one turn, or of what comes before the first one or after a parked one: its `place`."""
 
     def __init__(self, state: RunState[Any], place: str) -> None:
-        self.state = state
         self.place = place
+        self.turn = state.turn
+        self._state: RunState[Any] | None = state
         self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
         self._counts: dict[str, int] = {}
         self._open_calls = 0
         self._is_closed = False
+
+    @property
+    def state(self) -> RunState[Any]:
+        """The run. Raises `FactorialError` if its activation is over, or takes other steps now."""
+        if self._state is None:
+            raise FactorialError("the step is too late: its turn is over")
+        return self._state
 
     async def take(self, step: Step[_T], agent_ctx: AgentContext) -> _T:
         """The result of `step`: recalled if it was recorded before, else of the call, which is recorded."""
@@ -120,6 +128,11 @@ class Steps:
         """The turn has an outcome: what still runs of it, in some thread, records nothing any more."""
         self._is_closed = True
 
+    def detach(self) -> None:
+        """Nothing is done within these steps any more. The event loop keeps timers that were cancelled, with all that
+        their contexts hold: it shall not be the conversation."""
+        self._is_closed, self._state = True, None
+
     def _check_open(self, key: str) -> None:
         if self._is_closed:
             raise FactorialError(f"step {key!r} is too late: its turn is over")
@@ -156,7 +169,7 @@ class Frame:
     @property
     def turn(self) -> int:
         """The turn that is being taken."""
-        return self.steps.state.turn
+        return self.steps.turn
 
     @property
     def state(self) -> RunState[Any]:

@@ -17,10 +17,10 @@ from pydantic import PydanticUserError, TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError, to_json
 
 from factorial._core.json import load_json
+from factorial.agent.lifecycle.codec import MAX_VALUE_BYTES
 from factorial.agent.lifecycle.guard import StepKind
 from factorial.agent.lifecycle.host import Recorded
 from factorial.agent.lifecycle.progress import showing
-from factorial.agent.lifecycle.snapshot import MAX_VALUE_BYTES
 from factorial.agent.lifecycle.step import Step
 from factorial.errors import ConfigError, ContextError, FactorialError
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from factorial._core.json import dump_json, load_json
 from factorial.agent.lifecycle.calls import tool_message
+from factorial.agent.lifecycle.codec import MAX_VALUE_BYTES, readable
 from factorial.agent.lifecycle.outcome import AwaitedCall, Park
-from factorial.agent.lifecycle.snapshot import MAX_VALUE_BYTES, readable
 from factorial.errors import ContextError
 from factorial.tools import FunctionToolActionResult
 from factorial.tools.output import failure, shape

@@ -1,11 +1,9 @@
 """What is known about a run (`read.lua`). Called by the orchestrator; changes nothing."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
-from factorial._core.json import load_json
 from factorial.errors import CorruptedTaskDataError
 from factorial.mailbox.operations.claim import paired
 from factorial.mailbox.script import Scripts
@@ -22,8 +20,10 @@ class StoredRun:
     owner_id: str
     agent: str
     status: TaskStatus
-    payload: dict[str, Any]
-    """The context as plain data: its fields, and `messages`."""
+    conversation: Sequence[bytes]
+    """The messages, as JSON."""
+    fields: Mapping[str, bytes]
+    """The other fields of the context, as JSON."""
     retries: int
     pickups: int
     error: str
@@ -70,14 +70,13 @@ def _assemble(
     fields: dict[str, bytes],
     awaits: list[str],
 ) -> StoredRun:
-    payload = {name: load_json(value) for name, value in fields.items()}
-    payload["messages"] = [load_json(message) for message in conversation]
     return StoredRun(
         task_id=task_id,
         owner_id=run["owner"].decode(),
         agent=run["agent"].decode(),
         status=TaskStatus(run["status"].decode()),
-        payload=payload,
+        conversation=conversation,
+        fields=fields,
         retries=int(run.get("retries", 0)),
         pickups=int(run.get("pickups", 0)),
         error=run.get("error", b"").decode(),
