@@ -120,7 +120,7 @@ class Process:
             pass
 
         self.mailbox.scripts.commands = Silence()
-        self.runner._leave = nothing  # type: ignore[method-assign]
+        self.runner._leave = nothing  # type: ignore[method-assign, assignment]
         assert self.life is not None
         self.life.cancel()
         with contextlib.suppress(asyncio.CancelledError):

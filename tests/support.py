@@ -16,9 +16,7 @@ that passes does not wait.
 """
 
 
-async def wait_until(
-    condition: Callable[[], Any | Awaitable[Any]], timeout: float = PATIENCE, message: str = ""
-) -> Any:
+async def wait_until(condition: Callable[..., Any], timeout: float = PATIENCE, message: str = "") -> Any:
     """Wait until `condition()` is true (it may be a coroutine function), and return what it gave.
 
     Fails the test after `timeout` seconds, with `message` and the last value.

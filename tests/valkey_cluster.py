@@ -96,7 +96,7 @@ def _node(directory: Path) -> ValkeyServer:
 def ask(node: ValkeyServer, *command: str | int) -> str:
     """The answer to one command, as text."""
     with Redis(port=node.port, decode_responses=True) as client:
-        return str(client.execute_command(*command))  # type: ignore[no-untyped-call]
+        return str(client.execute_command(*command))
 
 
 def wait(condition: Callable[[], bool], what: str, timeout: float = PATIENCE) -> None:

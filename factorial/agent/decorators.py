@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar, overload
 
@@ -16,7 +16,7 @@ __all__ = ["publish_progress", "retry"]
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
-_Method = Callable[_P, Awaitable[_T]]
+_Method = Callable[_P, Coroutine[Any, Any, _T]]
 
 
 @overload

@@ -19,4 +19,4 @@ def tell_and_die(lifeline: Lifeline) -> None:
 
 
 if inside_child():
-    Lifeline.ready = tell_and_die  # type: ignore[method-assign]
+    Lifeline.ready = tell_and_die  # type: ignore[method-assign, assignment]

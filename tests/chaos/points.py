@@ -117,4 +117,4 @@ def _kind_of_step(args: Sequence[Argument]) -> str:
 struck = Struck()
 
 if WARRANTS in os.environ:  # in a worker process, and not in the test's
-    Scripts.run = run  # type: ignore[method-assign]
+    Scripts.run = run  # type: ignore[method-assign, assignment]

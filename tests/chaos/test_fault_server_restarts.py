@@ -7,7 +7,9 @@ model. A power cut is played: the log is cut to what it was a second before the 
 import asyncio
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 from tests.chaos.figures import LONG, fault, long_or_short
 from tests.chaos.load import Load
@@ -64,7 +66,7 @@ async def test_nothing_is_lost_or_done_twice_because_the_server_is_away(
     """
     restart = partial(own_valkey.start, **AOF, appendfsync="always")
     restarts, away = long_or_short((10, 30.0), (2, 3.3))
-    absences = [
+    absences: list[tuple[str, Callable[[], Any], float, Callable[[], Any]]] = [
         *[("killed", own_valkey.stop, 0.2, restart)] * restarts,
         ("frozen", own_valkey.freeze, away, own_valkey.thaw),
         ("down", own_valkey.shut_down, away, restart),

@@ -191,7 +191,7 @@ async def test_everything_is_killed_at_once_and_nothing_is_lost(tmp_path: Path, 
         )
         assert await system.stop() == 0
         await system.orchestrator.close()
-        await wait_until(lambda: server is None or not server.is_running(), message="the end of the server")
+        await wait_until(lambda: not server.is_running(), message="the end of the server")
         await wait_until(lambda: not (short_directory / "data" / "valkey.sock").exists(), message="the new one's end")
     finally:
         await system.clean_up()

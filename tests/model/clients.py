@@ -82,7 +82,7 @@ class Execution:
             entries, mark = self.unanswered
             work = replace(
                 work,
-                entries={} if work.turn_done else entries | work.entries,
+                entries={} if work.turn_done else {**entries, **work.entries},
                 events=[mark, *work.events],
                 doubtful=self.told,
                 doubtful_events=1,

@@ -18,7 +18,7 @@ At the end of each history the living go on in good health: everything has to en
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 from hypothesis import HealthCheck, Phase, settings
@@ -284,13 +284,13 @@ class History(World, RuleBasedStateMachine):
 
     def maintain(self, what: str, most: int, fate: str) -> None:
         """A part of a round of maintenance."""
-        operation = {
+        operations: dict[str, Callable[[], Coroutine[Any, Any, Any]]] = {
             "reclaim": lambda: lease.reclaim(self.wire, most=most),
             "promote": lambda: upkeep.promote(self.wire, agent=AGENT),
             "cascade": lambda: upkeep.cascade(self.wire),
             "expire": lambda: upkeep.expire(self.wire, agent=AGENT, status=TaskStatus.COMPLETED, ttl=DAY, most=most),
-        }[what]()
-        self.from_outside("maintenance", operation, fate)
+        }
+        self.from_outside("maintenance", operations[what](), fate)
 
     def die(self, variant: int, pick: int, fate: str) -> None:
         """A process ends. What it had under way may arrive all the same; mostly its supervisor knows at once."""
@@ -407,7 +407,7 @@ def play(
     of them that changed it. The first history that goes wrong is shrunk, and printed line by line.
     """
     with asyncio.Runner() as runner:
-        machine = type(
+        machine: Any = type(
             "Histories",
             (History,),
             {"server": server, "checking": runner, "check_every": check_every, "counted": Counter()},

@@ -205,7 +205,7 @@ class RealServer(Server):
     """A Valkey of our own."""
 
     def __init__(self, server: ValkeyServer) -> None:
-        super().__init__(redis.Connection(host="127.0.0.1", port=server.port, protocol=2))
+        super().__init__(redis.Connection(host="127.0.0.1", port=server.port, protocol=2))  # type: ignore[no-untyped-call]
 
     def _values(self, prefix: str) -> Iterable[tuple[bytes, Any]]:
         for key, kind, value in self.answer("EVAL", _READ, 1, prefix):

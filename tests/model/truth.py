@@ -136,7 +136,7 @@ class Truth:
 
     def _written(self, request: Request, reply: Any, again: bool, before: Contents, after: Contents) -> Sequence[bytes]:
         """A write under a token. Gives the events that must be new."""
-        run, token, work = request.facts["run"], request.facts["token"], request.facts.get("work")
+        run, token = request.facts["run"], request.facts["token"]
         held = _is_held(before["run"].get(run, {}), token)
         behind = held and token.seq < int(before["run"][run].get("seq", 0))
         if request.name == "commit":
@@ -162,7 +162,7 @@ class Truth:
                     if child.task_id not in self.runs:
                         self.runs[child.task_id] = Known([message.decode() for message in child.conversation])
                 return ()
-        return self._committed(run, work, reply, before, after)
+        return self._committed(run, request.facts["work"], reply, before, after)
 
     def _stepped(self, request: Request, behind: bool, before: Contents, after: Contents) -> Sequence[bytes]:
         run, entries, told = request.facts["run"], request.facts["entries"], request.facts["told"]

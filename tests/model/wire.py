@@ -45,7 +45,7 @@ class Wire(Scripts):
     """The scripts as a client has them."""
 
     def __init__(self, keys: Keys) -> None:
-        super().__init__(_Plain(), keys, {})  # type: ignore[arg-type]
+        super().__init__(_Plain(), keys, {})
 
     async def run(self, name: str, *args: Argument) -> Any:
         """Send the request, and wait for the reply."""

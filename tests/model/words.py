@@ -44,7 +44,7 @@ def heard(request: Request, reply: Any) -> str:
         case "claim" if reply[0] == b"OK":
             return ", ".join(f"{run.decode()} under epoch {epoch}" for run, _, epoch, *_ in reply[2]) or "nothing"
         case "commit" if reply[0] == b"OK":
-            return reply[1].decode()
+            return str(reply[1].decode())
         case "reclaim":
             return f"{_plain(reply[0])} go on, {_plain(reply[1])} are given up"
         case _:

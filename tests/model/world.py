@@ -45,7 +45,7 @@ class World:
         self.server.empty()
         keys = Keys(NAMESPACE)
         self.keys = keys
-        self.scripts = Scripts(self.server, keys, CONSTANTS)  # type: ignore[arg-type]
+        self.scripts = Scripts(self.server, keys, CONSTANTS)
         self.wire = Wire(keys)
         self.processes: list[Process] = []
         self.calls: list[Call] = []

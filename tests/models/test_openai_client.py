@@ -94,7 +94,7 @@ async def test_a_tool_is_called_and_its_result_goes_back(llmock: LLMock, request
     offered = replace(request_, tools=[tool.param for tool in TOOLS.values()], stream=stream)
     completion = await complete(gpt_41, offered)
     message = assistant_message(completion)
-    (call,) = completion.choices[0].message.tool_calls or ()
+    [call] = completion.choices[0].message.tool_calls or []
     result = await call_tool(TOOLS["get_weather"], call, AgentContext(query="q"), None)  # type: ignore[arg-type]
     assert result.output_str == "21C in Paris, in the springtime"
 
@@ -109,7 +109,7 @@ async def test_malformed_arguments_go_back_to_the_model(llmock: LLMock, request_
     llmock.break_tool_call("malformed_arguments")
     tools = [tool.param for tool in TOOLS.values()]
     completion = await complete(gpt_41, replace(request_, tools=tools, stream=stream))
-    (call,) = completion.choices[0].message.tool_calls or ()
+    [call] = completion.choices[0].message.tool_calls or []
     result = await call_tool(TOOLS["get_weather"], call, AgentContext(query="q"), None)  # type: ignore[arg-type]
     assert result.error and "not valid JSON" in result.output_str and "'get_weather'" in result.output_str
     assert assistant_message(completion)["tool_calls"][0]["function"]["arguments"] == "{}"
@@ -118,7 +118,7 @@ async def test_malformed_arguments_go_back_to_the_model(llmock: LLMock, request_
 async def test_an_unknown_tool_goes_back_to_the_model(llmock: LLMock, request_: ModelRequest) -> None:
     llmock.break_tool_call("unknown_tool")
     completion = await complete(gpt_41, replace(request_, tools=[tool.param for tool in TOOLS.values()]))
-    (call,) = completion.choices[0].message.tool_calls or ()
+    [call] = completion.choices[0].message.tool_calls or []
     name = call.function.name  # type: ignore[union-attr]
     assert name not in TOOLS
     result = await call_tool(None, call, AgentContext(query="q"), None, known=TOOLS)  # type: ignore[arg-type]

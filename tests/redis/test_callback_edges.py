@@ -83,8 +83,8 @@ def stumbling(kind: type[Agent] = Agent, **options: Any) -> Agent:
         return "fine"
 
     model = ScriptedModel([calls(call("add"), call("stumble")), say("done")])
-    options = {"name": "parent", "tools": [add, stumble], "model": model, "context_class": Noted} | options
-    return kind(**options)
+    defaults: dict[str, Any] = {"name": "parent", "tools": [add, stumble], "model": model, "context_class": Noted}
+    return kind(**defaults | options)
 
 
 def troubled(seen: list[list[str]], **options: Any) -> Agent:
@@ -96,7 +96,8 @@ def troubled(seen: list[list[str]], **options: Any) -> Agent:
         trouble.meet()
         return say("done")
 
-    return Agent(**{"name": "parent", "model": ScriptedModel(reply), "context_class": Noted} | options)
+    defaults: dict[str, Any] = {"name": "parent", "model": ScriptedModel(reply), "context_class": Noted}
+    return Agent(**defaults | options)
 
 
 # -- a turn that is retried
@@ -259,7 +260,7 @@ async def test_the_callback_at_a_runs_end_may_publish_an_event_and_goes_on_to_it
     system: System, ending: str
 ) -> None:
     gate, working = asyncio.Event(), asyncio.Event()
-    told = []
+    told: list[Any] = []
 
     async def at_the_end(agent_ctx: AgentContext, execution: ExecutionContext, *completion: Any) -> None:
         answer = await agent.completion(agent_ctx, [{"role": "user", "content": "sum up"}])
@@ -359,7 +360,7 @@ async def test_cancel_task_waits_for_the_callback_no_longer_than_the_runners_tur
 
 
 async def test_the_callback_of_cancel_task_knows_its_execution(system: System) -> None:
-    told = []
+    told: list[Any] = []
     agent = Agent(
         name="parent",
         model=ScriptedModel([say("done")]),

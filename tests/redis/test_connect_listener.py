@@ -76,7 +76,7 @@ async def test_the_last_unsubscriber_ends_the_subscription(
     await listener.unsubscribe(namespace, second.hear)
 
     async def nobody_hears() -> bool:
-        return await commands.execute("PUBLISH", namespace, "y") == 0
+        return bool(await commands.execute("PUBLISH", namespace, "y") == 0)
 
     await wait_until(nobody_hears)
     # And again, with a confirmation of its own.

@@ -227,7 +227,8 @@ class History:
         return [
             (run.task_id, key.removeprefix("tool:"))
             for run in stored
-            for key in (run.awaits if run else ())
+            if run is not None
+            for key in run.awaits
             if key.startswith("tool:")
         ]
 

@@ -158,8 +158,13 @@ async def test_filters_alone_and_combined(system: System, agent: Agent) -> None:
 
     async def heard(**filters: Any) -> Updates:
         found: Updates = []
+
+        def keep(so_far: Updates) -> bool:
+            found.append(so_far[-1])
+            return False
+
         with contextlib.suppress(TimeoutError):
-            await system.updates(lambda so_far: bool(found.append(so_far[-1])), timeout=0.15, after="0", **filters)
+            await system.updates(keep, timeout=0.15, after="0", **filters)
         return found
 
     assert await heard() == stored
@@ -347,7 +352,7 @@ async def test_plain_json_arrives_on_the_channel(system: System, agent: Agent, n
                 heard.append(json.loads(message["data"]))
                 if heard[-1]["event_type"] == "run_completed":
                     break
-    await pubsub.aclose()
+    await pubsub.aclose()  # type: ignore[no-untyped-call]
     await client.aclose()
     assert heard == await system.events(task_id)
 
@@ -421,7 +426,7 @@ async def test_custom_events(system: System) -> None:
     class Telling(BaseAgent[AgentContext]):
         async def completion(self, agent_ctx: AgentContext, messages: list[dict[str, Any]]) -> Any:
             execution_ctx = self.get_execution_context()
-            base = {"task_id": execution_ctx.task_id, "owner_id": execution_ctx.owner_id, "agent_name": self.name}
+            base: Any = {"task_id": execution_ctx.task_id, "owner_id": execution_ctx.owner_id, "agent_name": self.name}
             await execution_ctx.events.publish_event(AgentEvent(event_type="custom", data={"k": {1}}, **base))
             await execution_ctx.events.publish_event(
                 Milestone(event_type="milestone", name="half", percent=50.0, **base)

@@ -90,7 +90,7 @@ async def test_the_status_prints_as_the_plain_word(system: System) -> None:
 
 
 async def test_the_data_of_a_task(system: System) -> None:
-    task_id = await system.submit(PLAIN, AgentContext(query="q", note="kept"))
+    task_id = await system.submit(PLAIN, AgentContext(query="q", note="kept"))  # type: ignore[call-arg]
     data = await system.data(task_id)
     asked = [{"role": "user", "content": "q"}]
     assert data["payload"] == {"query": "q", "note": "kept", "turn": 0, "output": None, "messages": asked}

@@ -211,7 +211,7 @@ async def test_orders_that_nobody_takes_go_by_themselves(mailbox: Namespace) -> 
     await send(mailbox, "3", patience=0.1)
 
     async def is_gone() -> bool:
-        return await mailbox.connection.execute("EXISTS", mailbox.keys.orders("a")) == 0
+        return bool(await mailbox.connection.execute("EXISTS", mailbox.keys.orders("a")) == 0)
 
     await wait_until(is_gone)
 

@@ -37,14 +37,15 @@ def finish(request: pytest.FixtureRequest) -> Finish:
     """Has a run complete, inline or in a worker, and gives its context as JSON."""
     if request.param == "inline":
 
-        async def inline(agent: Agent, context: AgentContext) -> dict[str, Any]:
+        async def inline(agent: BaseAgent[Any], context: AgentContext) -> dict[str, Any]:
             done = await agent.run_inline(context, worker_config=quick())
-            return done.context.model_dump(mode="json")
+            context_as_json: dict[str, Any] = done.context.model_dump(mode="json")
+            return context_as_json
 
         return inline
     system: System = request.getfixturevalue("system")
 
-    async def in_a_worker(agent: Agent, context: AgentContext) -> dict[str, Any]:
+    async def in_a_worker(agent: BaseAgent[Any], context: AgentContext) -> dict[str, Any]:
         await system.start(agent)
         data = await system.ended(await system.submit(agent, context))
         assert data["status"] == "completed", data["error"]

@@ -11,6 +11,7 @@ import logging
 import sys
 import threading
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -45,7 +46,8 @@ async def fork(execution_ctx: ExecutionContext) -> str:
 def asking(*replies: Any, **options: Any) -> Agent:
     """An agent that asks somebody outside, and then answers."""
     model = ScriptedModel(list(replies) or [call("ask"), say("done")])
-    return Agent(**{"name": "parent", "tools": [ask], "model": model} | options)
+    defaults: dict[str, Any] = {"name": "parent", "tools": [ask], "model": model}
+    return Agent(**defaults | options)
 
 
 class Spelled(Agent):
@@ -313,7 +315,7 @@ async def test_the_record_of_a_batch_is_not_kept_for_ever_when_its_parent_is_can
     assert (await system.ended(task_id))["status"] == "cancelled"
 
     async def everything_has_ended() -> bool:
-        return await system.execute("HGET", mailbox.keys.owner("owner"), "active") == b"0"
+        return bool(await system.execute("HGET", mailbox.keys.owner("owner"), "active") == b"0")
 
     await wait_until(everything_has_ended)
     assert len(await system.execute("KEYS", mailbox.keys.run("*"))) == 1 + min(2 * parts, 5)
@@ -542,8 +544,8 @@ async def test_a_turn_that_ends_the_run_over_an_open_call_leaves_a_conversation_
     """A steer has it go on. Each call of the next request has its answer, and the steer comes after them."""
     requests: list[list[dict[str, Any]]] = []
 
-    def reply(messages: list[dict[str, Any]]) -> Any:
-        requests.append(messages)
+    def reply(messages: Sequence[Mapping[str, Any]]) -> Any:
+        requests.append([dict(message) for message in messages])
         return call("ask") if len(requests) == 1 else say("done")
 
     class Hasty(Agent):

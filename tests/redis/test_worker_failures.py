@@ -219,9 +219,9 @@ class Counting(AgentContext):
 async def test_a_context_that_does_not_serialise_is_refused_before_anything_is_stored(system: System) -> None:
     agent = Agent(name="a", model=ScriptedModel(["hi"]))
     for payload in (
-        AgentContext(query="q", handle=object()),
+        AgentContext(query="q", handle=object()),  # type: ignore[call-arg]
         AgentContext(query="q", messages=[{"role": "user", "content": object()}]),
-        AgentContext(query="q", note="\ud800"),
+        AgentContext(query="q", note="\ud800"),  # type: ignore[call-arg]
         AgentContext(query="q", messages=[{"role": "user", "content": "\ud800"}]),
     ):
         with pytest.raises(ContextError, match=r"(handle|note|messages\[0\]).* cannot be stored as JSON"):

@@ -40,8 +40,8 @@ class Counted(BaseAgent[Notes]):
     """Counts its model calls."""
 
     def __init__(self, *replies: Any, **options: Any) -> None:
-        options = {"name": "counted", "context_class": Notes} | options
-        super().__init__(model=ScriptedModel(list(replies)), **options)
+        defaults: dict[str, Any] = {"name": "counted", "context_class": Notes}
+        super().__init__(model=ScriptedModel(list(replies)), **defaults | options)
         self.done: Counter[str] = Counter()
 
     async def completion(self, agent_ctx: Notes, messages: list[dict[str, Any]]) -> Any:
@@ -310,7 +310,7 @@ async def test_a_turn_writes_its_new_messages_and_changed_fields_only(system: Sy
     from factorial.actors import durable_host as module
 
     works = []
-    real = module.commit
+    real = module.commit  # type: ignore[attr-defined]
 
     async def noting(*args: Any, work: Any, **more: Any) -> Any:
         works.append(work)
@@ -327,7 +327,7 @@ async def test_a_turn_writes_its_new_messages_and_changed_fields_only(system: Sy
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "commit", noting)
         await system.start(agent)
-        await system.ended(await system.submit(agent, Notes(query="q", big="z" * 5000)))
+        await system.ended(await system.submit(agent, Notes(query="q", big="z" * 5000)))  # type: ignore[call-arg]
     assert [sorted(work.fields) for work in works] == [["turn"]] * 3 + [["notes", "turn"]] + [["turn"]] * 5
     assert [len(work.messages) for work in works] == [2] * 8 + [1]
     assert not any(work.rewrite for work in works)
@@ -377,7 +377,7 @@ async def test_a_context_keeps_its_types_on_the_way_through_redis(system: System
         name="rich", context_class=Rich, tools=[look], model=ScriptedModel([call("look"), call("look"), say("done")])
     )
     await system.start(agent)
-    payload = Rich(
+    payload = Rich(  # type: ignore[call-arg]
         query="q", tags={"a"}, parts=[Part(name="nut", made=datetime(2026, 1, 1, tzinfo=UTC))], pair=(2, "b"),
         ratio=float("inf"), raw=b"\x00abc", otherName=7, hidden=object(), extra={"kept": [1, None]},
     )  # fmt: skip
@@ -387,6 +387,7 @@ async def test_a_context_keeps_its_types_on_the_way_through_redis(system: System
     assert (first.colour, first.tags, first.pair, first.ratio) == (Colour.RED, {"a"}, (2, "b"), float("inf"))
     assert (first.raw, first.renamed, first.hidden, first.size) == (b"\x00abc", 7, None, 1)
     assert first.parts == payload.parts
+    assert first.model_extra is not None
     assert first.model_extra["extra"] == {"kept": [1, None]}
     assert second.tags == {"a", "seen"} and second.size == 2
     assert set(data["payload"]["tags"]) == {"a", "seen"}

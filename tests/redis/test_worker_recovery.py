@@ -333,6 +333,7 @@ async def test_a_claim_whose_answer_was_lost_is_made_again_and_loses_no_task(sys
     between.lose = ["claim"]
     task_id = await system.submit(agent)
     await wait_until(lambda: between.lost)
+    assert process.runner._control is not None
     process.runner._control.send_for_work()  # else within Control.PATIENCE
     data = await system.ended(task_id)
     assert (data["status"], data["pickups"]) == ("completed", 1)
@@ -341,7 +342,7 @@ async def test_a_claim_whose_answer_was_lost_is_made_again_and_loses_no_task(sys
 async def test_a_commit_whose_answer_was_lost_is_sent_again_until_it_is_answered(system: System) -> None:
     """Whether or not it was carried out: the turn is not taken again."""
     for executed in (True, False):
-        asked = []
+        asked: list[Any] = []
 
         def reply(messages: Any, asked: list[int] = asked) -> Any:
             asked.append(1)
@@ -367,7 +368,7 @@ async def test_a_commit_whose_answer_was_lost_is_sent_again_until_it_is_answered
 async def test_a_step_whose_answer_was_lost_gives_the_task_back_with_what_was_done(system: System) -> None:
     """A mailbox that cannot be written is no reason to go on spending money; and nothing is held for ever."""
     for executed in (True, False):
-        asked = []
+        asked: list[Any] = []
 
         def reply(messages: Any, asked: list[int] = asked) -> Any:
             asked.append(1)

@@ -40,7 +40,8 @@ def script(llmock: LLMock) -> None:
 
 
 def adder(**options: Any) -> Agent:
-    return Agent(**{"name": "adder", "instructions": "You add up.", "tools": [add], "model": gpt_41} | options)
+    defaults: dict[str, Any] = {"name": "adder", "instructions": "You add up.", "tools": [add], "model": gpt_41}
+    return Agent(**defaults | options)
 
 
 def outline(messages: list[dict[str, Any]]) -> list[str]:

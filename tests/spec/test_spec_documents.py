@@ -405,7 +405,7 @@ async def test_spec_A01_the_quick_start(system: System, llmock: LLMock) -> None:
 
 async def test_spec_A01_tools(system: System, llmock: LLMock) -> None:
     llmock.call_tool("search_web", {"query": "Factorial"}).reply("Found.")
-    names = {"Agent": Agent}
+    names: Names = {"Agent": Agent}
     await execute(source(AGENTS, "tools"), names)
     assert await answer(system, names["agent"]) == "Found."
     assert llmock.last_request.body["messages"][-1]["content"] == "Search results for: Factorial"
@@ -527,7 +527,7 @@ async def test_spec_A11_A12_errors_and_retries(system: System, llmock: LLMock) -
     names: Names = {"BaseAgent": BaseAgent, "AgentContext": AgentContext}
     await execute(source(AGENTS, "errors and retries"), names)
 
-    class Used(names["RobustAgent"]):  # type: ignore[misc]  # a class of the snippet
+    class Used(names["RobustAgent"]):  # type: ignore[misc, name-defined, valid-type]  # a class of the snippet
         async def run_turn(self, agent_ctx: AgentContext) -> TurnCompletion[AgentContext]:
             output = await self.process_data(agent_ctx)
             return TurnCompletion(is_done=True, context=agent_ctx, output=output)

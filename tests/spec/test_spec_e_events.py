@@ -408,7 +408,7 @@ async def test_spec_E09_E10_events_of_ones_own_in_their_place(system: System, ll
     class Analyst(BaseAgent[AgentContext]):
         async def run_turn(self, agent_ctx: AgentContext) -> TurnCompletion[AgentContext]:
             execution_ctx = self.get_execution_context()
-            base = {"task_id": execution_ctx.task_id, "owner_id": execution_ctx.owner_id, "agent_name": self.name}
+            base: Any = {"task_id": execution_ctx.task_id, "owner_id": execution_ctx.owner_id, "agent_name": self.name}
             await execution_ctx.events.publish_event(AgentEvent(event_type="begun", data={"n": 1}, **base))
             done = await super().run_turn(agent_ctx)
             await execution_ctx.events.publish_event(

@@ -89,7 +89,7 @@ def backend(system: System, agent: Agent, redis_url: str, node_url: str) -> Iter
         except WebSocketDisconnect:
             pass
         finally:
-            await pubsub.aclose()
+            await pubsub.aclose()  # type: ignore[no-untyped-call]
             await client.aclose()
 
     with served(app) as address:

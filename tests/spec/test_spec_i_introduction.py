@@ -213,7 +213,7 @@ async def test_spec_I06_who_subscribes_before_or_while_it_runs_gets_it_too(syste
     meanwhile = asyncio.create_task(quick_example(system.orchestrator, "owner"))
     await asyncio.sleep(0)
     request.answer("Rainy.")
-    assert await asyncio.wait_for(asyncio.gather(early, meanwhile), 20) == ["Rainy.", "Rainy."]
+    assert list(await asyncio.wait_for(asyncio.gather(early, meanwhile), 20)) == ["Rainy.", "Rainy."]
 
 
 # -- I04, I07, I08: workers in processes of their own
@@ -327,7 +327,7 @@ async def statuses(orchestrator: Orchestrator, server: ValkeyServer) -> Counter[
     """How many tasks of the namespace have each status."""
     client = await orchestrator.get_redis_client()
     async with client:
-        return Counter([await client.hget(key, "status") async for key in client.scan_iter("{factorial:0}:run:*")])
+        return Counter([str(await client.hget(key, "status")) async for key in client.scan_iter("{factorial:0}:run:*")])
 
 
 async def test_spec_I07_several_machines_share_the_work_through_redis_alone(

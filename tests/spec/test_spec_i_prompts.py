@@ -163,7 +163,7 @@ async def test_spec_I12_a_question_alone_is_sent_alone(system: System, llmock: L
 async def test_spec_I12_instructions_and_messages_are_sent_as_they_were_written(system: System, llmock: LLMock) -> None:
     llmock.reply("Yes.")
     image = [{"type": "text", "text": "  Where is\n this? "}, {"type": "image_url", "image_url": {"url": "data:x"}}]
-    earlier = [
+    earlier: list[dict[str, Any]] = [
         {"role": "developer", "content": "Über alles: politeness.  "},
         {"role": "user", "content": image, "name": "kim"},
         {"role": "assistant", "content": "Oslo 🇳🇴"},
@@ -224,7 +224,7 @@ async def test_spec_I12_a_run_with_tools_turn_by_turn(system: System, llmock: LL
 
 async def test_spec_I12_what_is_set_is_sent_and_nothing_else(system: System, llmock: LLMock) -> None:
     llmock.reply("Yes.")
-    settings = ModelSettings(
+    settings: ModelSettings[AgentContext] = ModelSettings(
         temperature=0.0, max_completion_tokens=lambda ctx: 77, tool_choice="auto", parallel_tool_calls=False
     )
     await run(system, Agent(tools=[get_weather], model=gpt_41, model_settings=settings))

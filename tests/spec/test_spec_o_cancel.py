@@ -64,7 +64,7 @@ async def test_spec_O09_a_run_ends_as_cancelled_whatever_it_is_doing(
     await ended_as_cancelled(system, run.task_id)
     assert len(provider.calls) == asked  # the model was not asked again
     for process in system.processes:
-        await wait_until(lambda process=process: not process.holds, 20)  # type: ignore[misc]
+        await wait_until(lambda process=process: not process.holds, 20)
 
 
 async def test_spec_O09_a_running_model_call_is_abandoned_at_once(system: System, provider: Provider) -> None:

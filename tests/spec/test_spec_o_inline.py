@@ -234,11 +234,14 @@ async def test_spec_O14_a_handler_that_fails_is_heard_of(provider: Provider) -> 
 
 async def test_spec_O15_a_tool_runs_another_agent(system: System, provider: Provider) -> None:
     """Two levels deep, inline within inline, and in a worker: each run has its own events and its own context."""
-    provider.replies = lambda messages: {
+    replies: dict[str, list[Any]] = {
         "outer": [call("ask_middle"), "outer done"],
         "middle": [calls(call("ask_inner", name="a"), call("ask_inner", name="b")), "middle done"],
         "inner": ["inner done"],
-    }[messages[0]["content"]][sum(message["role"] == "assistant" for message in messages)]
+    }
+    provider.replies = lambda messages: replies[messages[0]["content"]][
+        sum(message["role"] == "assistant" for message in messages)
+    ]
     heard = {"outer": Heard(), "middle": Heard(), "inner": Heard()}
     inner = Agent(name="inner", instructions="inner", model=gpt_41)
 

@@ -135,8 +135,8 @@ async def test_spec_O12_tasks_and_their_durations_are_counted_by_agent(system: S
     assert counts(metrics["agents"]["planner"]["totals"]) == {"enqueued": 1, "completed": 1}
     assert metrics["agents"]["planner"]["totals"]["mean_duration"]["completed"] == pytest.approx(times[2])
 
-    for agent in (weather, "weather"):
-        only = await system.orchestrator.get_metrics(agent)
+    for either in (weather, "weather"):
+        only = await system.orchestrator.get_metrics(either)
         assert set(only["agents"]) == {"weather"}
         assert only["agents"]["weather"]["totals"] == totals
 

@@ -125,7 +125,7 @@ async def test_spec_O05_an_ended_task_is_removed_when_its_own_time_is_over(
             case _:
                 await system.orchestrator.cancel_task(ids["cancelled"])
     before = time.monotonic()
-    ended = {}
+    ended: dict[str, float] = {}
 
     async def is_gone() -> bool:
         for status, task_id in ids.items():

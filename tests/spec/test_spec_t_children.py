@@ -10,6 +10,7 @@ import pytest
 from factorial import Agent, AgentContext, Batch, ExecutionContext, FatalAgentError, forking_tool, gpt_41
 from factorial.config import MaintenanceWorkerConfig
 from factorial.errors import ConfigError
+from factorial.events import BaseEvent
 from factorial.testing import ScriptedModel, call, calls, say
 from tests.harness import System, quick, tidy
 from tests.spec.provider import Provider, texts
@@ -400,7 +401,8 @@ async def test_spec_T03_half_of_the_children_are_executed_by_a_process_that_dies
 
 async def test_spec_T03_children_inline(provider: Provider) -> None:
     provider.replies = [research("cats", "dogs"), "Both sleep."]
-    parent, events = Parent(), []
+    parent = Parent()
+    events: list[BaseEvent] = []
     completion = await parent.agent.run_inline(AgentContext(query="q"), events.append)
     shown = json.loads(completion.context.messages[2]["content"])
     assert [one["output"] for one in shown] == ["found cats", "found dogs"]
@@ -446,7 +448,7 @@ async def test_spec_T03_a_payload_that_does_not_fit_spawns_nothing(system: Syste
     @forking_tool(timeout=60)
     async def fork(execution_ctx: ExecutionContext) -> Batch:
         """Fork."""
-        return await execution_ctx.spawn_child_tasks(special, [Special(query="a"), AgentContext(query="b")])  # type: ignore[list-item]
+        return await execution_ctx.spawn_child_tasks(special, [Special(query="a"), AgentContext(query="b")])
 
     provider.replies = [call("fork"), "Done."]
     agent = Agent(name="parent", tools=[fork], model=gpt_41)

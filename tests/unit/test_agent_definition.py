@@ -108,7 +108,7 @@ def test_a_tool_of_the_user_may_not_be_called_final_output() -> None:
         """Mine."""
         return ""
 
-    assert Agent(name="a", tools=[mine])
+    Agent(name="a", tools=[mine])
     with pytest.raises(ConfigError, match="give your own tool another name"):
         Agent(name="a", tools=[mine], output_type=Out)
 
@@ -292,7 +292,7 @@ async def test_an_override_that_returns_another_type_is_an_error(method: str, co
 async def test_run_turn_may_end_the_run_and_return_another_context() -> None:
     class Short(Agent):
         async def run_turn(self, agent_ctx: AgentContext) -> TurnCompletion[AgentContext]:
-            other = AgentContext(query="other", note="kept")
+            other = AgentContext(query="other", note="kept")  # type: ignore[call-arg]
             return TurnCompletion(is_done=True, context=other, output={"n": 1})
 
     completion = await Short(name="s").run_inline(AgentContext(query="q"))

@@ -23,7 +23,7 @@ from factorial.events import (
     encode_event,
 )
 
-BASE = {"task_id": "t", "owner_id": "o", "agent_name": "a"}
+BASE: Any = {"task_id": "t", "owner_id": "o", "agent_name": "a"}
 
 
 def test_the_base_fields_are_always_there() -> None:
@@ -195,7 +195,7 @@ def test_bounded_bounds_the_whole() -> None:
 
 
 def test_event_types_are_plain_words() -> None:
-    assert EventType.RUN_COMPLETED == "run_completed" and f"{EventType.RUN_FAILED}" == "run_failed"
+    assert str(EventType.RUN_COMPLETED) == "run_completed" and f"{EventType.RUN_FAILED}" == "run_failed"
 
 
 def test_every_event_type_is_in_the_catalogue() -> None:

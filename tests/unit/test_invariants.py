@@ -18,7 +18,7 @@ HELD = Run("t1", "processing", "a", "o", holder="p", nonce="n", epoch=1, places=
 def run(status: str, *places: tuple[str, str], **about: Any) -> Run:
     """A run in these places, whose last commit is what led there."""
     action = {"completed": "complete", "failed": "fail", "backoff": "backoff", "queued": "release"}.get(status, "park")
-    known = {"nonce": "n", "epoch": 1, "seq": 1, "last_commit": f"1:n:0:{action}:0"}
+    known: dict[str, Any] = {"nonce": "n", "epoch": 1, "seq": 1, "last_commit": f"1:n:0:{action}:0"}
     return Run("t1", status, "a", "o", places=places, **known | about)
 
 

@@ -52,10 +52,10 @@ async def test_a_run_from_end_to_end(scripts: Scripts) -> None:
     done = Commit(Action.COMPLETE, turn_done=True, final_fields={"output": b'"x"'})
     late = await commit(scripts, task_id="t1", process="p", token=first.token.next(), work=done)
     assert isinstance(late, Superseded)
-    for token, answer in ((second.token, Action.CONTINUE), (second.token.next(), Action.COMPLETE)):
+    for token, action in ((second.token, Action.CONTINUE), (second.token.next(), Action.COMPLETE)):
         for _ in range(2):
             answered = await commit(scripts, task_id="t1", process="p", token=token, work=done)
-            assert isinstance(answered, Committed) and answered.action is answer
+            assert isinstance(answered, Committed) and answered.action is action
     stored = await read_run(scripts, "t1")
     assert stored is not None and (stored.status, load_json(stored.fields["output"])) == ("completed", "x")
     await assert_invariants(scripts.commands, "ns", quiet=True, end_events=False)

@@ -55,7 +55,7 @@ def through(context: AgentContext) -> Any:
 
 
 def test_a_context_comes_back_with_its_types() -> None:
-    context = Rich(
+    context = Rich(  # type: ignore[call-arg]
         query="q", messages=[{"role": "user", "content": "é\x00\u2028"}], tags={"a"}, frozen=frozenset({1}),
         parts={"p": Part(name="nut", made=datetime(2026, 1, 1, tzinfo=UTC))}, pair=(2, "b"), ratio=float("-inf"),
         ratios=[0.1, float("inf")], price=Decimal("1.10"), raw=b"\x00\x01", uid=UUID(int=7), keyed={1: "x"},
@@ -85,7 +85,7 @@ json_values = st.recursive(
 
 @given(value=json_values, message=st.dictionaries(st.text(), json_values, max_size=3))
 def test_everything_that_json_can_hold_comes_back_equal(value: Any, message: dict[str, Any]) -> None:
-    context = AgentContext(query="q", messages=[message], extra=value)
+    context = AgentContext(query="q", messages=[message], extra=value)  # type: ignore[call-arg]
     assert through(context) == context
 
 
@@ -128,7 +128,7 @@ def test_an_edit_within_a_stored_message_is_noticed() -> None:
 
 
 def test_restore_undoes_everything() -> None:
-    context = Rich(query="q", messages=[{"role": "user", "content": ["a"]}], tags={"t"}, extra=[1])
+    context = Rich(query="q", messages=[{"role": "user", "content": ["a"]}], tags={"t"}, extra=[1])  # type: ignore[call-arg]
     before = context.model_copy(deep=True)
     snapshot = ContextSnapshot(context)
     context.messages[0]["content"].append("b")
@@ -145,7 +145,7 @@ def test_restore_undoes_everything() -> None:
 @pytest.mark.parametrize("value", [object(), "\ud800", {"x": object()}, lambda: None, b"\xff"])
 def test_a_field_that_cannot_be_stored_is_named(value: Any) -> None:
     with pytest.raises(ContextError, match=r"AgentContext\.handle.* cannot be stored as JSON"):
-        encode_fields(AgentContext(query="q", handle=value))
+        encode_fields(AgentContext(query="q", handle=value))  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize("value", [object(), "\ud800", b"\xff"])
@@ -158,7 +158,7 @@ def test_circular_references_are_rejected() -> None:
     circle: list[Any] = []
     circle.append(circle)
     with pytest.raises(ContextError, match="handle"):
-        encode_fields(AgentContext(query="q", handle=circle))
+        encode_fields(AgentContext(query="q", handle=circle))  # type: ignore[call-arg]
     with pytest.raises(ContextError, match=r"messages\[0\]"):
         encode_messages([{"content": circle}])
 

@@ -23,12 +23,12 @@ class Trip(AgentContext):
 Bound = TypeVar("Bound", bound=AgentContext)
 
 
-def by_name(city: str, agent_ctx, execution_ctx) -> str: ...  # type: ignore[no-untyped-def]
-def by_type(city: str, mine: Trip, run: ExecutionContext) -> str: ...
-def optional(city: str, mine: Optional[Trip], run: ExecutionContext | None = None) -> str: ...  # noqa: UP045
-def annotated(city: str, mine: Annotated[Trip, "state"], run: Annotated[ExecutionContext | None, 1]) -> str: ...
-def bound(city: str, mine: Bound, *, run: ExecutionContext) -> str: ...
-def for_checkers_only(city: str, agent_ctx: OrderedDict, run: ExecutionContext) -> str: ...  # type: ignore[type-arg]
+def by_name(city: str, agent_ctx, execution_ctx) -> None: ...  # type: ignore[no-untyped-def]
+def by_type(city: str, mine: Trip, run: ExecutionContext) -> None: ...
+def optional(city: str, mine: Optional[Trip], run: ExecutionContext | None = None) -> None: ...  # noqa: UP045
+def annotated(city: str, mine: Annotated[Trip, "state"], run: Annotated[ExecutionContext | None, 1]) -> None: ...
+def bound(city: str, mine: Bound, *, run: ExecutionContext) -> None: ...
+def for_checkers_only(city: str, agent_ctx: OrderedDict, run: ExecutionContext) -> None: ...  # type: ignore[type-arg]
 
 
 @pytest.mark.parametrize("function", [by_name, by_type, optional, annotated, bound, for_checkers_only])
@@ -43,8 +43,7 @@ def test_a_class_of_the_enclosing_function() -> None:
     class Local(AgentContext): ...
 
     def visit(city: str, mine: Local) -> str:
-        assert Local
-        return city
+        return f"{city} {Local.__name__}"
 
     assert function_tool(visit).parameters.contexts == (("mine", AgentContext),)
 

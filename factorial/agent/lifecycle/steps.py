@@ -33,7 +33,7 @@ class Steps:
 
     def __init__(self, state: RunState[Any], place: str) -> None:
         self.place = place
-        self.turn = state.turn
+        self.turn: int = state.turn
         self._state: RunState[Any] | None = state
         self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
         self._counts: dict[str, int] = {}

@@ -24,4 +24,4 @@ if "CHAOS_CLOCK" in os.environ:
 
     time.time = lambda: true_time() + OFF
     time.time_ns = lambda: true_time_ns() + OFF * 10**9
-    datetime.datetime = OffDatetime
+    datetime.datetime = OffDatetime  # type: ignore[misc]
