@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import textwrap
 from collections.abc import Iterator
 from dataclasses import MISSING, fields, is_dataclass
 from functools import cache
@@ -60,6 +61,7 @@ def test_the_tree_of_errors_is_that_of_the_code() -> None:
             parents.pop()
         documented[found[2]] = {parents[-1][1] if parents else "Exception", *([found[3]] if found[3] else [])}
         parents.append((len(found[1]), found[2]))
+    assert textwrap.indent(shown("docs/reference/errors.md")[0], "    ") in (errors.__doc__ or "")
     assert documented == {
         name: {base.__name__ for base in kind.__bases__}
         for name, kind in vars(errors).items()
@@ -120,6 +122,7 @@ def test_the_verbs_and_their_options_are_those_of_the_command() -> None:
         names = set(re.findall(r"`(\w+)`", which))
         for verb in (verbs - names) if which.startswith("all") else names:
             documented[verb] |= set(OPTION.findall(cell))
+    assert textwrap.indent(shown("docs/reference/errors.md")[0], "    ") in (errors.__doc__ or "")
     assert documented == {verb: options_of("factorial.supervisor", verb) for verb in verbs}
 
 
