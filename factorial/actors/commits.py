@@ -72,7 +72,7 @@ def due_in(work: Commit) -> float | None:
     """The seconds after which the run is due again that backs off, or is parked with a deadline."""
     if work.action is Action.BACKOFF:
         return work.delay
-    return min((timeout for timeout in work.awaited.values() if timeout), default=None)
+    return min((timeout for timeout in work.awaits.values() if timeout), default=None)
 
 
 def log_commit(log: TaskLog, action: Action, work: Commit, *, turn: int, attempt: int) -> None:
@@ -81,7 +81,7 @@ def log_commit(log: TaskLog, action: Action, work: Commit, *, turn: int, attempt
         case Action.COMPLETE:
             log.completed(turns=turn + 1)
         case Action.PARK:
-            log.parked(turn=turn, awaits=len(work.awaited))
+            log.parked(turn=turn, awaits=len(work.awaits))
         case Action.BACKOFF:
             log.retried(work.error, turn=turn, attempt=attempt, delay=work.delay)
         case Action.FAIL:

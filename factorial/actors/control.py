@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from factorial.actors.worker import Ready, Worker
 from factorial.errors import MailboxError
-from factorial.mailbox.operations.claim import claim
+from factorial.mailbox.operations.claim import ClaimRequest, claim
 from factorial.mailbox.script import Scripts
 from factorial.mailbox.transport.blocking import BlockingConnection
 
@@ -91,9 +91,8 @@ class Control:
         """Use the token, or put it back: all workers may have become busy while it was waited for."""
         if not self.send_for_work():
             with contextlib.suppress(MailboxError):  # if this fails, other processes claim within PATIENCE
-                await claim(
-                    self._scripts, process=self._process, worker="control", agent=self._agent, count=0, recovery_limit=0
-                )
+                request = ClaimRequest(self._process, "control", self._agent, count=0, recovery_limit=0)
+                await claim(self._scripts, request)
 
     async def _look_around(self) -> None:
         """Nothing arrived, or the connection was lost with signals in it: claim, and check for cancelled runs."""

@@ -40,12 +40,12 @@ from factorial.config import AgentWorkerConfig
 from factorial.context import AgentContext, ExecutionContext, opening_messages
 from factorial.errors import FactorialError, MailboxError, RetryableError
 from factorial.events import AgentEvent, BaseEvent, EventType, encode_event
+from factorial.mailbox.operations.cancel import cascade
 from factorial.mailbox.operations.claim import ClaimedRun
 from factorial.mailbox.operations.commit import Action, Commit, Committed, EntryMissing, commit
 from factorial.mailbox.operations.publish import Publisher
-from factorial.mailbox.operations.record import Noted, Superseded
+from factorial.mailbox.operations.record import Accepted, Superseded
 from factorial.mailbox.operations.spawn import NewRun, spawn
-from factorial.mailbox.operations.upkeep import cascade
 from factorial.mailbox.script import Scripts
 from factorial.telemetry.task_log import TaskLog
 
@@ -163,8 +163,8 @@ class DurableHost:
         )
         # As far as is known: nothing was committed, or no turn counts as finished, or only its start is recorded.
         is_new = claimed.token.seq == 0 or context.turn == 0 or RUN_START in claimed.journal
-        picked_up = PickedUp(claimed.awaited, claimed.started_at, is_new)
-        self._claimed = replace(claimed, conversation=(), fields={}, journal={}, awaited={})  # the context has it all
+        picked_up = PickedUp(claimed.awaits, claimed.started_at, is_new)
+        self._claimed = replace(claimed, conversation=(), fields={}, journal={}, awaits={})  # the context has it all
         return Activation(agent, context, execution_ctx, self, self._workplace.policy, picked_up)
 
     async def _leave_at_once(self, activation: Activation[Any]) -> None:
@@ -287,7 +287,7 @@ class DurableHost:
         self._turn = context.turn - turn_is_done(outcome)
         changes, output = changes_of(self._snapshot, outcome, context)
         answer = await self._commit(self._commit_of(outcome, changes, output, events))
-        awaits = answer.awaited if answer is not None else {}
+        awaits = answer.awaits if answer is not None else {}
         if answer is not None and answer.action in _GOING_ON and self._is_to_leave:
             answer = await self._commit(Commit(action_of(self._interruption.wanted), turn_done=False))
         if answer is None or answer.action not in _GOING_ON or self._interruption.is_abandoned:
@@ -332,14 +332,14 @@ class DurableHost:
             fields=changes.fields,
             entries={} if done else unsent.entries,
             events=unsent.events,
-            doubtful=unsent.doubtful,
-            doubtful_events=unsent.doubtful_events,
+            unanswered=unsent.unanswered,
+            unanswered_events=unsent.unanswered_events,
             delay=outcome.delay if isinstance(outcome, Backoff) else 0.0,
             error="" if error is None else describe(error)[:_ERROR_LIMIT],
             final_fields=output,
             final_events=[encode_event(event) for event in events],
             plan=encode_plan(outcome) if isinstance(outcome, Park) else b"",
-            awaited=awaited_keys(outcome) if isinstance(outcome, Park) else {},
+            awaits=awaited_keys(outcome) if isinstance(outcome, Park) else {},
         )
 
     async def _commit(self, work: Commit) -> Committed | None:
@@ -369,9 +369,9 @@ class DurableHost:
     def _on_reply(self, reply: Reply) -> None:
         """What the server answers to a message that was sent without a commit."""
         match reply:
-            case Noted(cancelled=True):
+            case Accepted(cancelled=True):
                 self.cancel()
-            case Noted():
+            case Accepted():
                 pass
             case Superseded():
                 self.abandon()

@@ -45,5 +45,5 @@ class Inventory(Actor[None]):
         for task_id in again - held:
             hosts[task_id].abandon()
         if strays := again & held:
-            for task_id in await lease.disown(self._scripts, process=self._process, task_ids=strays):
+            for task_id in await lease.release(self._scripts, process=self._process, task_ids=strays):
                 TaskLog(task_id, self._agent).reclaimed(self._process, lease.Cause.LEFT)

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from factorial.actors.actor import Actor, Tick
 from factorial.config import MaintenanceWorkerConfig
 from factorial.mailbox.operations import lease, upkeep
+from factorial.mailbox.operations.cancel import cascade
 from factorial.mailbox.script import Scripts
 from factorial.mailbox.views.read import read_owner
 from factorial.task import TaskStatus
@@ -46,13 +47,13 @@ class Maintenance(Actor[None]):
         if taken.go_on or taken.given_up:
             await self._tell(taken)
         await upkeep.promote(self._scripts, agent=self._agent)
-        await upkeep.cascade(self._scripts)
+        await cascade(self._scripts)
         for status, ttl in self._ttl.items():
             removed = await upkeep.expire(self._scripts, agent=self._agent, status=status, ttl=ttl, most=most)
             if removed:
                 _logger.info("removed %d %s tasks of %s", removed, status, self._agent)
 
-    async def _tell(self, taken: lease.TakenBack) -> None:
+    async def _tell(self, taken: lease.Reclaimed) -> None:
         """Log what was taken back, whichever agents it belongs to."""
         for task_ids, tell in ((taken.go_on, TaskLog.reclaimed), (taken.given_up, TaskLog.given_up)):
             known = await asyncio.gather(*(read_owner(self._scripts, task_id) for task_id in task_ids))

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from factorial.errors import MailboxError
 from factorial.mailbox.operations.claim import Token
-from factorial.mailbox.operations.record import Noted, Superseded, record
+from factorial.mailbox.operations.record import Accepted, Superseded, record
 from factorial.mailbox.script import Scripts
 
 __all__ = ["Outbox", "Pending", "Reply"]
@@ -21,7 +21,7 @@ __all__ = ["Outbox", "Pending", "Reply"]
 LINGER = 0.05
 """Seconds that an event may wait. Subscribers do not notice, and a turn that is quicker saves a message."""
 
-Reply = Noted | Superseded | MailboxError
+Reply = Accepted | Superseded | MailboxError
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +30,9 @@ class Pending:
 
     entries: dict[str, bytes]
     events: list[bytes]
-    doubtful: int = 0
-    """The number of a message that was sent and not answered, with the first `doubtful_events`; 0: there is none."""
-    doubtful_events: int = 0
+    unanswered: int = 0
+    """The number of a message that was sent and not answered, with the first `unanswered_events`; 0: there is none."""
+    unanswered_events: int = 0
 
 
 class Outbox:
@@ -123,8 +123,8 @@ class Outbox:
 
     async def _send_all(self) -> None:
         """Send message after message until nothing is left, a commit takes the rest, or the server refuses one."""
-        reply: Reply = Noted(cancelled=False)
-        while isinstance(reply, Noted) and self._may_send.is_set() and self._has_more:
+        reply: Reply = Accepted(cancelled=False)
+        while isinstance(reply, Accepted) and self._may_send.is_set() and self._has_more:
             if self._unanswered is None:
                 self._unanswered = self.take()
                 self._message_number += 1
@@ -133,7 +133,7 @@ class Outbox:
                     self._scripts,
                     task_id=self._task_id,
                     token=self.token,
-                    told=self._message_number,
+                    message_number=self._message_number,
                     entries=self._unanswered.entries,
                     events=self._unanswered.events,
                 )

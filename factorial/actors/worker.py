@@ -13,7 +13,7 @@ from typing import Protocol
 
 from factorial.actors.actor import Actor, Tick
 from factorial.actors.durable_host import DurableHost, Workplace
-from factorial.mailbox.operations.claim import Claim, NoLease, claim, new_nonce
+from factorial.mailbox.operations.claim import Claim, ClaimRequest, NoLease, claim, new_nonce
 
 __all__ = ["Ready", "Refill", "Surroundings", "Worker"]
 
@@ -83,8 +83,7 @@ class Worker(Actor[Ready | Refill]):
     async def _fill(self) -> None:
         self._queue_is_empty = False
         while (wanted := self.free_slots) > 0:
-            answer = await claim(
-                self._workplace.scripts,
+            request = ClaimRequest(
                 process=self._workplace.process,
                 worker=self.name,
                 agent=self._workplace.agent.name,
@@ -93,6 +92,7 @@ class Worker(Actor[Ready | Refill]):
                 owner_limit=self._workplace.policy.owner_limit,
                 nonce=self._nonce,
             )
+            answer = await claim(self._workplace.scripts, request)
             if isinstance(answer, NoLease):
                 self._surroundings.lease_is_lost()
                 return

@@ -192,7 +192,7 @@ class WorkerProcess:
         """Remove the lease, so that other processes go on at once with what is still held."""
         try:
             async with asyncio.timeout(seconds):
-                taken = await self._namespace.release_process(self._process, cause)
+                taken = await self._namespace.reclaim_process(self._process, cause)
         except (MailboxError, TimeoutError) as unreachable:
             _logger.warning("the lease of %s could not be removed, and will expire: %s", self._process, unreachable)
             return

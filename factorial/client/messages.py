@@ -22,9 +22,10 @@ from factorial.errors import (
     MailboxFullError,
 )
 from factorial.events import EventType, QueueEvent
+from factorial.mailbox.operations.cancel import cancel
 from factorial.mailbox.operations.deliver import deliver
 from factorial.mailbox.operations.publish import Publisher
-from factorial.mailbox.operations.steer import cancel, steer
+from factorial.mailbox.operations.steer import steer
 from factorial.mailbox.script import Scripts
 from factorial.mailbox.views.read import read_owner, read_run
 from factorial.task import TaskStatus, check_task_id

@@ -7,7 +7,7 @@ from typing import Any
 
 from factorial.mailbox import Namespace
 from factorial.mailbox.script import Scripts
-from factorial.mailbox.views.read import born_at
+from factorial.mailbox.views.read import first_events
 from factorial.mailbox.views.subscription import EventFilter, Position, activity_since, end_of_events
 from factorial.task import check_owner_id, check_task_id
 
@@ -46,7 +46,7 @@ class Subscriptions:
         if after == "$":
             return newest
         if wanted.task_ids:
-            births = await born_at(scripts, [check_task_id(task_id) for task_id in wanted.task_ids])
+            births = await first_events(scripts, [check_task_id(task_id) for task_id in wanted.task_ids])
         else:
             since = await activity_since(scripts, owner_id)
             births = [event_id for event_id in (self._unwatched.pop(owner_id, None), since) if event_id]

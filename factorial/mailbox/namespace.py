@@ -1,7 +1,7 @@
-"""The door to one namespace: its connection, its scripts, and the news of its events.
+"""`Namespace`: the connection to one namespace, its scripts, and subscriptions to its events.
 
-Opened by the orchestrator, by each worker process and by the supervisor. The operations, one per module of this
-package, are functions of its `scripts`.
+Opened by the orchestrator, by each worker process and by the supervisor. The functions in `operations/`, `views/` and
+`supervisors/` take its `scripts`.
 """
 
 import asyncio
@@ -33,13 +33,13 @@ _logger = logging.getLogger("factorial.mailbox")
 
 
 class Namespace:
-    """One namespace on one server. Make it with `await Namespace.open(...)`, and `close()` it."""
+    """A connection to one namespace on one server. Made by `await Namespace.open(...)`, ended by `close()`."""
 
     def __init__(
         self, redis: RedisConfig, connection: Connection, scripts: Scripts, server: EmbeddedServer | None
     ) -> None:
         self.redis = redis
-        """Where the server is; an embedded one by the address that it listens on."""
+        """The server and the namespace. The URL of an embedded server is the address on which it listens."""
         self.connection = connection
         self.scripts = scripts
         self.keys: Keys = scripts.keys
@@ -56,11 +56,11 @@ class Namespace:
         *,
         patient: bool = False,
     ) -> Self:
-        """Connect, and make sure that the server can be trusted with tasks.
+        """Connect, and check that the server keeps what it is given.
 
-        Raises `MailboxUnavailableError`, `MailboxRefusedError` that says what to change, and `ConfigError` for a URL
-        that cannot be one. An `embedded:DIR` server is started if it does not run. `patient`: a server that is not
-        there is waited for, `redis.retry_for` seconds long.
+        An `embedded:DIR` server is started if it does not run. `patient`: if the server cannot be reached, wait for it
+        for `redis.retry_for` seconds. Raises `MailboxUnavailableError`, `MailboxRefusedError` with what to change, and
+        `ConfigError` for a malformed URL.
         """
         url, server = await asyncio.to_thread(resolve, redis.resolved_url)
         redis = replace(redis, url=url)
@@ -73,24 +73,21 @@ class Namespace:
             raise
 
     async def close(self) -> None:
-        """Close the connections; stop the embedded server if nobody else uses it."""
+        """Close the connections, and stop the embedded server if no other process uses it."""
         if self._listener is not None:
             await self._listener.close()
         await self.connection.close()
         if self._server is not None:
             await asyncio.to_thread(self._server.release)
 
-    async def release_process(self, process: str, cause: Cause = Cause.LEFT) -> lease.TakenBack:
-        """Have others take over, at once, what the ended `process` held. Tells which runs that were.
-
-        `cause` says how it ended, and so whether one of them may be at fault.
-        """
-        return await lease.bury(self.scripts, process=process, cause=cause)
+    async def reclaim_process(self, process: str, cause: Cause = Cause.LEFT) -> lease.Reclaimed:
+        """Reclaim at once the runs of `process`, which has ended by `cause`."""
+        return await lease.reclaim_process(self.scripts, process=process, cause=cause)
 
     async def subscribe(
         self, owner_id: str, start: Position, wanted: EventFilter
     ) -> AsyncGenerator[dict[str, Any], None]:
-        """The owner's events from behind `start` on. All subscribers of this mailbox share one connection."""
+        """The owner's events after `start`, as they happen. All subscriptions of a `Namespace` share a connection."""
         async with self._opening_listener:
             if self._listener is None:
                 self._listener = await Listener.open(self.redis)
@@ -101,7 +98,7 @@ class Namespace:
 
 
 def _constants(events: EventsConfig, metrics: MetricsTimelineConfig) -> dict[str, int]:
-    """The settings that the scripts know by name."""
+    """The settings that the scripts use, by their names in Lua."""
     return {
         "EVENTS_MAX": events.max_per_owner,
         "EVENTS_TTL_MS": round(events.ttl * 1000),
@@ -115,7 +112,7 @@ async def _connect(redis: RedisConfig, constants: dict[str, int], patient: bool)
     try:
         shown = shown_url(redis.url)
         warnings = await check_server(connection, url_shown=shown)
-        for warning in () if patient else warnings:  # the supervisor of a patient process has told already
+        for warning in () if patient else warnings:  # the supervisor of a patient process has logged them
             _logger.warning("%s", warning)
         keys = Keys(redis.namespace)
         await _check_namespace(connection, keys, redis.namespace, shown)
@@ -126,9 +123,9 @@ async def _connect(redis: RedisConfig, constants: dict[str, int], patient: bool)
 
 
 async def _check_namespace(connection: Connection, keys: Keys, namespace: str, shown: str) -> None:
-    """Refuse a namespace that another release laid out in another way, and a user who may not tell of its events.
+    """Refuse a namespace with another layout, and a user of the server who may not publish its events.
 
-    Both are asked for in one write. The message reaches nobody: no owner has an empty id.
+    Both questions go out in one write. The published message has no subscribers: no owner has an empty id.
     """
     asked = connection.send("HGET", keys.layout, "version"), connection.send("PUBLISH", keys.channel(""), "")
     answers: tuple[Any, Any] = await asyncio.gather(*asked, return_exceptions=True)
@@ -137,8 +134,8 @@ async def _check_namespace(connection: Connection, keys: Keys, namespace: str, s
         raise version
     if isinstance(published, MailboxRefusedError):
         raise MailboxRefusedError(
-            f"{shown}: our user may not publish to the channels of namespace {namespace!r}, on which events are "
-            f"told: ACL SETUSER USER +publish +subscribe &{keys.prefix}* (or allchannels)"
+            f"{shown}: our user may not publish to the channels of namespace {namespace!r}, which carry the events: "
+            f"ACL SETUSER USER +publish +subscribe &{keys.prefix}* (or allchannels)"
         )
     if isinstance(published, BaseException):
         raise published

@@ -1,11 +1,11 @@
 """Loads the Lua scripts of `operations/`, `views/` and `supervisors/` and runs them: one file, one atomic operation.
 
-A script's text is the key names (`keys.lua_prelude`), the constants, and its file. Each line `-- include: FILE` is
-replaced by that file, once. A script is called by the digest of its text, so two releases may run at the same time. A
-server that does not know the digest is sent the text.
+A script's text consists of the key names (`keys.lua_prelude`), the constants, and its file. Each line
+`-- include: FILE` is replaced by that file, once. A script is called by the digest of its text, so two releases may run
+at the same time. If the server does not know the digest, the text is sent.
 
-The file's first line gives the script's flags. A script that keeps running work alive is allowed when the server is out
-of memory. A script that brings new work is not.
+The first line of the file has the script's flags. A script that keeps tasks going may run when the server is out of
+memory. A script that brings new work may not.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from redis.exceptions import NoScriptError
 from factorial.mailbox.keys import Keys, lua_prelude
 from factorial.mailbox.transport.commands import Commands
 
-__all__ = ["Argument", "Scripts", "counted"]
+__all__ = ["Argument", "Scripts", "counted", "flattened", "paired"]
 
 Argument = bytes | str | int | float
 
@@ -32,6 +32,20 @@ def counted(items: Iterable[Argument]) -> list[Argument]:
     """A list as the scripts' `take_list` reads it: its length, then its items."""
     listed = list(items)
     return [len(listed), *listed]
+
+
+def flattened(pairs: Mapping[str, bytes]) -> list[Argument]:
+    """Name, value, name, value, ...: as `set_all` of the scripts reads a mapping."""
+    return [part for pair in pairs.items() for part in pair]
+
+
+def paired(flat: Iterable[bytes]) -> dict[str, bytes]:
+    """The mapping that the server sent as name, value, name, value, ...
+
+    A name that is not UTF-8 cannot be ours. It is decoded with replacement characters: it must not end the process.
+    """
+    items = iter(flat)
+    return {name.decode(errors="replace"): value for name, value in zip(items, items, strict=True)}
 
 
 @cache
@@ -60,7 +74,7 @@ class Scripts:
         self._texts: dict[str, tuple[str, str]] = {}
 
     async def run(self, name: str, *args: Argument) -> Any:
-        """Run the script `name` with `args` as its ARGV, and give its answer."""
+        """Run the script `name` with `args` as its ARGV, and return its answer."""
         digest, text = self._texts.get(name) or self._load(name)
         try:
             return await self.commands.execute("EVALSHA", digest, 1, self.keys.prefix, *args)

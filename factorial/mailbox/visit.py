@@ -1,7 +1,7 @@
-"""A short visit to a namespace, by who operates a system or looks at it.
+"""A short connection to a namespace, for commands that operate a system or look at it.
 
-Asks less than `Namespace.open`: a server in trouble is one that has to be operated. It writes nothing, and starts no
-server. Called by `supervisor/operate/remote.py` and by `cli/doctor.py`.
+It requires less of the server than `Namespace.open`, because a server in trouble must be operated, too. It writes
+nothing, and starts no server. Used by `supervisor/operate/remote.py` and by `cli/doctor.py`.
 """
 
 import asyncio
@@ -22,22 +22,22 @@ __all__ = ["Visit", "visiting"]
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """A way to the mailboxes."""
+    """An open connection, for as long as the command takes."""
 
     scripts: Scripts
     redis: RedisConfig
     place: str
-    """Where we are looking, for messages."""
+    """Namespace and server, for messages."""
 
 
 @asynccontextmanager
 async def visiting(redis: RedisConfig) -> AsyncIterator[Visit]:
-    """A connection for as long as the visit takes. Raises `MailboxError`."""
+    """Connect to the namespace for the duration of the block. Raises `MailboxError`."""
     url = redis.resolved_url
     place = f"namespace {redis.namespace!r} at {url if url.startswith('embedded:') else shown_url(url)}"
     if url.startswith("embedded:") and not await asyncio.to_thread(is_running, url):
         raise MailboxUnavailableError(
-            f"nothing runs in {place}: its server is not running. Start the system: it starts its server"
+            f"nothing runs in {place}: its server is not running. Start the system, which starts the server"
         )
     url, server = await asyncio.to_thread(resolve, url)
     try:

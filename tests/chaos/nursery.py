@@ -46,7 +46,7 @@ async def live(config: SystemConfig, runner: RunnerConfig, name: str, predecesso
     mailbox = await Namespace.open(config.redis, config.events, config.metrics, patient=True)
     try:
         if predecessor is not None:
-            await mailbox.release_process(*predecessor)
+            await mailbox.reclaim_process(*predecessor)
         agent = load_agent(runner.agent)
         await WorkerProcess(agent, mailbox, name, runner.worker, runner.maintenance).run(
             lifeline, config.supervisor.grace

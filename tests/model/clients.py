@@ -8,11 +8,11 @@ from typing import Any
 
 from factorial.errors import MailboxUnavailableError
 from factorial.mailbox.operations import lease
-from factorial.mailbox.operations.claim import Claim, ClaimedRun, claim
+from factorial.mailbox.operations.cancel import cascade
+from factorial.mailbox.operations.claim import Claim, ClaimedRun, ClaimRequest, claim
 from factorial.mailbox.operations.commit import Action, Commit, Committed, commit
-from factorial.mailbox.operations.record import Noted, record
+from factorial.mailbox.operations.record import Accepted, record
 from factorial.mailbox.operations.spawn import NewRun, spawn
-from factorial.mailbox.operations.upkeep import cascade
 from tests.model.wire import Call, Wire
 
 __all__ = ["AGENT", "LEASE", "PATIENCE", "Execution", "Process", "child_ids", "new_run"]
@@ -43,11 +43,11 @@ class Execution:
         self.owner = claimed.owner_id
         self.token = claimed.token
         self.turn = int(claimed.fields.get("turn", b"0"))
-        self.told = 0
+        self.message_number = 0
         self.unanswered: tuple[dict[str, bytes], bytes] | None = None
         """The latest step, if nobody knows whether the server has heard of it."""
         self.journal = set(claimed.journal)
-        self.awaited: Mapping[str, bytes] = claimed.awaited
+        self.awaited: Mapping[str, bytes] = claimed.awaits
         self.spawned: dict[str, float] = {}
         self.cancelled = claimed.cancelled
         self.call: Call | None = None
@@ -62,9 +62,22 @@ class Execution:
         if self.unanswered:
             entries, mark = self.unanswered
         else:
-            self.told += 1
-        facts = {"run": self.run, "token": self.token, "entries": entries, "events": [mark], "told": self.told}
-        work = record(self.wire, task_id=self.run, token=self.token, told=self.told, entries=entries, events=[mark])
+            self.message_number += 1
+        facts = {
+            "run": self.run,
+            "token": self.token,
+            "entries": entries,
+            "events": [mark],
+            "message_number": self.message_number,
+        }
+        work = record(
+            self.wire,
+            task_id=self.run,
+            token=self.token,
+            message_number=self.message_number,
+            entries=entries,
+            events=[mark],
+        )
         return self._begin(work, lambda answer: self._noted(answer, entries, mark), facts)
 
     def spawn(self, kind: str, patience: float) -> Call:
@@ -84,8 +97,8 @@ class Execution:
                 work,
                 entries={} if work.turn_done else {**entries, **work.entries},
                 events=[mark, *work.events],
-                doubtful=self.told,
-                doubtful_events=1,
+                unanswered=self.message_number,
+                unanswered_events=1,
             )
         facts = {"run": self.run, "token": self.token, "work": work}
         sending = commit(self.wire, task_id=self.run, process=self.process.name, token=self.token, work=work)
@@ -110,7 +123,7 @@ class Execution:
         self.unanswered = (entries, mark) if isinstance(answer, MailboxUnavailableError) else None
         if self.unanswered:
             return
-        if isinstance(answer, Noted):
+        if isinstance(answer, Accepted):
             self.journal |= entries.keys()
             self.cancelled = self.cancelled or answer.cancelled
         else:
@@ -118,7 +131,7 @@ class Execution:
 
     def _spawned(self, answer: Any, children: Mapping[str, float]) -> None:
         self.call = None
-        if isinstance(answer, Noted):
+        if isinstance(answer, Accepted):
             self.cancelled = self.cancelled or answer.cancelled
             self.spawned |= {} if answer.cancelled else children
         else:
@@ -133,7 +146,7 @@ class Execution:
             return
         self.token = self.token.next()
         self.turn += work.turn_done
-        self.journal, self.spawned, self.awaited, self.unanswered = set(), {}, answer.awaited, None
+        self.journal, self.spawned, self.awaited, self.unanswered = set(), {}, answer.awaits, None
 
     def _lost(self) -> None:
         """Ended, let go of, or somebody else's."""
@@ -190,10 +203,8 @@ class Process:
     def claim(self, limits: Mapping[str, int]) -> Call:
         """Take up as many runs as there are free slots. One whose answer is lost is made again as it was."""
         self.claiming = True
-        work = claim(
-            self.wire, process=self.name, worker="w", agent=AGENT, count=self.free_slots,
-            recovery_limit=RECOVERY_LIMIT, nonce=f"{self.nonces}-{self.name}", **limits,
-        )  # fmt: skip
+        work = claim(self.wire, ClaimRequest(process=self.name, worker="w", agent=AGENT, count=self.free_slots,
+            recovery_limit=RECOVERY_LIMIT, nonce=f"{self.nonces}-{self.name}", **limits))  # fmt: skip
         return self.begin(work, self._claimed)
 
     def take_inventory(self) -> Call:
@@ -224,4 +235,4 @@ class Process:
         for run in again - held:
             del self.executions[run]
         if again & held:
-            self.begin(lease.disown(self.wire, process=self.name, task_ids=sorted(again & held)))
+            self.begin(lease.release(self.wire, process=self.name, task_ids=sorted(again & held)))

@@ -27,11 +27,12 @@ from hypothesis.internal.conjecture.providers import AVAILABLE_PROVIDERS, Hypoth
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
 from factorial.mailbox.operations import lease, upkeep
+from factorial.mailbox.operations.cancel import cancel, cascade
 from factorial.mailbox.operations.commit import Action, Commit
 from factorial.mailbox.operations.deliver import deliver
 from factorial.mailbox.operations.enqueue import enqueue
 from factorial.mailbox.operations.lease import Cause
-from factorial.mailbox.operations.steer import cancel, steer
+from factorial.mailbox.operations.steer import steer
 from factorial.mailbox.views.read import read_run
 from factorial.task import TaskStatus
 from tests.model.clients import AGENT, LEASE, PATIENCE, Execution, Process, new_run
@@ -225,7 +226,7 @@ class History(World, RuleBasedStateMachine):
                 awaited["child:t0"] = patience
             if not awaited:
                 return self.work(2 + variant % 6, pick, fate)
-            more = {"awaited": awaited, "plan": b"[]"}
+            more = {"awaits": awaited, "plan": b"[]"}
         elif odd and action is Action.CONTINUE:
             more = {"rewrite": True}
         self.settle(execution, action, fate, **more)
@@ -260,7 +261,7 @@ class History(World, RuleBasedStateMachine):
             self.execute("an old copy", late[1])
         elif self.under_way:
             call = chosen(self.under_way, pick)
-            if "told" in call.facts and variant % 8 == 0:
+            if "message_number" in call.facts and variant % 8 == 0:
                 self.tell(f"{call.who} gives up, and does not know what became of its step")
                 call.give_up()
             elif fate != "under way":
@@ -274,7 +275,7 @@ class History(World, RuleBasedStateMachine):
                 self.start_process(fate)
             case "bury" if self.dead:
                 process, cause = self.dead.pop(pick % len(self.dead))
-                self.from_outside("a supervisor", lease.bury(self.wire, process=process, cause=cause), fate)
+                self.from_outside("a supervisor", lease.reclaim_process(self.wire, process=process, cause=cause), fate)
             case "beat" if able := [process for process in self.processes if not process.beating]:
                 self.send(chosen(able, pick).beat(), fate)
             case "take inventory" if self.processes:
@@ -287,7 +288,7 @@ class History(World, RuleBasedStateMachine):
         operations: dict[str, Callable[[], Coroutine[Any, Any, Any]]] = {
             "reclaim": lambda: lease.reclaim(self.wire, most=most),
             "promote": lambda: upkeep.promote(self.wire, agent=AGENT),
-            "cascade": lambda: upkeep.cascade(self.wire),
+            "cascade": lambda: cascade(self.wire),
             "expire": lambda: upkeep.expire(self.wire, agent=AGENT, status=TaskStatus.COMPLETED, ttl=DAY, most=most),
         }
         self.from_outside("maintenance", operations[what](), fate)
@@ -306,7 +307,7 @@ class History(World, RuleBasedStateMachine):
                 self.copies.append((self.now, call.request))
             call.drop()
         if seen:
-            self.from_outside("a supervisor", lease.bury(self.wire, process=process.name, cause=cause), fate)
+            self.from_outside("a supervisor", lease.reclaim_process(self.wire, process=process.name, cause=cause), fate)
         else:
             self.dead.append((process.name, cause))
 

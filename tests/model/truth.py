@@ -165,14 +165,14 @@ class Truth:
         return self._committed(run, request.facts["work"], reply, before, after)
 
     def _stepped(self, request: Request, behind: bool, before: Contents, after: Contents) -> Sequence[bytes]:
-        run, entries, told = request.facts["run"], request.facts["entries"], request.facts["told"]
+        run, entries, number = request.facts["run"], request.facts["entries"], request.facts["message_number"]
         if behind:
             assert _same(before, after)
             return ()
         for name, value in entries.items():
             first = before["journal"].get(run, {}).get(name, value.decode())
             assert after["journal"][run][name] == first, f"the journal entry {name} of {run} is not the first one"
-        return request.facts["events"] if told > int(before["run"][run].get("message_number", 0)) else ()
+        return request.facts["events"] if number > int(before["run"][run].get("message_number", 0)) else ()
 
     def _committed(self, run: str, work: Commit, reply: Any, before: Contents, after: Contents) -> Sequence[bytes]:
         known, was = self.runs[run], before["run"][run]
@@ -200,8 +200,8 @@ class Truth:
             self._all_is_there(run, reply[3])
         self.counted["commits"] += 1
         goes_on = action in (Action.CONTINUE, Action.RESUME, Action.CANCEL)
-        heard_before = work.doubtful and int(was.get("message_number", 0)) >= work.doubtful
-        return [*work.events[work.doubtful_events if heard_before else 0 :], *(() if goes_on else work.final_events)]
+        heard_before = work.unanswered and int(was.get("message_number", 0)) >= work.unanswered
+        return [*work.events[work.unanswered_events if heard_before else 0 :], *(() if goes_on else work.final_events)]
 
     # -- what became of the runs
 

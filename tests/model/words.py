@@ -17,14 +17,13 @@ def described(request: Request) -> str:
         case "claim":
             return f"claim of up to {args[3]} by {args[0]} (nonce {args[4]})"
         case "record":
-            return (
-                f"step {facts['told']} of {facts['run']} under {_shown(facts['token'])}: {', '.join(facts['entries'])}"
-            )
+            number, entries = facts["message_number"], ", ".join(facts["entries"])
+            return f"record {number} of {facts['run']} under {_shown(facts['token'])}: {entries}"
         case "spawn":
             children = ", ".join(child.task_id for child in facts["children"])
             return f"spawn by {facts['run']} under {_shown(facts['token'])}: {children}"
         case "commit":
-            awaited = f" for {', '.join(facts['work'].awaited)}" if facts["work"].awaited else ""
+            awaited = f" for {', '.join(facts['work'].awaits)}" if facts["work"].awaits else ""
             return f"commit of {facts['run']} under {_shown(facts['token'])}: {facts['work'].action}{awaited}"
         case "deliver":
             return f"result for {args[1]} of {args[0]}"

@@ -8,12 +8,12 @@ import pytest
 
 from factorial.mailbox import Namespace
 from factorial.mailbox.operations import lease, upkeep
-from factorial.mailbox.operations.claim import Claim, ClaimedRun, claim
+from factorial.mailbox.operations.cancel import cancel, cascade
+from factorial.mailbox.operations.claim import Claim, ClaimedRun, ClaimRequest, claim
 from factorial.mailbox.operations.commit import Action, Commit, Committed, commit
 from factorial.mailbox.operations.enqueue import enqueue
 from factorial.mailbox.operations.lease import Cause
 from factorial.mailbox.operations.spawn import NewRun, spawn
-from factorial.mailbox.operations.steer import cancel
 from factorial.mailbox.views.read import read_status
 from factorial.task import TaskStatus
 
@@ -34,7 +34,7 @@ async def put(mailbox: Namespace, *names: str, owner: str = "o") -> None:
 async def take(mailbox: Namespace, limit: int = 0) -> list[ClaimedRun]:
     await lease.register(mailbox.scripts, process="p", agent="a", lease=60, patience=0, about={})
     answer = await claim(
-        mailbox.scripts, process="p", worker="w", agent="a", count=9, recovery_limit=3, owner_limit=limit
+        mailbox.scripts, ClaimRequest(process="p", worker="w", agent="a", count=9, recovery_limit=3, owner_limit=limit)
     )
     assert isinstance(answer, Claim)
     return list(answer.runs)
@@ -66,7 +66,7 @@ async def test_what_a_dead_process_held_is_taken_back_past_an_owner_whose_events
     await put(mailbox, "t2", owner="other")
     assert len(await take(mailbox)) == 2
     await damage(mailbox, mailbox.keys.events("o"))
-    assert len((await lease.bury(mailbox.scripts, process="p", cause=Cause.KILLED)).go_on) == 2
+    assert len((await lease.reclaim_process(mailbox.scripts, process="p", cause=Cause.KILLED)).go_on) == 2
     assert {run.task_id for run in await take(mailbox)} == {"t1", "t2"}
 
 
@@ -82,7 +82,7 @@ async def test_doomed_runs_are_cancelled_past_a_damaged_one(mailbox: Namespace) 
     await put(mailbox, "t1", "t2")
     await damage(mailbox, mailbox.keys.key("children", "t1"))
     await mailbox.connection.execute("RPUSH", mailbox.keys.key("doomed"), "t1", "t2")
-    await upkeep.cascade(mailbox.scripts)
+    await cascade(mailbox.scripts)
     assert await read_status(mailbox.scripts, "t2") == "cancelled"
 
 
@@ -96,7 +96,7 @@ async def test_runs_are_taken_up_and_end_though_the_count_of_what_is_held_is_dam
     taken = await take(mailbox, limit)
     assert {run.task_id for run in taken} == {"t1", "t2"} == await lease.held(mailbox.scripts, process="p")
     await complete(mailbox, taken[0])
-    assert (await lease.bury(mailbox.scripts, process="p", cause=Cause.KILLED)).go_on == [taken[1].task_id]
+    assert (await lease.reclaim_process(mailbox.scripts, process="p", cause=Cause.KILLED)).go_on == [taken[1].task_id]
     await complete(mailbox, *await take(mailbox, limit))
     assert [await read_status(mailbox.scripts, name) for name in ("t1", "t2")] == ["completed"] * 2
 
@@ -118,7 +118,7 @@ async def test_a_parent_hears_of_its_child_though_what_is_counted_is_damaged(mai
     await spawn(
         mailbox.scripts, parent="parent", token=parent.token, batch_id="b", children=[child]
     )  # fmt: skip
-    park = Commit(Action.PARK, turn_done=False, plan=b"[]", awaited={"child:child": 0.0})
+    park = Commit(Action.PARK, turn_done=False, plan=b"[]", awaits={"child:child": 0.0})
     await commit(mailbox.scripts, task_id="parent", process="p", token=parent.token, work=park)
     [run] = await take(mailbox)
     key = {
@@ -143,5 +143,5 @@ async def test_what_is_held_and_not_executed_is_given_back_past_a_damaged_one(ma
     await take(mailbox)
     await cancel(mailbox.scripts, task_id="t1")
     await damage(mailbox, mailbox.keys.key("children", "t1"))
-    assert list(await lease.disown(mailbox.scripts, process="p", task_ids=["t1", "t2"])) == ["t2"]
+    assert list(await lease.release(mailbox.scripts, process="p", task_ids=["t1", "t2"])) == ["t2"]
     assert await lease.held(mailbox.scripts, process="p") == set()

@@ -22,11 +22,12 @@ from factorial.mailbox import Namespace
 from factorial.mailbox.doctor import rereading, wake
 from factorial.mailbox.keys import LAYOUT_VERSION
 from factorial.mailbox.operations import lease
-from factorial.mailbox.operations.claim import Claim, ClaimedRun, claim
+from factorial.mailbox.operations.cancel import cancel
+from factorial.mailbox.operations.claim import Claim, ClaimedRun, ClaimRequest, claim
 from factorial.mailbox.operations.commit import Action, Commit, commit
 from factorial.mailbox.operations.enqueue import enqueue
 from factorial.mailbox.operations.spawn import NewRun, spawn
-from factorial.mailbox.operations.steer import cancel, steer
+from factorial.mailbox.operations.steer import steer
 from tests.support import wait_until
 
 pytestmark = pytest.mark.broken
@@ -56,12 +57,7 @@ class Patient:
         await lease.register(self.mailbox.scripts, process=process, agent="a", lease=60, patience=0, about={})
         answer = await claim(
             self.mailbox.scripts,
-            process=process,
-            worker="w",
-            agent="a",
-            count=count,
-            recovery_limit=9,
-            owner_limit=limit,
+            ClaimRequest(process=process, worker="w", agent="a", count=count, recovery_limit=9, owner_limit=limit),
         )
         assert isinstance(answer, Claim)
         return list(answer.runs)
@@ -80,10 +76,10 @@ class Patient:
         done, due, parked, parent = await self.take(4)
         await self.end_turn(done, Action.COMPLETE)
         await self.end_turn(due, Action.BACKOFF, delay=3600, error="oh")
-        await self.end_turn(parked, Action.PARK, plan=b"{}", awaited={"tool:c": 3600})
+        await self.end_turn(parked, Action.PARK, plan=b"{}", awaits={"tool:c": 3600})
         child = NewRun("child", "b", [b"{}"], {})
         await spawn(self.mailbox.scripts, parent="parent", token=parent.token, batch_id="f", children=[child])
-        await self.end_turn(parent, Action.PARK, plan=b"{}", awaited={"child:child": 3600})
+        await self.end_turn(parent, Action.PARK, plan=b"{}", awaits={"child:child": 3600})
         await self.enqueue("held", "held too", "cancelled")
         await cancel(self.mailbox.scripts, task_id="cancelled")
         await self.take(2)
@@ -292,7 +288,7 @@ async def after_the_fix(patient: Patient, number: int) -> list[str]:
 async def test_a_held_run_that_is_lost_is_released_after_the_fix(patient: Patient) -> None:
     await patient.do("SREM", patient.keys.held("p"), "held")
     assert await after_the_fix(patient, 1) == []
-    assert await lease.disown(patient.mailbox.scripts, process="p", task_ids=["held"]) == ["held"]
+    assert await lease.release(patient.mailbox.scripts, process="p", task_ids=["held"]) == ["held"]
     assert await patient.findings() == []
 
 

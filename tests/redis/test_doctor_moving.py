@@ -12,7 +12,7 @@ from factorial.config import RedisConfig
 from factorial.mailbox import Namespace
 from factorial.mailbox.doctor import DoctorReport, check_namespace, rereading, wake
 from factorial.mailbox.operations import lease
-from factorial.mailbox.operations.claim import claim
+from factorial.mailbox.operations.claim import ClaimRequest, claim
 from factorial.mailbox.operations.enqueue import enqueue
 from factorial.mailbox.visit import visiting
 from tests.chaos.figures import long_or_short
@@ -67,7 +67,7 @@ async def test_many_wrong_counts_do_not_cost_a_full_read_each(mailbox: Namespace
         await enqueue(
             mailbox.scripts, task_id=f"t{number}", agent="a", owner_id=f"o{number}", conversation=[], fields={}
         )
-    await claim(mailbox.scripts, process="p", worker="w", agent="a", count=owners, recovery_limit=3)
+    await claim(mailbox.scripts, ClaimRequest(process="p", worker="w", agent="a", count=owners, recovery_limit=3))
 
     async def count_one_more(change: int) -> None:
         for number in range(owners):

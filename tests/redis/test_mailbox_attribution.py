@@ -15,12 +15,12 @@ import pytest
 
 from factorial.mailbox import Namespace
 from factorial.mailbox.operations import lease, upkeep
-from factorial.mailbox.operations.claim import Claim, ClaimedRun, Token, claim
+from factorial.mailbox.operations.cancel import cancel
+from factorial.mailbox.operations.claim import Claim, ClaimedRun, ClaimRequest, Token, claim, new_nonce
 from factorial.mailbox.operations.commit import Action, Commit, Committed, commit
 from factorial.mailbox.operations.enqueue import enqueue
 from factorial.mailbox.operations.lease import Cause
-from factorial.mailbox.operations.record import Noted, record
-from factorial.mailbox.operations.steer import cancel
+from factorial.mailbox.operations.record import Accepted, record
 from factorial.mailbox.views.read import StoredRun, read_run
 from tests.redis.doctor import assert_invariants
 from tests.redis.stored import Contents, contents
@@ -51,7 +51,10 @@ class Scene:
     async def claims(self, process: str, count: int = 100, nonce: str = "") -> list[ClaimedRun]:
         """What the process gets."""
         answer = await claim(
-            self.scripts, process=process, worker="w", agent="a", count=count, recovery_limit=3, nonce=nonce
+            self.scripts,
+            ClaimRequest(
+                process=process, worker="w", agent="a", count=count, recovery_limit=3, nonce=nonce or new_nonce()
+            ),
         )
         assert isinstance(answer, Claim)
         self.tokens |= {run.task_id: (process, run.token) for run in answer.runs}
@@ -64,7 +67,7 @@ class Scene:
 
     async def die(self, process: str, cause: Cause = Cause.CRASHED) -> int:
         """The process is no more, and everybody knows; another of its name comes."""
-        taken = await lease.bury(self.scripts, process=process, cause=cause)
+        taken = await lease.reclaim_process(self.scripts, process=process, cause=cause)
         self.held.pop(process, None)
         await assert_invariants(self.mailbox.connection, self.mailbox.redis.namespace, quiet=True, end_events=False)
         await self.start(process)
@@ -74,10 +77,10 @@ class Scene:
         """The run's holder has a step journaled."""
         epoch = self.tokens[name][1].epoch  # each time another step: what is in the journal is not taken again
         noted = await record(
-            self.scripts, task_id=name, token=self.tokens[name][1], told=told,
+            self.scripts, task_id=name, token=self.tokens[name][1], message_number=told,
             entries={f"{entry} {epoch}": b"{}" for entry in entries}, events=[],
         )  # fmt: skip
-        assert isinstance(noted, Noted)
+        assert isinstance(noted, Accepted)
 
     async def settle(self, name: str, action: Action, *, done: bool = True, **work: Any) -> None:
         """The run's holder commits."""
@@ -141,7 +144,7 @@ class Scene:
             assert await self.take("first") == set(names)
             await self.die("first")
         await self.pass_time()
-        await lease.bury(self.scripts, process="first", cause=Cause.LEFT)
+        await lease.reclaim_process(self.scripts, process="first", cause=Cause.LEFT)
 
 
 @pytest.fixture

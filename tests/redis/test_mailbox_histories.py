@@ -14,14 +14,15 @@ from factorial._core.json import load_json
 from factorial.errors import InactiveTaskError
 from factorial.mailbox import Namespace
 from factorial.mailbox.operations import lease, upkeep
-from factorial.mailbox.operations.claim import Claim, Token, claim
+from factorial.mailbox.operations.cancel import cancel, cascade
+from factorial.mailbox.operations.claim import Claim, ClaimRequest, Token, claim
 from factorial.mailbox.operations.commit import Action, Commit, Committed, commit
 from factorial.mailbox.operations.deliver import deliver
 from factorial.mailbox.operations.enqueue import enqueue
 from factorial.mailbox.operations.lease import Cause
-from factorial.mailbox.operations.record import Noted, record
+from factorial.mailbox.operations.record import Accepted, record
 from factorial.mailbox.operations.spawn import NewRun, spawn
-from factorial.mailbox.operations.steer import cancel, steer
+from factorial.mailbox.operations.steer import steer
 from factorial.mailbox.views.read import read_run
 from tests.redis.doctor import assert_invariants
 
@@ -64,7 +65,8 @@ class History:
         await self.mailbox.connection.execute("LPOP", self.mailbox.keys.wake("a"))
         for _ in range(self.random.randint(1, 3)):
             answer = await claim(
-                self.scripts, process=process, worker="w", agent="a", count=count, recovery_limit=2, nonce=nonce
+                self.scripts,
+                ClaimRequest(process=process, worker="w", agent="a", count=count, recovery_limit=2, nonce=nonce),
             )
             if not isinstance(answer, Claim):
                 await self.register(process)
@@ -81,7 +83,12 @@ class History:
             run, _, token = self.random.choice(self.tokens)
             entries = {f"tool:{self.random.randint(0, 2)}": b"{}"}
             await record(
-                self.scripts, task_id=run, token=token, told=self.random.randint(1, 5), entries=entries, events=[]
+                self.scripts,
+                task_id=run,
+                token=token,
+                message_number=self.random.randint(1, 5),
+                entries=entries,
+                events=[],
             )
 
     async def settle(self) -> None:
@@ -105,9 +112,9 @@ class History:
         if isinstance(answers[0], Committed):
             assert answers[-1] == answers[0]
             if answers[0].action is Action.CANCEL:
-                await upkeep.cascade(self.scripts)  # as a worker does it
+                await cascade(self.scripts)  # as a worker does it
             if answers[0].action is Action.RESUME:
-                assert not any(value[:1] == b"?" for key, value in answers[0].awaited.items() if ":" in key)
+                assert not any(value[:1] == b"?" for key, value in answers[0].awaits.items() if ":" in key)
             if (run, process, token.next()) not in self.tokens:
                 self.tokens.append((run, process, token.next()))
 
@@ -121,7 +128,12 @@ class History:
         if self.random.random() < 0.8:
             entries = {f"expected:tool:{call}": b"1" for call in calls}
             await record(
-                self.scripts, task_id=run, token=token, told=self.random.randint(1, 5), entries=entries, events=[]
+                self.scripts,
+                task_id=run,
+                token=token,
+                message_number=self.random.randint(1, 5),
+                entries=entries,
+                events=[],
             )
         if self.random.random() < 0.3:
             await self.deliver()
@@ -132,7 +144,7 @@ class History:
         awaited = {key: self.random.choice([0, 0, 0.001, 3600]) for key in keys}
         if awaited:
             event = b'{"event_type":"commit","run":"%s","seq":%d}' % (run.encode(), token.seq)
-            work = Commit(Action.PARK, turn_done=True, events=[event], plan=b"[]", awaited=awaited)
+            work = Commit(Action.PARK, turn_done=True, events=[event], plan=b"[]", awaits=awaited)
             await self.commit(run, process, token, work)
 
     async def spawn(self) -> None:
@@ -145,7 +157,7 @@ class History:
             answer = await spawn(
                 self.scripts, parent=run, token=token, batch_id=batch and f"{run}.b", children=children
             )
-            if isinstance(answer, Noted) and not answer.cancelled:
+            if isinstance(answer, Accepted) and not answer.cancelled:
                 self.enqueued.update(names)
 
     async def deliver(self) -> None:
@@ -183,8 +195,8 @@ class History:
     async def die(self) -> None:
         process, cause = self.random.choice(PROCESSES), self.random.choice([Cause.CRASHED] * 3 + list(Cause))
         for _ in range(self.random.randint(1, 2)):
-            await lease.bury(self.scripts, process=process, cause=cause)
-        await upkeep.cascade(self.scripts)
+            await lease.reclaim_process(self.scripts, process=process, cause=cause)
+        await cascade(self.scripts)
 
     async def lose_lease(self) -> None:
         await self.mailbox.connection.execute("DEL", self.mailbox.keys.lease(self.random.choice(PROCESSES)))
@@ -194,16 +206,18 @@ class History:
         for run in self.enqueued:  # time passes: what is due, is due
             await self.mailbox.connection.execute("ZADD", self.mailbox.keys.prefix + "due:a", "XX", 1, run)
         await upkeep.promote(self.scripts, agent="a")
-        await upkeep.cascade(self.scripts)
+        await cascade(self.scripts)
 
     async def end(self) -> None:
         """Let everything that is still under way come to its end."""
         for process in PROCESSES:
-            await lease.bury(self.scripts, process=process, cause=Cause.LEFT)
+            await lease.reclaim_process(self.scripts, process=process, cause=Cause.LEFT)
         await self.register("p1")
         for _ in range(100):
             await self.tend()
-            answer = await claim(self.scripts, process="p1", worker="w", agent="a", count=9, recovery_limit=2)
+            answer = await claim(
+                self.scripts, ClaimRequest(process="p1", worker="w", agent="a", count=9, recovery_limit=2)
+            )
             assert isinstance(answer, Claim)
             for found in answer.runs:
                 token = found.token

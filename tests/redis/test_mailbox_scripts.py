@@ -15,14 +15,15 @@ from factorial._core.json import load_json
 from factorial.errors import InactiveTaskError, MailboxFullError, TaskNotFoundError
 from factorial.mailbox import Namespace
 from factorial.mailbox.operations import lease, upkeep
-from factorial.mailbox.operations.claim import Claim, ClaimedRun, NoLease, Token, claim, new_nonce
+from factorial.mailbox.operations.cancel import Cancelled, cancel
+from factorial.mailbox.operations.claim import Claim, ClaimedRun, ClaimRequest, NoLease, Token, claim, new_nonce
 from factorial.mailbox.operations.commit import Action, Commit, Committed, EntryMissing, commit
 from factorial.mailbox.operations.deliver import deliver
 from factorial.mailbox.operations.enqueue import Enqueued, enqueue
 from factorial.mailbox.operations.lease import Cause
-from factorial.mailbox.operations.record import Noted, Superseded, record
+from factorial.mailbox.operations.record import Accepted, Superseded, record
 from factorial.mailbox.operations.spawn import NewRun, spawn
-from factorial.mailbox.operations.steer import Cancelled, cancel, steer
+from factorial.mailbox.operations.steer import steer
 from factorial.mailbox.views.read import read_run, read_status
 from factorial.task import TaskStatus
 from tests.redis.stored import Contents, contents
@@ -47,7 +48,9 @@ async def register(mailbox: Namespace, process: str = "p", seconds: float = 60.0
 
 
 async def take(mailbox: Namespace, process: str = "p", count: int = 10, limit: int = 3) -> list[ClaimedRun]:
-    answer = await claim(mailbox.scripts, process=process, worker="w", agent="a", count=count, recovery_limit=limit)
+    answer = await claim(
+        mailbox.scripts, ClaimRequest(process=process, worker="w", agent="a", count=count, recovery_limit=limit)
+    )
     assert isinstance(answer, Claim)
     return list(answer.runs)
 
@@ -65,9 +68,9 @@ async def do(mailbox: Namespace, token: Token, action: Action, **work: Any) -> C
     return await commit(mailbox.scripts, task_id="t1", process="p", token=token, work=Commit(action=action, **work))
 
 
-async def note(mailbox: Namespace, token: Token, told: int = 1, **what: Any) -> Noted | Superseded:
+async def note(mailbox: Namespace, token: Token, number: int = 1, **what: Any) -> Accepted | Superseded:
     what = {"entries": {"completion": b"{}"}, "events": [b'{"event_type":"e","task_id":"t1"}']} | what
-    return await record(mailbox.scripts, task_id="t1", token=token, told=told, **what)
+    return await record(mailbox.scripts, task_id="t1", token=token, message_number=number, **what)
 
 
 async def state(mailbox: Namespace) -> Contents:
@@ -141,9 +144,9 @@ async def test_register_twice_is_once(mailbox: Namespace) -> None:
 
 async def test_step_twice_is_once(mailbox: Namespace) -> None:
     run = await taken(mailbox)
-    assert await same_twice(mailbox, lambda: note(mailbox, run.token)) == Noted(cancelled=False)
+    assert await same_twice(mailbox, lambda: note(mailbox, run.token)) == Accepted(cancelled=False)
     assert (await event_types(mailbox)).count("e") == 1
-    await note(mailbox, run.token, told=2, entries={"completion": b"later", "tool:1": b"{}"})
+    await note(mailbox, run.token, number=2, entries={"completion": b"later", "tool:1": b"{}"})
     assert (await state(mailbox))["journal"]["t1"] == {"completion": "{}", "tool:1": "{}"}  # the first one counts
 
 
@@ -155,8 +158,8 @@ async def test_what_a_step_without_an_answer_told_is_told_once_with_the_commit(
     run = await taken(mailbox)
     event, later = b'{"event_type":"e","task_id":"t1"}', b'{"event_type":"later","task_id":"t1"}'
     if arrived:
-        await note(mailbox, run.token, told=1, events=[event])
-    await do(mailbox, run.token, Action.COMPLETE, events=[event, later], doubtful=1, doubtful_events=1)
+        await note(mailbox, run.token, number=1, events=[event])
+    await do(mailbox, run.token, Action.COMPLETE, events=[event, later], unanswered=1, unanswered_events=1)
     types = await event_types(mailbox)
     assert (types.count("e"), types.count("later")) == (1, 1)
 
@@ -216,7 +219,7 @@ async def test_cancel_of_a_held_run_twice_tells_its_holder(mailbox: Namespace) -
     for _ in range(2):
         assert await cancel(mailbox.scripts, task_id="t1") == Cancelled(TaskStatus.PROCESSING, ended_here=False)
     assert set((await state(mailbox))["signals"]["p"]) == {"cancel t1"}
-    assert await note(mailbox, run.token) == Noted(cancelled=True)
+    assert await note(mailbox, run.token) == Accepted(cancelled=True)
     assert await do(mailbox, run.token, Action.COMPLETE) == Committed(Action.CANCEL, [])
     assert await cancel(mailbox.scripts, task_id="t1") == Cancelled(TaskStatus.CANCELLED, ended_here=False)
     assert (await event_types(mailbox)).count("run_cancelled") == 1
@@ -224,9 +227,9 @@ async def test_cancel_of_a_held_run_twice_tells_its_holder(mailbox: Namespace) -
 
 async def test_what_is_reclaimed_is_reclaimed_once(mailbox: Namespace) -> None:
     await taken(mailbox)
-    assert len((await lease.bury(mailbox.scripts, process="p", cause=Cause.KILLED)).go_on) == 1
+    assert len((await lease.reclaim_process(mailbox.scripts, process="p", cause=Cause.KILLED)).go_on) == 1
     stored = await state(mailbox)
-    assert len((await lease.bury(mailbox.scripts, process="p", cause=Cause.KILLED)).go_on) == 0
+    assert len((await lease.reclaim_process(mailbox.scripts, process="p", cause=Cause.KILLED)).go_on) == 0
     assert len((await lease.reclaim(mailbox.scripts, most=10)).go_on) == 0
     assert await state(mailbox) == stored
     assert stored["ready"] == {"a": ["t1"]} and not stored["processes"] and not stored["held"]
@@ -270,21 +273,21 @@ async def stale(mailbox: Namespace, how: str) -> Token:
         await do(mailbox, run.token, Action.CONTINUE)
         await do(mailbox, run.token.next(), Action.CONTINUE)
     elif how == "reclaimed":
-        await lease.bury(mailbox.scripts, process="p", cause=Cause.KILLED)
+        await lease.reclaim_process(mailbox.scripts, process="p", cause=Cause.KILLED)
     elif how == "claimed again":
-        await lease.bury(mailbox.scripts, process="p", cause=Cause.KILLED)
+        await lease.reclaim_process(mailbox.scripts, process="p", cause=Cause.KILLED)
         await register(mailbox, "p2")
         await take(mailbox, "p2")
     elif (
         how == "claimed by the same request"
     ):  # it was sent twice, and the second one came after the process was buried
-        await lease.bury(mailbox.scripts, process="p", cause=Cause.KILLED)
+        await lease.reclaim_process(mailbox.scripts, process="p", cause=Cause.KILLED)
         await register(mailbox)
         await mailbox.scripts.run("claim", "p", "w", "a", 1, run.token.nonce, 3, 0)
     elif how == "rolled back":  # a failover: the same epoch was given to somebody else
         await mailbox.connection.execute("HSET", mailbox.keys.run("t1"), "nonce", "another")
     elif how == "cancelled":
-        await lease.bury(mailbox.scripts, process="p", cause=Cause.KILLED)
+        await lease.reclaim_process(mailbox.scripts, process="p", cause=Cause.KILLED)
         await cancel(mailbox.scripts, task_id="t1")
     return run.token
 
@@ -306,7 +309,7 @@ async def test_a_commit_with_an_old_token_changes_nothing(mailbox: Namespace, ho
 async def test_a_step_with_an_old_token_changes_nothing(mailbox: Namespace, how: str) -> None:
     token = await stale(mailbox, how)
     before = await state(mailbox)
-    assert isinstance(await note(mailbox, token, told=99), Superseded)
+    assert isinstance(await note(mailbox, token, number=99), Superseded)
     assert await state(mailbox) == before
 
 
@@ -325,13 +328,13 @@ async def test_a_step_of_the_turn_before_changes_nothing(mailbox: Namespace) -> 
     run = await taken(mailbox)
     await do(mailbox, run.token, Action.CONTINUE)
     before = await state(mailbox)
-    assert await note(mailbox, run.token) == Noted(cancelled=False)
+    assert await note(mailbox, run.token) == Accepted(cancelled=False)
     assert await state(mailbox) == before
 
 
 async def test_a_process_without_a_lease_claims_nothing(mailbox: Namespace) -> None:
     await put(mailbox)
-    answer = await claim(mailbox.scripts, process="p", worker="w", agent="a", count=1, recovery_limit=3)
+    answer = await claim(mailbox.scripts, ClaimRequest(process="p", worker="w", agent="a", count=1, recovery_limit=3))
     assert isinstance(answer, NoLease)
     assert not await lease.beat(mailbox.scripts, process="p", lease=1.0)
 
@@ -373,7 +376,7 @@ async def test_a_released_run_is_first_in_the_queue(mailbox: Namespace) -> None:
 async def test_a_run_in_backoff_is_claimed_when_it_is_due_and_not_before(mailbox: Namespace) -> None:
     run = await taken(mailbox)
     await do(mailbox, run.token, Action.BACKOFF, turn_done=False, delay=30.0, error="oh")
-    answer = await claim(mailbox.scripts, process="p", worker="w", agent="a", count=1, recovery_limit=3)
+    answer = await claim(mailbox.scripts, ClaimRequest(process="p", worker="w", agent="a", count=1, recovery_limit=3))
     assert isinstance(answer, Claim)
     assert answer.runs == [] and answer.next_due is not None and 29 < answer.next_due <= 30
     assert await upkeep.promote(mailbox.scripts, agent="a") == 0
@@ -438,7 +441,7 @@ async def test_a_process_that_died_with_the_wake_token_in_hand_gives_it_back(mai
     await register(mailbox)
     await put(mailbox)
     await mailbox.connection.execute("LPOP", mailbox.keys.wake("a"))
-    await lease.bury(mailbox.scripts, process="p", cause=Cause.KILLED)
+    await lease.reclaim_process(mailbox.scripts, process="p", cause=Cause.KILLED)
     assert (await state(mailbox))["wake"] == {"a": ["1"]}
 
 
@@ -454,7 +457,7 @@ async def test_a_result_is_accepted_once(mailbox: Namespace, parked: bool) -> No
     """Of several, the first: before the run waits for it, or after."""
     run = await taken(mailbox)
     await note(mailbox, run.token, entries={"expected:tool:c1": b"1"})
-    park = {"plan": b"[]", "awaited": {"tool:c1": 0.0, "tool:c2": 0.0}}
+    park = {"plan": b"[]", "awaits": {"tool:c1": 0.0, "tool:c2": 0.0}}
     if parked:
         await do(mailbox, run.token, Action.PARK, **park)
     accepted = [await deliver(mailbox.scripts, task_id="t1", tool_call_id="c1", result=b"%d" % n) for n in (1, 2)]
@@ -498,8 +501,8 @@ async def test_a_lost_answer_is_not_given_to_a_process_that_was_buried_meanwhile
     run = await taken(mailbox)
     await steer(mailbox.scripts, task_id="t1", message_id="m", messages=[b"1"])
     action = Action.PARK if parked else Action.CONTINUE
-    await do(mailbox, run.token, action, **({"plan": b"[]", "awaited": {"child:none": 0.0}} if parked else {}))
-    await lease.bury(mailbox.scripts, process="p", cause=Cause.KILLED)
+    await do(mailbox, run.token, action, **({"plan": b"[]", "awaits": {"child:none": 0.0}} if parked else {}))
+    await lease.reclaim_process(mailbox.scripts, process="p", cause=Cause.KILLED)
     await steer(mailbox.scripts, task_id="t1", message_id="m2", messages=[b"2"])
     await register(mailbox, "p2")
     await take(mailbox, "p2")
@@ -584,7 +587,7 @@ async def test_a_run_whose_holders_die_again_and_again_fails(mailbox: Namespace)
         await mailbox.connection.execute("ZADD", mailbox.keys.prefix + "due:a", "XX", 1, "t1")
         await register(mailbox)
         assert len(await take(mailbox)) == 1
-        await lease.bury(mailbox.scripts, process="p", cause=Cause.CRASHED)
+        await lease.reclaim_process(mailbox.scripts, process="p", cause=Cause.CRASHED)
         assert await read_status(mailbox.scripts, "t1") == status
     stored = await read_run(mailbox.scripts, "t1")
     assert stored is not None
@@ -595,7 +598,7 @@ async def test_a_run_whose_holders_die_again_and_again_fails(mailbox: Namespace)
 
 async def test_a_finished_turn_makes_up_for_recoveries_and_retries(mailbox: Namespace) -> None:
     await taken(mailbox)
-    await lease.bury(mailbox.scripts, process="p", cause=Cause.KILLED)
+    await lease.reclaim_process(mailbox.scripts, process="p", cause=Cause.KILLED)
     await register(mailbox)
     [run] = await take(mailbox)
     await do(mailbox, run.token, Action.BACKOFF, turn_done=False)
@@ -611,7 +614,7 @@ async def test_a_finished_turn_makes_up_for_recoveries_and_retries(mailbox: Name
 async def test_a_cancelled_run_whose_holder_dies_ends_as_cancelled(mailbox: Namespace) -> None:
     await taken(mailbox)
     await cancel(mailbox.scripts, task_id="t1")
-    await lease.bury(mailbox.scripts, process="p", cause=Cause.KILLED)
+    await lease.reclaim_process(mailbox.scripts, process="p", cause=Cause.KILLED)
     assert await read_status(mailbox.scripts, "t1") == "cancelled"
     assert (await event_types(mailbox))[-1] == "run_cancelled"
 
@@ -623,7 +626,7 @@ async def test_other_processes_keep_what_they_hold(mailbox: Namespace) -> None:
     await put(mailbox, "t2")
     await take(mailbox, "p1", count=1)
     await take(mailbox, "p2", count=1)
-    assert len((await lease.bury(mailbox.scripts, process="p1", cause=Cause.KILLED)).go_on) == 1
+    assert len((await lease.reclaim_process(mailbox.scripts, process="p1", cause=Cause.KILLED)).go_on) == 1
     stored = await state(mailbox)
     assert stored["held"] == {"p2": {"t2"}} and stored["lease"].keys() == {"p2"}
 
@@ -632,7 +635,7 @@ async def test_a_dead_process_loses_what_it_is_said_to_hold_only_if_nobody_else_
     await taken(mailbox)
     await register(mailbox, "dead")
     await mailbox.connection.execute("SADD", mailbox.keys.held("dead"), "t1")  # as after a failover
-    assert (await lease.bury(mailbox.scripts, process="dead", cause=Cause.KILLED)).go_on == []
+    assert (await lease.reclaim_process(mailbox.scripts, process="dead", cause=Cause.KILLED)).go_on == []
     stored = await state(mailbox)
     assert stored["run"]["t1"]["holder"] == "p" and stored["held"] == {"p": {"t1"}}
 
@@ -685,7 +688,7 @@ async def test_a_claim_that_comes_late_on_a_connection_that_was_given_up_takes_n
             await put(mailbox, "t2")
             await mailbox.connection.execute("LPOP", mailbox.keys.ready("a"))  # nothing is ready for the newer one
         answer = await claim(
-            mailbox.scripts, process="p", worker="w", agent="a", count=1, recovery_limit=3, nonce=nonce
+            mailbox.scripts, ClaimRequest(process="p", worker="w", agent="a", count=1, recovery_limit=3, nonce=nonce)
         )
         assert isinstance(answer, Claim) and len(answer.runs) == expected
         if nonce == newer:

@@ -11,11 +11,11 @@ from factorial import AgentContext, BaseAgent, ExecutionContext
 from factorial.errors import InactiveTaskError
 from factorial.mailbox import Namespace
 from factorial.mailbox.operations import lease, upkeep
-from factorial.mailbox.operations.claim import Claim, ClaimedRun, claim
+from factorial.mailbox.operations.cancel import cancel
+from factorial.mailbox.operations.claim import Claim, ClaimedRun, ClaimRequest, claim
 from factorial.mailbox.operations.commit import Action, Commit, Committed, commit
 from factorial.mailbox.operations.enqueue import enqueue
 from factorial.mailbox.operations.lease import Cause
-from factorial.mailbox.operations.steer import cancel
 from factorial.mailbox.views.queues import read_queues
 from factorial.testing import ScriptedModel, say
 from tests.harness import System, quick
@@ -29,7 +29,8 @@ async def put(mailbox: Namespace, *names: str, owner: str = "o") -> None:
 async def take(mailbox: Namespace, limit: int = 2, count: int = 10, process: str = "p") -> list[ClaimedRun]:
     await lease.register(mailbox.scripts, process=process, agent="a", lease=60, patience=0, about={})
     answer = await claim(
-        mailbox.scripts, process=process, worker="w", agent="a", count=count, recovery_limit=3, owner_limit=limit
+        mailbox.scripts,
+        ClaimRequest(process=process, worker="w", agent="a", count=count, recovery_limit=3, owner_limit=limit),
     )
     assert isinstance(answer, Claim)
     return list(answer.runs)
@@ -93,9 +94,9 @@ async def test_whatever_lets_go_of_a_run_lets_the_next_one_in(mailbox: Namespace
     await end(mailbox, first, Action.BACKOFF)
     await upkeep.promote(mailbox.scripts, agent="a")
     assert len(await take(mailbox, limit=1)) == 1
-    await lease.bury(mailbox.scripts, process="p", cause=Cause.LEFT)
+    await lease.reclaim_process(mailbox.scripts, process="p", cause=Cause.LEFT)
     [run] = await take(mailbox, limit=1)
-    await lease.disown(mailbox.scripts, process="p", task_ids=[run.task_id])
+    await lease.release(mailbox.scripts, process="p", task_ids=[run.task_id])
     for _ in range(3):
         [run] = await take(mailbox, limit=1)
         await end(mailbox, run)
@@ -144,7 +145,7 @@ async def test_a_limit_that_is_raised_or_removed_lets_the_others_in(mailbox: Nam
     assert [len(await take(mailbox, limit=3)) for _ in range(2)] == [3, 0]
     await put(mailbox, "u", owner="other")
     assert names(await take(mailbox, limit=0)) == ["u"]
-    await lease.bury(mailbox.scripts, process="p", cause=Cause.LEFT)
+    await lease.reclaim_process(mailbox.scripts, process="p", cause=Cause.LEFT)
     assert len(await take(mailbox, limit=0)) == 8
     assert await throttled(mailbox) == 0
 

@@ -13,10 +13,10 @@ from factorial.config import RedisConfig
 from factorial.errors import ConfigError, MailboxFullError, SupervisionError
 from factorial.mailbox import Namespace
 from factorial.mailbox.operations import lease
-from factorial.mailbox.operations.claim import claim
+from factorial.mailbox.operations.claim import ClaimRequest, claim
 from factorial.mailbox.operations.enqueue import enqueue
-from factorial.mailbox.supervisors import reports as supervisors
-from factorial.mailbox.supervisors.reports import Inbox, MalformedOrder, Order
+from factorial.mailbox.supervisors import orders, reports
+from factorial.mailbox.supervisors.orders import Inbox, MalformedOrder, Order
 from factorial.mailbox.transport.blocking import BlockingConnection
 from factorial.mailbox.views.queues import Queue, read_queues
 from tests.redis.stored import contents
@@ -40,7 +40,7 @@ def inbox(mailbox: Namespace, blocking: BlockingConnection) -> Inbox:
 
 async def publish(mailbox: Namespace, *names: str) -> None:
     for name in names:
-        await supervisors.publish(mailbox.scripts, supervisor=name, report={**REPORT, "supervisor": name})
+        await reports.publish(mailbox.scripts, supervisor=name, report={**REPORT, "supervisor": name})
 
 
 async def silence(mailbox: Namespace, name: str, seconds: float) -> None:
@@ -51,7 +51,7 @@ async def silence(mailbox: Namespace, name: str, seconds: float) -> None:
 
 
 async def send(mailbox: Namespace, order_id: str, supervisor: str = "a", patience: float = 60.0, **order: Any) -> None:
-    await supervisors.send(
+    await orders.send(
         mailbox.scripts, supervisor=supervisor, order_id=order_id, order=order or {"verb": "drain"}, patience=patience
     )
 
@@ -72,11 +72,11 @@ async def finds_nothing(inbox: Inbox) -> bool:
 
 
 async def test_reports_can_be_read_with_their_age(mailbox: Namespace) -> None:
-    assert await supervisors.read_all(mailbox.scripts) == []
+    assert await reports.read_all(mailbox.scripts) == []
     await publish(mailbox, "b", "a")
-    a, b = await supervisors.read_all(mailbox.scripts)
+    a, b = await reports.read_all(mailbox.scripts)
     assert (a.name, b.name) == ("a", "b")
-    assert a.report == REPORT
+    assert a.content == REPORT
     assert a.age < 2
     assert not a.is_lost
 
@@ -84,12 +84,12 @@ async def test_reports_can_be_read_with_their_age(mailbox: Namespace) -> None:
 async def test_one_that_is_silent_for_three_intervals_is_lost_until_it_speaks_again(mailbox: Namespace) -> None:
     await publish(mailbox, "a", "b")
     await silence(mailbox, "a", 40)
-    a, b = await supervisors.read_all(mailbox.scripts)
+    a, b = await reports.read_all(mailbox.scripts)
     assert a.is_lost
     assert 39 < a.age < 43
     assert not b.is_lost
     await publish(mailbox, "a")
-    assert not any(one.is_lost for one in await supervisors.read_all(mailbox.scripts))
+    assert not any(one.is_lost for one in await reports.read_all(mailbox.scripts))
 
 
 async def test_one_that_is_silent_for_an_hour_is_forgotten_by_the_way(mailbox: Namespace) -> None:
@@ -97,7 +97,7 @@ async def test_one_that_is_silent_for_an_hour_is_forgotten_by_the_way(mailbox: N
     await silence(mailbox, "a", 3_700)
     await silence(mailbox, "b", 3_500)
     await publish(mailbox, "c")
-    assert [one.name for one in await supervisors.read_all(mailbox.scripts)] == ["b", "c"]
+    assert [one.name for one in await reports.read_all(mailbox.scripts)] == ["b", "c"]
     found = await contents(mailbox.connection, mailbox.redis.namespace)
     assert set(found["supervisors"][""]) == set(found["reports"][""]) == {"b", "c"}
 
@@ -107,7 +107,7 @@ async def test_one_that_has_withdrawn_leaves_nothing(mailbox: Namespace) -> None
     await publish(mailbox, "a")
     await send(mailbox, "1")
     for _ in range(2):  # every command may be sent again
-        await supervisors.withdraw(mailbox.scripts, supervisor="a")
+        await reports.withdraw(mailbox.scripts, supervisor="a")
     after = await contents(mailbox.connection, mailbox.redis.namespace)
     assert after.pop("order") == {"1": b"1"}  # it goes by itself: see below
     assert after == before
@@ -116,15 +116,15 @@ async def test_one_that_has_withdrawn_leaves_nothing(mailbox: Namespace) -> None
 async def test_a_report_that_is_too_large_goes_without_its_children(mailbox: Namespace) -> None:
     children = [{"id": f"a.{number}", "type": "worker", "last_exit": "x" * 1000} for number in range(5000)]
     report = {**REPORT, "tree": {**REPORT["tree"], "children": children}}  # type: ignore[dict-item]
-    await supervisors.publish(mailbox.scripts, supervisor="a", report=report)
-    [heard] = await supervisors.read_all(mailbox.scripts)
-    assert heard.report == REPORT
+    await reports.publish(mailbox.scripts, supervisor="a", report=report)
+    [heard] = await reports.read_all(mailbox.scripts)
+    assert heard.content == REPORT
 
 
 async def test_what_is_no_report_is_passed_over(mailbox: Namespace) -> None:
     await publish(mailbox, "a", "b")
     await mailbox.connection.execute("HSET", f"{mailbox.keys.prefix}reports", "a", "[not json")
-    assert [one.name for one in await supervisors.read_all(mailbox.scripts)] == ["b"]
+    assert [one.name for one in await reports.read_all(mailbox.scripts)] == ["b"]
 
 
 async def test_an_order_reaches_its_supervisor_and_no_other(
@@ -206,7 +206,7 @@ async def test_orders_that_nobody_takes_go_by_themselves(mailbox: Namespace) -> 
     await send(mailbox, "1", patience=60)
     await send(mailbox, "2", patience=0.1)
     assert 50_000 < await mailbox.connection.execute("PTTL", mailbox.keys.orders("a")) <= 60_000
-    await supervisors.withdraw(mailbox.scripts, supervisor="a")
+    await reports.withdraw(mailbox.scripts, supervisor="a")
     await publish(mailbox, "a")
     await send(mailbox, "3", patience=0.1)
 
@@ -271,12 +271,12 @@ async def test_what_is_no_order_is_told_once_and_removed(mailbox: Namespace, inb
 async def test_an_answer_waits_for_its_reader_and_the_first_one_stands(
     mailbox: Namespace, blocking: BlockingConnection
 ) -> None:
-    waiting = asyncio.create_task(supervisors.wait_for_answer(mailbox.scripts, blocking, order_id="1", seconds=10))
-    await supervisors.answer(mailbox.scripts, order_id="1", text="drained planner")
-    await supervisors.answer(mailbox.scripts, order_id="1", error="too late")
+    waiting = asyncio.create_task(orders.wait_for_answer(mailbox.scripts, blocking, order_id="1", seconds=10))
+    await orders.answer(mailbox.scripts, order_id="1", text="drained planner")
+    await orders.answer(mailbox.scripts, order_id="1", error="too late")
     assert await waiting == {"ok": True, "text": "drained planner"}
     # It can be read again, and goes by itself.
-    again = await supervisors.wait_for_answer(mailbox.scripts, blocking, order_id="1", seconds=10)
+    again = await orders.wait_for_answer(mailbox.scripts, blocking, order_id="1", seconds=10)
     assert again == {"ok": True, "text": "drained planner"}
     assert await mailbox.connection.execute("LLEN", mailbox.keys.answer("1")) == 1
     assert 500_000 < await mailbox.connection.execute("PTTL", mailbox.keys.answer("1")) <= 600_000
@@ -285,12 +285,12 @@ async def test_an_answer_waits_for_its_reader_and_the_first_one_stands(
 async def test_an_answer_that_says_why_not_and_one_that_never_comes(
     mailbox: Namespace, blocking: BlockingConnection
 ) -> None:
-    await supervisors.answer(mailbox.scripts, order_id="1", error="x" * 100_000)
-    answer = await supervisors.wait_for_answer(mailbox.scripts, blocking, order_id="1", seconds=10)
+    await orders.answer(mailbox.scripts, order_id="1", error="x" * 100_000)
+    answer = await orders.wait_for_answer(mailbox.scripts, blocking, order_id="1", seconds=10)
     assert answer is not None
     assert answer["ok"] is False
     assert len(json.dumps(answer)) < 5_000
-    assert await supervisors.wait_for_answer(mailbox.scripts, blocking, order_id="2", seconds=0.1) is None
+    assert await orders.wait_for_answer(mailbox.scripts, blocking, order_id="2", seconds=0.1) is None
 
 
 async def test_queues_of_the_agents_that_are_named_and_of_those_that_work(mailbox: Namespace) -> None:
@@ -299,7 +299,7 @@ async def test_queues_of_the_agents_that_are_named_and_of_those_that_work(mailbo
             mailbox.scripts, task_id=f"t{number}", agent="planner", owner_id="o", conversation=[b"{}"], fields={}
         )
     await lease.register(mailbox.scripts, process="p", agent="planner", lease=60, patience=1, about={})
-    await claim(mailbox.scripts, process="p", worker="w", agent="planner", count=1, recovery_limit=3)
+    await claim(mailbox.scripts, ClaimRequest(process="p", worker="w", agent="planner", count=1, recovery_limit=3))
     planner = Queue(ready=2, throttled=0, suspects=0, backoff=0, parked=0, held=1)
     queues = await read_queues(mailbox.scripts, ["weather", "weather"])
     assert queues == {"planner": planner, "weather": Queue(0, 0, 0, 0, 0, 0)}

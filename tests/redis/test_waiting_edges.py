@@ -72,7 +72,7 @@ class Spelled(Agent):
 async def crash(system: System, process: Process) -> None:
     """The process dies, and its supervisor says so."""
     await process.kill()
-    await (await system.mailbox()).release_process(process.name, Cause.CRASHED)
+    await (await system.mailbox()).reclaim_process(process.name, Cause.CRASHED)
 
 
 async def is_journaled(system: System, task_id: str, step: str) -> bool:

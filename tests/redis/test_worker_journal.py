@@ -149,7 +149,7 @@ async def test_a_process_that_dies_between_two_tools_costs_the_step_in_flight_an
     journal = f"{mailbox.keys.prefix}journal:{task_id}"
     await wait_until(lambda: _length(system, journal, 4))
     await victim.kill()
-    await mailbox.release_process(victim.name, Cause.CRASHED)  # what the supervisor does when it sees the process die
+    await mailbox.reclaim_process(victim.name, Cause.CRASHED)  # what the supervisor does when it sees the process die
     await system.start(agent)
     data = await system.ended(task_id)
     assert data["payload"]["output"] == "done"

@@ -72,7 +72,7 @@ async def test_a_process_that_is_known_to_be_dead_is_not_waited_for(system: Syst
     await victim.kill()
     await system.start(agent)
     died = time.monotonic()
-    assert len((await (await system.mailbox()).release_process(victim.name, Cause.CRASHED)).go_on) == 1
+    assert len((await (await system.mailbox()).reclaim_process(victim.name, Cause.CRASHED)).go_on) == 1
     await agent.call_begins()
     assert time.monotonic() - died < 4, "before anybody has looked around unasked"
     agent.gate.set()
@@ -87,7 +87,7 @@ async def test_a_task_that_kills_every_process_fails_as_crash_loop(system: Syste
         victim = await system.start(agent, quick(max_recoveries=3))
         await agent.call_begins()
         await victim.kill()
-        await mailbox.release_process(victim.name, Cause.CRASHED)
+        await mailbox.reclaim_process(victim.name, Cause.CRASHED)
         await system.make_due(task_id)
     data = await system.ended(task_id)
     assert (data["status"], data["pickups"]) == ("failed", 3)
@@ -106,7 +106,7 @@ async def test_suspects_are_spread_over_the_processes_and_nobody_looks_for_more_
         for _ in tasks:
             await agent.call_begins()
         await victim.kill()
-        await mailbox.release_process(victim.name, Cause.CRASHED)
+        await mailbox.reclaim_process(victim.name, Cause.CRASHED)
     second = [await system.start(agent, quick(heartbeat_interval=60), tidy(interval=60)) for _ in range(2)]
     for task_id in tasks:
         await system.make_due(task_id)
@@ -146,7 +146,7 @@ async def test_a_finished_turn_starts_the_count_of_crashes_afresh(system: System
         victim = await system.start(agent, quick(max_recoveries=2))
         await agent.call_begins()
         await victim.kill()
-        await mailbox.release_process(victim.name, Cause.CRASHED)
+        await mailbox.reclaim_process(victim.name, Cause.CRASHED)
         turn = (await system.data(task_id))["payload"]["turn"]
         agent.gate.set()
         worker = await system.start(agent, quick(max_recoveries=2))
@@ -209,7 +209,7 @@ async def test_a_process_that_registers_again_abandons_at_once_what_is_not_its_o
     task_id = await system.submit(agent)
     await agent.call_begins()
     await system.event(task_id, "progress_update_completion_started")  # nothing more is sent: no token is refused
-    await (await system.mailbox()).release_process(process.name, Cause.KILLED)
+    await (await system.mailbox()).reclaim_process(process.name, Cause.KILLED)
     await asyncio.wait_for(agent.abandoned.wait(), 4)  # before it has looked around unasked
     agent.gate.set()
     data = await system.ended(task_id)
@@ -233,7 +233,7 @@ async def test_a_superseded_execution_stops_at_its_next_step(system: System) -> 
     task_id = await superseded_in_its_call(system, agent)
     assert "agent_output" not in await system.types(task_id)
     assert (await system.data(task_id))["payload"]["turn"] == 0
-    await (await system.mailbox()).release_process(system.processes[0].name, Cause.KILLED)
+    await (await system.mailbox()).reclaim_process(system.processes[0].name, Cause.KILLED)
     assert (await system.ended(task_id))["status"] == "completed"
 
 
@@ -249,7 +249,7 @@ async def test_a_superseded_execution_calls_no_tool(system: System) -> None:
     agent = Held(call("tool"), "done", tools=[tool])
     task_id = await superseded_in_its_call(system, agent)
     assert done == []
-    await (await system.mailbox()).release_process(system.processes[0].name, Cause.KILLED)
+    await (await system.mailbox()).reclaim_process(system.processes[0].name, Cause.KILLED)
     assert (await system.ended(task_id))["status"] == "completed"
 
 

@@ -203,7 +203,7 @@ async def _is_steered_cancelled_and_reclaimed(system: System, agent: Agent, llmo
     doomed = await system.start(agent)
     await wait_until(lambda: doomed.holds, message="the process holds the task")
     await doomed.kill()
-    await (await system.mailbox()).release_process(doomed.name, Cause.CRASHED)
+    await (await system.mailbox()).reclaim_process(doomed.name, Cause.CRASHED)
     llmock.reset().reply("Brief.")
     await system.start(agent)
     await system.ended(steered, 30)

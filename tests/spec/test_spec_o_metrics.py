@@ -223,7 +223,7 @@ async def test_spec_O12_only_what_a_dead_process_held_counts_as_recovered(system
         process = await system.start(agent)
         await system.reaches(task_id, "processing")
         await process.kill()
-        await (await system.mailbox()).release_process(process.name, cause)
+        await (await system.mailbox()).reclaim_process(process.name, cause)
     found = (await system.orchestrator.get_metrics())["agents"]["moody"]
     assert counts(found["totals"]) == {"enqueued": 1, "recovered": 1}
 

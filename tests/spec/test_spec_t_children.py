@@ -305,7 +305,7 @@ async def test_spec_T03_a_repeated_step_spawns_nothing_twice(system: System, pro
     task_id = await system.submit(agent)
     await wait_until(lambda: len(seen) == 2)
     await first.kill()
-    await (await system.mailbox()).release_process(first.name)
+    await (await system.mailbox()).reclaim_process(first.name)
     gate.set()
     await system.start(agent)
     shown = await results(system, task_id)
@@ -393,7 +393,7 @@ async def test_spec_T03_half_of_the_children_are_executed_by_a_process_that_dies
     task_id = await system.submit(parent.agent)
     await wait_until(lambda: doomed.holds)
     await doomed.kill()
-    await (await system.mailbox()).release_process(doomed.name)
+    await (await system.mailbox()).reclaim_process(doomed.name)
     await system.start(child)
     assert [one["output"] for one in await results(system, task_id)] == list("abcdefghij")
     assert (await system.data(task_id))["pickups"] == 2

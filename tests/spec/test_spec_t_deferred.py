@@ -254,7 +254,7 @@ async def test_spec_T01_a_turn_that_was_broken_off_asks_once(system: System, pro
     await wait_until(kept, message="the question is in the journal")
     assert await system.orchestrator.complete_deferred_tool(task_id, desk.questions[0][2], "Yes.")
     await first.kill()
-    await (await system.mailbox()).release_process(first.name)
+    await (await system.mailbox()).reclaim_process(first.name)
     gate.set()
     await system.start(agent)
     await system.ended(task_id)
@@ -271,7 +271,7 @@ async def test_spec_T01_the_process_that_resumes_dies(system: System, provider: 
     await system.orchestrator.complete_deferred_tool(task_id, desk.questions[0][2], "Yes.")
     await provider.called()
     await first.kill()
-    await (await system.mailbox()).release_process(first.name)
+    await (await system.mailbox()).reclaim_process(first.name)
     provider.replies = ["never", "She says yes."]
     await system.start(desk.agent)
     assert texts((await system.ended(task_id))["payload"]["messages"]) == YES

@@ -13,7 +13,7 @@ import pytest
 
 from factorial.config import RedisConfig
 from factorial.mailbox import Namespace
-from factorial.mailbox.supervisors import reports as supervisors
+from factorial.mailbox.supervisors import orders, reports
 from factorial.mailbox.transport.blocking import BlockingConnection
 from tests.supervisor.served import FakeOperations, serve
 from tests.support import wait_until
@@ -40,21 +40,21 @@ async def operations(mailbox: Namespace) -> AsyncIterator[FakeOperations]:
 
 async def is_known(mailbox: Namespace, name: str = "a") -> None:
     async def there() -> bool:
-        return any(one.name == name and not one.is_lost for one in await supervisors.read_all(mailbox.scripts))
+        return any(one.name == name and not one.is_lost for one in await reports.read_all(mailbox.scripts))
 
     await wait_until(there, message=f"supervisor {name} is known")
 
 
 async def send(mailbox: Namespace, patience: float = 30.0, **order: Any) -> str:
     order_id = f"order-{next(numbers)}"
-    await supervisors.send(mailbox.scripts, supervisor="a", order_id=order_id, order=order, patience=patience)
+    await orders.send(mailbox.scripts, supervisor="a", order_id=order_id, order=order, patience=patience)
     return order_id
 
 
 async def answer(mailbox: Namespace, order_id: str, seconds: float = 10.0) -> dict[str, Any]:
     blocking = await BlockingConnection.open(mailbox.redis)
     try:
-        found = await supervisors.wait_for_answer(mailbox.scripts, blocking, order_id=order_id, seconds=seconds)
+        found = await orders.wait_for_answer(mailbox.scripts, blocking, order_id=order_id, seconds=seconds)
     finally:
         await blocking.close()
     assert found is not None, f"no answer to {order_id}"
@@ -177,7 +177,7 @@ async def test_an_order_under_way_when_the_supervisor_ends_is_answered(mailbox: 
 
 
 async def test_an_order_that_waited_for_too_long_is_refused(mailbox: Namespace) -> None:
-    await supervisors.publish(mailbox.scripts, supervisor="a", report={})
+    await reports.publish(mailbox.scripts, supervisor="a", report={})
     stale = await send(mailbox, verb="drain", target="weather", patience=0.05)
     good = await send(mailbox, verb="resume", target="weather")  # keeps the mailbox from being forgotten
     begun = int((await mailbox.connection.execute("TIME"))[0])
@@ -204,16 +204,16 @@ async def test_two_supervisors_each_obey_their_own_orders(mailbox: Namespace, op
 
 async def test_who_has_the_answer_sees_what_was_done(mailbox: Namespace, operations: FakeOperations) -> None:
     await asked(mailbox, verb="drain", target="weather")
-    [heard] = await supervisors.read_all(mailbox.scripts)
-    assert heard.report["tree"]["children"][0]["children"][0]["state"] == "drained"
+    [heard] = await reports.read_all(mailbox.scripts)
+    assert heard.content["tree"]["children"][0]["children"][0]["state"] == "drained"
 
 
 async def test_reports_are_told_again_and_again(mailbox: Namespace, operations: FakeOperations) -> None:
     operations.state = "restarting"
 
     async def is_told() -> bool:
-        [heard] = await supervisors.read_all(mailbox.scripts)
-        return str(heard.report).count("restarting") == 1
+        [heard] = await reports.read_all(mailbox.scripts)
+        return str(heard.content).count("restarting") == 1
 
     await wait_until(is_told)
 
@@ -221,7 +221,7 @@ async def test_reports_are_told_again_and_again(mailbox: Namespace, operations: 
 async def test_a_supervisor_that_ends_withdraws(mailbox: Namespace) -> None:
     async with serve(mailbox, FakeOperations()):
         await is_known(mailbox)
-    assert await supervisors.read_all(mailbox.scripts) == []
+    assert await reports.read_all(mailbox.scripts) == []
 
 
 async def test_a_report_that_fails_is_logged_once_and_orders_are_obeyed_all_the_same(

@@ -20,7 +20,7 @@ from factorial.config import RedisConfig
 from factorial.mailbox import Namespace
 from factorial.mailbox.embedded.share import is_running
 from factorial.mailbox.operations.enqueue import enqueue
-from factorial.mailbox.supervisors import reports as supervisors
+from factorial.mailbox.supervisors import reports
 from tests.supervisor.served import FakeOperations, serve
 from tests.support import wait_until
 from tests.valkey import free_port
@@ -51,7 +51,7 @@ class Operator:
         """Wait until these supervisors are known."""
 
         async def known() -> bool:
-            return [one.name for one in await supervisors.read_all(self.mailbox.scripts)] == sorted(names)
+            return [one.name for one in await reports.read_all(self.mailbox.scripts)] == sorted(names)
 
         await wait_until(known, message=f"{names} are known")
 
@@ -110,7 +110,7 @@ async def test_a_stop_is_done_when_the_supervisor_has_ended(
 ) -> None:
     assert await operator.says(*words.split()) == (0, "a: stopped\n", "")
     assert one.asked == [asked]
-    assert await supervisors.read_all(operator.mailbox.scripts) == []
+    assert await reports.read_all(operator.mailbox.scripts) == []
 
 
 async def test_a_stop_that_takes_too_long(

@@ -8,12 +8,13 @@ import pytest
 from factorial._core.json import load_json
 from factorial.mailbox.keys import Keys
 from factorial.mailbox.operations import lease, upkeep
-from factorial.mailbox.operations.claim import Claim, claim
+from factorial.mailbox.operations.cancel import cancel
+from factorial.mailbox.operations.claim import Claim, ClaimRequest, claim
 from factorial.mailbox.operations.commit import Action, Commit, Committed, commit
 from factorial.mailbox.operations.enqueue import enqueue
 from factorial.mailbox.operations.lease import Cause
-from factorial.mailbox.operations.record import Noted, Superseded, record
-from factorial.mailbox.operations.steer import cancel, steer
+from factorial.mailbox.operations.record import Accepted, Superseded, record
+from factorial.mailbox.operations.steer import steer
 from factorial.mailbox.script import Scripts
 from factorial.mailbox.views.read import read_run
 from factorial.task import TaskStatus
@@ -34,17 +35,19 @@ async def test_a_run_from_end_to_end(scripts: Scripts) -> None:
     for name in ("t1", "t2"):
         await enqueue(scripts, task_id=name, agent="a", owner_id="o", conversation=[b"{}"], fields={"query": b'"q"'})
     assert (await cancel(scripts, task_id="t2")).ended_here
-    answer = await claim(scripts, process="p", worker="w", agent="a", count=5, recovery_limit=3)
+    answer = await claim(scripts, ClaimRequest(process="p", worker="w", agent="a", count=5, recovery_limit=3))
     assert isinstance(answer, Claim)
     [first] = answer.runs
-    noted = await record(scripts, task_id="t1", token=first.token, told=1, entries={"completion": b"{}"}, events=[])
-    assert noted == Noted(cancelled=False)
+    noted = await record(
+        scripts, task_id="t1", token=first.token, message_number=1, entries={"completion": b"{}"}, events=[]
+    )
+    assert noted == Accepted(cancelled=False)
     failed = Commit(Action.BACKOFF, turn_done=False, error="oh")
     await commit(scripts, task_id="t1", process="p", token=first.token, work=failed)
     await assert_invariants(scripts.commands, "ns", quiet=True, end_events=False)
     assert await upkeep.promote(scripts, agent="a") == 1
 
-    answer = await claim(scripts, process="p", worker="w", agent="a", count=5, recovery_limit=3)
+    answer = await claim(scripts, ClaimRequest(process="p", worker="w", agent="a", count=5, recovery_limit=3))
     assert isinstance(answer, Claim)
     [second] = answer.runs
     assert (second.journal, second.retries) == ({"completion": b"{}"}, 1)
@@ -72,9 +75,9 @@ async def test_dead_processes(scripts: Scripts) -> None:
         await lease.register(scripts, process="p", agent="a", lease=60, patience=0, about={})
         if held == 1:
             await cancel(scripts, task_id="t2")
-        answer = await claim(scripts, process="p", worker="w", agent="a", count=9, recovery_limit=3)
+        answer = await claim(scripts, ClaimRequest(process="p", worker="w", agent="a", count=9, recovery_limit=3))
         assert isinstance(answer, Claim) and len(answer.runs) == held
-        taken = await lease.bury(scripts, process="p", cause=Cause.CRASHED)
+        taken = await lease.reclaim_process(scripts, process="p", cause=Cause.CRASHED)
         assert len(taken.go_on) + len(taken.given_up) == held
         await assert_invariants(scripts.commands, "ns", quiet=True, end_events=False)
         for name in ("t1", "t2"):

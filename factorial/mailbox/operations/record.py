@@ -1,24 +1,23 @@
-"""Keep what finished within a turn and publish what happened (`step.lua`). Called by the execution's ledger."""
+"""Records finished steps of a turn and publishes its events so far (`record.lua`). Called by the outbox."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from factorial.mailbox.operations.claim import Token
-from factorial.mailbox.operations.enqueue import flattened
-from factorial.mailbox.script import Scripts, counted
+from factorial.mailbox.script import Scripts, counted, flattened
 
-__all__ = ["Noted", "Superseded", "record"]
+__all__ = ["Accepted", "Superseded", "record"]
 
 
 @dataclass(frozen=True, slots=True)
-class Noted:
-    """The step is kept. `cancelled`: somebody asked for the run to end."""
+class Accepted:
+    """The write was accepted. `cancelled`: the run is to be cancelled."""
 
     cancelled: bool
 
 
 class Superseded:
-    """Somebody else holds the run now: nothing was written, and nothing may be."""
+    """Another process holds the run now. Nothing was written."""
 
 
 async def record(
@@ -26,12 +25,13 @@ async def record(
     *,
     task_id: str,
     token: Token,
-    told: int,
+    message_number: int,
     entries: Mapping[str, bytes],
     events: Sequence[bytes],
-) -> Noted | Superseded:
-    """Write journal entries and events, once per `told` however often it is sent."""
+) -> Accepted | Superseded:
+    """Write journal entries and events, once per `message_number`, however often it is sent."""
     answer = await scripts.run(
-        "record", task_id, token.epoch, token.nonce, token.seq, told, *counted(flattened(entries)), *counted(events)
-    )
-    return Superseded() if answer[0] == b"SUPERSEDED" else Noted(cancelled=answer[1] == b"1")
+        "record", task_id, token.epoch, token.nonce, token.seq, message_number,
+        *counted(flattened(entries)), *counted(events),
+    )  # fmt: skip
+    return Superseded() if answer[0] == b"SUPERSEDED" else Accepted(cancelled=answer[1] == b"1")

@@ -1,17 +1,16 @@
-"""Store and queue the children of a run (`spawn.lua`). Called by the execution, for what a step spawns."""
+"""Stores and queues the children of a run (`spawn.lua`). Called by the durable host."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from factorial.mailbox.operations.claim import Token
-from factorial.mailbox.operations.enqueue import flattened
-from factorial.mailbox.operations.record import Noted, Superseded
-from factorial.mailbox.script import Argument, Scripts, counted
+from factorial.mailbox.operations.record import Accepted, Superseded
+from factorial.mailbox.script import Argument, Scripts, counted, flattened
 
 __all__ = ["NewRun", "spawn"]
 
 _AT_ONCE = 100
-"""Children that one script call stores: no call takes long."""
+"""Children that one script call stores, so that no call takes long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +25,10 @@ class NewRun:
 
 async def spawn(
     scripts: Scripts, *, parent: str, token: Token, batch_id: str, children: Sequence[NewRun]
-) -> Noted | Superseded:
-    """Store `children` of the run `parent` that is held under `token`; those that are there are left as they are.
+) -> Accepted | Superseded:
+    """Store `children` of the run `parent`, which is held under `token`. Children that exist are left as they are.
 
-    If the parent is to be cancelled, or is somebody else's, the rest of them is not stored.
+    If the parent is to be cancelled, or another process holds it, the rest of them is not stored.
     """
     for first in range(0, len(children), _AT_ONCE):
         some = children[first : first + _AT_ONCE]
@@ -40,8 +39,8 @@ async def spawn(
         if answer[0] == b"SUPERSEDED":
             return Superseded()
         if answer[0] == b"CANCELLED":
-            return Noted(cancelled=True)
-    return Noted(cancelled=False)
+            return Accepted(cancelled=True)
+    return Accepted(cancelled=False)
 
 
 def _described(child: NewRun) -> list[Argument]:

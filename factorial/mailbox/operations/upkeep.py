@@ -1,34 +1,27 @@
-"""What keeps the queues in order: due runs are queued (`promote.lua`), ended ones removed (`expire.lua`), and what the
-cancelled have spawned is cancelled (`cascade.lua`).
+"""Upkeep of the queues: queues what is due (`promote.lua`), and removes what has expired (`expire.lua`).
 
-Called by the maintenance actor, and by whoever cancels.
+Called by the maintenance actor.
 """
 
 from factorial.mailbox.script import Scripts
 from factorial.task import TaskStatus
 
-__all__ = ["cascade", "expire", "promote"]
-
-_MOST_CANCELLED = 200
-"""Runs that one script call cancels: no call takes long."""
+__all__ = ["expire", "promote"]
 
 
 async def promote(scripts: Scripts, *, agent: str) -> int:
-    """Queue the agent's runs that are due, and wake a worker if anything is ready. Tells how many became ready."""
+    """Queue the agent's runs that are due, and wake a worker if anything is ready. Returns how many were due."""
     return int(await scripts.run("promote", agent))
 
 
 async def expire(scripts: Scripts, *, agent: str, status: TaskStatus, ttl: float, most: int) -> int:
-    """Remove the agent's runs that ended as `status` more than `ttl` seconds ago. Tells how many."""
+    """Remove the agent's runs that ended with `status` more than `ttl` seconds ago, `most` at a time.
+
+    Returns how many were removed.
+    """
     total = 0
     while True:
         removed = int(await scripts.run("expire", agent, status, round(ttl * 1000), most))
         total += removed
         if removed < most:
             return total
-
-
-async def cascade(scripts: Scripts) -> None:
-    """Cancel all runs whose parent was cancelled, or waits for them no more."""
-    while await scripts.run("cascade", _MOST_CANCELLED):
-        pass

@@ -1,1 +1,1 @@
-"""What is stored, read without changing it."""
+"""Reads what is stored, without changing it."""

@@ -1,7 +1,8 @@
-"""What was counted, by agent and span of time (`timeline.lua`). Called by `get_metrics`; changes nothing.
+"""Reads counts of tasks by agent and span of time (`timeline.lua`). Called by `get_metrics`.
 
-The scripts count as they make the changes (`lib/metrics.lua`), so a count is neither lost nor repeated. A bucket is a
-hash, named by its length, its time to be kept, its beginning and its agent; the key `timeline` lists the names.
+The scripts count in the same step as they change a run (`lib/metrics.lua`), so a count is neither lost nor repeated. A
+bucket is a hash, named by its length, the time for which it is kept, its beginning and its agent. The key `timeline`
+lists these names.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,64 +22,64 @@ _NOTHING = Queue(ready=0, throttled=0, suspects=0, backoff=0, parked=0, held=0)
 
 
 class Counts(TypedDict):
-    """What happened to the tasks of one agent in some span of time."""
+    """How many tasks of one agent were enqueued, ended, ... in a span of time."""
 
     enqueued: int
     completed: int
     failed: int
     cancelled: int
     retried: int
-    """Failed tries that were put back to be tried again."""
+    """Failed attempts that are followed by another one."""
     recovered: int
-    """Tasks that were taken back from a process that had died, and go on."""
+    """Tasks that were reclaimed from a dead process, and go on."""
     mean_duration: dict[str, float | None]
-    """Seconds from enqueued to ended, for each of `completed`, `failed` and `cancelled`; None: there was none."""
+    """Seconds from enqueueing to the end, for each of `completed`, `failed` and `cancelled`. None: no task ended so."""
     max_duration: dict[str, float | None]
-    """The longest of these, in seconds."""
+    """The longest of these times, in seconds."""
 
 
 class Bucket(Counts):
-    """What happened from `start` on, for `bucket_seconds`."""
+    """The counts of `bucket_seconds` seconds from `start` on."""
 
     start: str
     """ISO 8601, in UTC."""
 
 
 class InFlight(TypedDict):
-    """How many tasks of one agent have not ended."""
+    """How many tasks of one agent have not ended, by state."""
 
     queued: int
-    """To be taken up."""
+    """Free to be claimed, throttled, or suspects."""
     processing: int
-    """Executed by some process."""
+    """Held by a process."""
     backoff: int
-    """To be tried again later."""
+    """Due later, for the next attempt."""
     parked: int
     """Awaiting results of deferred tools, or children; no process holds them."""
 
 
 class AgentMetrics(TypedDict):
-    """One agent."""
+    """The metrics of one agent."""
 
     now: InFlight
     totals: Counts
-    """Of all the buckets."""
+    """The sums over all buckets."""
     buckets: list[Bucket]
-    """In order, without a gap: the last one is under way."""
+    """In order, without gaps. The last one is the current one."""
 
 
 class Metrics(TypedDict):
-    """What `get_metrics` gives: plain data, good as JSON."""
+    """What `get_metrics` returns: plain data, fit for JSON."""
 
     at: str
-    """When it was read, by the server's clock: ISO 8601, in UTC."""
+    """The time of reading, by the server's clock: ISO 8601, in UTC."""
     bucket_seconds: int
-    """How long a bucket is: as in the settings, or longer if others have counted in longer ones."""
+    """The length of a bucket: that of the settings, or longer if another client counted in longer ones."""
     agents: dict[str, AgentMetrics]
 
 
 async def read_metrics(scripts: Scripts, timeline: MetricsTimelineConfig, agent: str | None = None) -> Metrics:
-    """The metrics of `agent`, or of all agents that were counted lately or that some process works for."""
+    """The metrics of `agent`, or of all agents with recent counts or a registered process."""
     now, length, first, *buckets = await scripts.run(
         "timeline", agent or "", timeline.timeline_duration, timeline.bucket_duration
     )
@@ -119,7 +120,7 @@ def _agent(counted: Mapping[int, list[Mapping[str, int]]], queue: Queue, starts:
 
 
 def _sum(parts: Sequence[Mapping[str, int]]) -> Counts:
-    """Several buckets as one."""
+    """The sum of several buckets."""
     total = {what: sum(part.get(what, 0) for part in parts) for what in _COUNTED}
     mean: dict[str, float | None] = dict.fromkeys(_ENDS)
     longest: dict[str, float | None] = dict.fromkeys(_ENDS)

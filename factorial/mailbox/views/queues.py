@@ -1,4 +1,4 @@
-"""How much work waits, and how much is under way (`queues.lua`). Called by `status`; changes nothing."""
+"""Counts the runs in each place (`queues.lua`). Called by `status` and for metrics."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,23 +10,23 @@ __all__ = ["Queue", "read_queues"]
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """How many runs of one agent there are."""
+    """How many runs of one agent are in each place."""
 
     ready: int
-    """To be taken up."""
+    """Queued, and free to be claimed."""
     throttled: int
-    """To be taken up when their owner has less than `owner_limit` runs held."""
+    """Queued, until their owner has less than `owner_limit` held runs."""
     suspects: int
-    """To be taken up one by one, since their processes crashed."""
+    """Queued, and claimed one to a process, because their processes crashed."""
     backoff: int
-    """To be tried again later."""
+    """Due later, for the next attempt."""
     parked: int
     """Awaiting results of deferred tools, or children."""
     held: int
-    """Executed by some process now."""
+    """Held by a process."""
 
 
 async def read_queues(scripts: Scripts, agents: Iterable[str]) -> dict[str, Queue]:
-    """The queues of `agents`, and of all agents that some process works for, by name."""
+    """The counts of `agents`, and of all agents with a registered process, by name."""
     answer = await scripts.run("queues", *counted(sorted(set(agents))))
     return {answer[i].decode(): Queue(*map(int, answer[i + 1 : i + 7])) for i in range(0, len(answer), 7)}

@@ -1,15 +1,14 @@
-"""What is known about a run (`read.lua`). Called by the orchestrator; changes nothing."""
+"""Reads what is stored of runs and batches (`read.lua`). Called by the orchestrator."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from factorial.errors import CorruptedTaskDataError
-from factorial.mailbox.operations.claim import paired
-from factorial.mailbox.script import Scripts
+from factorial.mailbox.script import Scripts, paired
 from factorial.task import TaskStatus
 
-__all__ = ["StoredBatch", "StoredRun", "born_at", "read_batch", "read_owner", "read_run", "read_status"]
+__all__ = ["StoredBatch", "StoredRun", "first_events", "read_batch", "read_owner", "read_run", "read_status"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,14 +27,14 @@ class StoredRun:
     pickups: int
     error: str
     holder: str
-    """The process that executes it now, or empty."""
+    """The process that holds it, or empty."""
     created_at: datetime
     ended_at: datetime | None
     parent_id: str
     batch_id: str
-    """Of a run that another one has spawned; else empty."""
+    """Of a child that was spawned in a batch; else empty."""
     awaits: list[str]
-    """While it is parked: `tool:<call id>` and `child:<task id>` of all that has not come."""
+    """While it is parked: `tool:<call id>` and `child:<task id>` of everything that has not arrived."""
 
 
 async def read_status(scripts: Scripts, task_id: str) -> TaskStatus | None:
@@ -45,7 +44,7 @@ async def read_status(scripts: Scripts, task_id: str) -> TaskStatus | None:
 
 
 async def read_owner(scripts: Scripts, task_id: str) -> tuple[str, str] | None:
-    """Whose run it is: the owner's id and the agent's name; None if there is no such run."""
+    """The ids of the run's owner and agent, or None if there is no such run."""
     owner_id, agent = await scripts.commands.execute("HMGET", scripts.keys.run(task_id), "owner", "agent")
     return (owner_id.decode(), agent.decode()) if owner_id and agent else None
 
@@ -107,8 +106,8 @@ async def read_batch(scripts: Scripts, batch_id: str) -> StoredBatch | None:
     return StoredBatch(int(total), *(int(count or 0) for count in counts)) if total else None
 
 
-async def born_at(scripts: Scripts, task_ids: Sequence[str]) -> list[str]:
-    """The event ids with which these runs began; runs that are unknown are left out."""
+async def first_events(scripts: Scripts, task_ids: Sequence[str]) -> list[str]:
+    """The ids of the first events of these runs. Unknown runs are left out."""
     found = [await scripts.commands.execute("HGET", scripts.keys.run(task_id), "first_event") for task_id in task_ids]
     return [event_id.decode() for event_id in found if event_id]
 

@@ -1,8 +1,8 @@
-"""An owner's events as they happen, without a gap: the stored ones first, then the live ones.
+"""An owner's events without gaps: first the stored ones, then new ones as they are published.
 
-The owner's stream is the truth; pub/sub only brings news quickly. A subscription reads the stream up to its end, then
-hears the channel; whenever it may have missed something (a lost connection, a reader slower than the news) it reads
-the stream again from where it stands. Called by `orchestrator.subscribe_to_updates`.
+The owner's stream is authoritative; pub/sub only makes delivery fast. A subscription reads the stream up to its end,
+then listens to the channel. Whenever it may have missed a message (a lost connection, a slow reader), it reads the
+stream again from its position. Called by `orchestrator.subscribe_to_updates`.
 """
 
 import asyncio
@@ -26,19 +26,19 @@ __all__ = ["EventFilter", "Position", "activity_since", "end_of_events", "subscr
 _logger = logging.getLogger("factorial.mailbox")
 
 _PAGE = 500
-_MOST_WAITING = 1000
+_MOST_UNREAD = 1000
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Position:
-    """A place in an owner's stream, just behind the event with this id."""
+    """A position in an owner's stream, just after the event with this id."""
 
     ms: int
     seq: int
 
     @classmethod
     def after(cls, event_id: str) -> "Position":
-        """Behind the event `event_id` (`'0'`: before all). Raises `ConfigError` if it is none."""
+        """Just after the event `event_id` (`'0'`: before all). Raises `ConfigError` for anything but an event id."""
         found = re.fullmatch(r"(\d{1,19})(?:-(\d{1,19}))?", event_id)
         if not found:
             raise ConfigError(f"after={event_id[:60]!r} is not an event id: use the 'id' of an update, '0' or '$'")
@@ -51,7 +51,7 @@ class Position:
         return cls(here.ms, here.seq - 1) if here.seq else cls(max(here.ms - 1, 0), 2**63)
 
     def next(self) -> "Position":
-        """Behind the next id that there can be."""
+        """Just after the smallest possible next id."""
         return Position(self.ms, self.seq + 1) if self.seq < 2**63 else Position(self.ms + 1, 0)
 
     def __str__(self) -> str:
@@ -59,7 +59,7 @@ class Position:
 
 
 class EventFilter:
-    """Which events a subscriber wants: those that pass every filter given."""
+    """The events that a subscriber wants: those that pass every given filter."""
 
     def __init__(
         self, task_ids: Collection[str] | None, event_types: Collection[str] | None, event_pattern: str | None
@@ -92,15 +92,15 @@ def _as_set(name: str, values: Collection[str] | None) -> frozenset[str] | None:
 async def subscribe(
     scripts: Scripts, listener: Listener, owner_id: str, start: Position, wanted: EventFilter
 ) -> AsyncGenerator[dict[str, Any], None]:
-    """The owner's events from behind `start` on, in order, each once."""
-    news = _News()
+    """The owner's events after `start`, in order, each once."""
+    inbox = _Inbox()
     channel = scripts.keys.channel(owner_id)
-    await listener.subscribe(channel, news.hear, news.miss)
+    await listener.subscribe(channel, inbox.hear, inbox.miss)
     try:
         position = start
         while True:
-            if news.missed:
-                news.start_over()
+            if inbox.missed:
+                inbox.start_over()
                 async for event in _stored(scripts, owner_id, position):
                     if event["event_type"] == EventType.SUBSCRIPTION_GAP:
                         yield event
@@ -108,30 +108,30 @@ async def subscribe(
                     position = Position.after(event["id"])
                     if wanted.passes(event):
                         yield event
-                continue  # what was missed meanwhile comes before what was heard meanwhile
-            for event in filter(None, map(_read, news.take())):
+                continue  # if messages were missed meanwhile, the stream has them before those that were heard
+            for event in filter(None, map(_read, inbox.take())):
                 if event_id := event["id"]:
                     if Position.after(event_id) <= position:
                         continue
                     position = Position.after(event_id)
                 if wanted.passes(event):
                     yield event
-            await news.arrival()
+            await inbox.arrival()
     finally:
-        await listener.unsubscribe(channel, news.hear)
+        await listener.unsubscribe(channel, inbox.hear)
 
 
-class _News:
-    """What the channel brought and the subscriber has not read yet."""
+class _Inbox:
+    """Messages of the channel that the subscriber has not read."""
 
     def __init__(self) -> None:
         self.missed = True
-        self._waiting: deque[bytes] = deque()
+        self._unread: deque[bytes] = deque()
         self._arrived = asyncio.Event()
 
     def hear(self, message: bytes) -> None:
-        if len(self._waiting) < _MOST_WAITING:
-            self._waiting.append(message)
+        if len(self._unread) < _MOST_UNREAD:
+            self._unread.append(message)
             self._arrived.set()
         else:
             self.miss()
@@ -142,34 +142,34 @@ class _News:
 
     def start_over(self) -> None:
         self.missed = False
-        self._waiting.clear()
+        self._unread.clear()
 
     def take(self) -> list[bytes]:
-        taken = list(self._waiting)
-        self._waiting.clear()
+        taken = list(self._unread)
+        self._unread.clear()
         return taken
 
     async def arrival(self) -> None:
-        if not self._waiting and not self.missed:
+        if not self._unread and not self.missed:
             self._arrived.clear()
             await self._arrived.wait()
 
 
 def _read(raw: bytes) -> dict[str, Any] | None:
-    """The event, or None if it is none: one that was damaged, or was put there by somebody else, is passed over."""
+    """The event, or None for a message that is not one: it is damaged, or another program sent it."""
     try:
         event = load_json(raw)
     except ValueError:
         event = None
     if isinstance(event, dict) and {"event_type", "task_id"} <= event.keys():
         return {"id": None, **event}
-    _logger.warning("an event that cannot be read is passed over: %r", raw[:100])
+    _logger.warning("an event that cannot be read is skipped: %r", raw[:100])
     return None
 
 
 async def _stored(scripts: Scripts, owner_id: str, position: Position) -> AsyncIterator[dict[str, Any]]:
-    """The stored events behind `position`, preceded by a `subscription_gap` if some of them are gone."""
-    if lost := await _trimmed_behind(scripts, owner_id, position):
+    """The stored events after `position`, preceded by a `subscription_gap` if some of them were trimmed."""
+    if lost := await _trimmed_after(scripts, owner_id, position):
         gap = QueueEvent(
             event_type=EventType.SUBSCRIPTION_GAP, owner_id=owner_id, data={"after": str(position), "lost_up_to": lost}
         )
@@ -186,15 +186,15 @@ async def _stored(scripts: Scripts, owner_id: str, position: Position) -> AsyncI
             return
 
 
-async def _trimmed_behind(scripts: Scripts, owner_id: str, position: Position) -> str | None:
-    """The id up to which events behind `position` have been trimmed, or None if all are there.
+async def _trimmed_after(scripts: Scripts, owner_id: str, position: Position) -> str | None:
+    """The id up to which events after `position` were trimmed, or None if all of them are stored.
 
-    The server does not say which event was the last that it trimmed. Behind a position before the first kept one, all
-    is there only if that one is the very next id.
+    The server does not say which event it trimmed last. After a position before the first stored event, nothing was
+    trimmed only if that event has the very next id.
     """
     try:
         about = await scripts.commands.execute("XINFO", "STREAM", scripts.keys.events(owner_id))
-    except ResponseError:  # no such key: nothing was ever stored, or it is over and cannot be told apart
+    except ResponseError:  # no such key: nothing was ever stored, or it has expired, which looks the same
         return None
     names = {name: value for name, value in zip(about[::2], about[1::2], strict=True)}
     if position == Position(0, 0) or names[b"entries-added"] == names[b"length"]:
@@ -207,12 +207,12 @@ async def _trimmed_behind(scripts: Scripts, owner_id: str, position: Position) -
 
 
 async def end_of_events(scripts: Scripts, owner_id: str) -> Position:
-    """Behind the owner's newest event."""
+    """Just after the owner's newest event."""
     last = await scripts.commands.execute("XREVRANGE", scripts.keys.events(owner_id), "+", "-", "COUNT", 1)
     return Position.after(last[0][0].decode()) if last else Position(0, 0)
 
 
 async def activity_since(scripts: Scripts, owner_id: str) -> str | None:
-    """The event with which the owner's present or latest activity began: it went from no active run to one."""
+    """The event with which the owner's present or latest activity began: the first active run was enqueued."""
     since = await scripts.commands.execute("HGET", scripts.keys.owner(owner_id), "active_since")
     return since.decode() if since else None

@@ -14,8 +14,8 @@ from typing import Any
 from factorial._core.text import one_line
 from factorial.config import RedisConfig
 from factorial.errors import ConfigError, SupervisionError
-from factorial.mailbox.supervisors import reports as supervisors
-from factorial.mailbox.supervisors.reports import LOST_AFTER, Heard
+from factorial.mailbox.supervisors.orders import send, wait_for_answer
+from factorial.mailbox.supervisors.reports import LOST_AFTER, Report, read_all
 from factorial.mailbox.transport.blocking import BlockingConnection
 from factorial.mailbox.views.queues import Queue, read_queues
 from factorial.mailbox.visit import Visit, visiting
@@ -42,7 +42,7 @@ class Selection:
 class Status:
     """The latest reports of some supervisors, and the queues of their agents."""
 
-    supervisors: Sequence[Heard]
+    supervisors: Sequence[Report]
     queues: Mapping[str, Queue]
     missing: SupervisionError | None
     """The error to raise if there is no such supervisor."""
@@ -54,13 +54,13 @@ class Status:
 
     def as_text(self) -> str:
         """A table per supervisor, and one of the queues. The queues are shown also if no supervisor is known."""
-        subjects = [Subject(one.report, one.age, one.is_lost) for one in self.supervisors]
+        subjects = [Subject(one.content, one.age, one.is_lost) for one in self.supervisors]
         return draw(subjects, {agent: astuple(queue) for agent, queue in self.queues.items()})
 
     def as_json(self) -> dict[str, Any]:
         """Everything, as plain data."""
         return {
-            "supervisors": [{**one.report, "age": one.age, "lost": one.is_lost} for one in self.supervisors],
+            "supervisors": [{**one.content, "age": one.age, "lost": one.is_lost} for one in self.supervisors],
             "queues": {agent: asdict(queue) for agent, queue in self.queues.items()},
         }
 
@@ -89,9 +89,9 @@ class Supervisor:
         scripts = self._visit.scripts
         deadline = asyncio.get_running_loop().time() + patience
         order_id = uuid.uuid4().hex
-        await supervisors.send(scripts, supervisor=self.name, order_id=order_id, order=order, patience=patience)
+        await send(scripts, supervisor=self.name, order_id=order_id, order=order, patience=patience)
         seconds = patience + _EXTRA_SECONDS
-        answer = await supervisors.wait_for_answer(scripts, blocking, order_id=order_id, seconds=seconds)
+        answer = await wait_for_answer(scripts, blocking, order_id=order_id, seconds=seconds)
         match answer:
             case None:
                 raise SupervisionError(
@@ -131,7 +131,7 @@ async def read_status(redis: RedisConfig, selection: Selection) -> Status:
     async with visiting(redis) as visit:
         known = await _known(visit)
         chosen = [one for one in known if selection.name in ("", one.name)]
-        agents = [agent for one in chosen for agent in _agents(one.report.get("tree"))]
+        agents = [agent for one in chosen for agent in _agents(one.content.get("tree"))]
         queues = await read_queues(visit.scripts, agents)
     return Status(chosen, queues, None if chosen else _not_found(selection, known, visit.place))
 
@@ -144,12 +144,12 @@ async def reach(redis: RedisConfig, selection: Selection) -> AsyncIterator[list[
         yield [Supervisor(visit, one.name) for one in _choose(await _known(visit), selection, visit.place)]
 
 
-async def _known(visit: Visit) -> list[Heard]:
-    heard = await supervisors.read_all(visit.scripts)
-    return [replace(one, report=checked_report(one.report)) for one in heard]
+async def _known(visit: Visit) -> list[Report]:
+    reports = await read_all(visit.scripts)
+    return [replace(one, content=checked_report(one.content)) for one in reports]
 
 
-def _choose(known: Sequence[Heard], selection: Selection, place: str) -> list[Heard]:
+def _choose(known: Sequence[Report], selection: Selection, place: str) -> list[Report]:
     alive = [one for one in known if not one.is_lost]
     if selection.name:
         chosen = [one for one in alive if one.name == selection.name]
@@ -162,12 +162,12 @@ def _choose(known: Sequence[Heard], selection: Selection, place: str) -> list[He
     return chosen
 
 
-def _not_found(selection: Selection, known: Sequence[Heard], place: str) -> SupervisionError:
+def _not_found(selection: Selection, known: Sequence[Report], place: str) -> SupervisionError:
     which = f"no supervisor {selection.name!r}" if selection.name else "no supervisor"
     return SupervisionError(f"{which} runs in {place}; {_names(known)}")
 
 
-def _names(known: Sequence[Heard]) -> str:
+def _names(known: Sequence[Report]) -> str:
     if not known:
         return "none is known there: is it the right server and namespace?"
     names = (f"{one.name} (lost, last heard of {span(one.age)} ago)" if one.is_lost else one.name for one in known)

@@ -13,8 +13,9 @@ from contextlib import asynccontextmanager, suppress
 
 from factorial.errors import ConfigError, FactorialError, MailboxError, SupervisionError
 from factorial.mailbox import Namespace
-from factorial.mailbox.supervisors import reports as supervisors
-from factorial.mailbox.supervisors.reports import REPORT_INTERVAL, Inbox, MalformedOrder, Order
+from factorial.mailbox.supervisors import reports
+from factorial.mailbox.supervisors.orders import Inbox, MalformedOrder, Order, answer
+from factorial.mailbox.supervisors.reports import REPORT_INTERVAL
 from factorial.mailbox.transport.blocking import BlockingConnection
 from factorial.supervisor.operate.verbs import USAGE, Operations, operation, summary
 
@@ -93,7 +94,7 @@ class _ControlMailbox:
 
     async def _publish(self) -> None:
         try:
-            await supervisors.publish(self._scripts, supervisor=self._name, report=self._operations.report())
+            await reports.publish(self._scripts, supervisor=self._name, report=self._operations.report())
         except Exception as failure:  # as above
             if not self._publishing_fails:
                 self._log_outage(failure)
@@ -157,7 +158,7 @@ class _ControlMailbox:
     async def _answer(self, order: Order, text: str, error: str, *, is_usage: bool = False) -> None:
         try:
             kind = USAGE if is_usage else ""
-            await supervisors.answer(self._scripts, order_id=order.id, text=text, error=error, kind=kind)
+            await answer(self._scripts, order_id=order.id, text=text, error=error, kind=kind)
         except MailboxError as failure:
             _logger.warning("the answer to an order (%s) is lost: %s", summary(order.content), failure)
 
@@ -171,6 +172,6 @@ class _ControlMailbox:
             async with asyncio.timeout(_CLOSING_SECONDS):
                 for order in left.values():
                     await self._answer(order, "", "the supervisor ended before it was done")
-                await supervisors.withdraw(self._scripts, supervisor=self._name)
+                await reports.withdraw(self._scripts, supervisor=self._name)
         except (MailboxError, TimeoutError) as failure:
             _logger.info("%s could not withdraw its report: %s", self._name, str(failure) or "no answer")

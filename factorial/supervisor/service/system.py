@@ -211,7 +211,7 @@ async def _reclaim(namespace: "Namespace", exit: ChildExit) -> None:
     """Reclaim the tasks of a process that has ended, so that other processes continue them at once."""
     cause = cause_of(exit)
     try:
-        taken = await namespace.release_process(exit.process, cause)
+        taken = await namespace.reclaim_process(exit.process, cause)
     except MailboxError as unreachable:
         _logger.warning("the tasks of %s continue only after its lease has expired: %s", exit.process, unreachable)
         return
