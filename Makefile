@@ -6,20 +6,21 @@ TEST := .venv
 BIN := $(TEST)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint format wheel bench cluster chaos mutants model clean python
+.PHONY: help demo test test-fast lint format wheel bench cluster chaos mutants model clean python
 
 help:
-	@echo "make demo    an agent at work, one of its processes killed on the way"
-	@echo "make test    lint, formatting, types, import directions, workflows, tests"
-	@echo "make lint    the first five of these"
-	@echo "make format  write the code as the formatter would"
-	@echo "make wheel   the package as users install it, in dist/"
-	@echo "make cluster the tests that share a server, on a cluster of three nodes and on one with sentinels"
-	@echo "make chaos   every fault for longer, then a storm of kills of 20 minutes (MINUTES=2: of two)"
-	@echo "make mutants one fault at a time in a copy of the code: the tests have to notice each"
-	@echo "make model   every state of a model of the mailbox protocol; needs Spin and gcc"
-	@echo "make bench   what we claim about speed, measured again"
-	@echo "make clean   remove the virtual environments and caches"
+	@echo "make demo      an agent at work, one of its processes killed on the way"
+	@echo "make test      lint, formatting, types, import directions, workflows, tests"
+	@echo "make lint      the first five of the above"
+	@echo "make test-fast the tests that need no server and no processes: less than a minute"
+	@echo "make format    write the code as the formatter would"
+	@echo "make wheel     the package as users install it, in dist/"
+	@echo "make cluster   the tests that share a server, on a cluster of three nodes and on one with sentinels"
+	@echo "make chaos     every fault for longer, then a storm of kills of 20 minutes (MINUTES=2: of two)"
+	@echo "make mutants   one fault at a time in a copy of the code: the tests have to notice each"
+	@echo "make model     every state of a model of the mailbox protocol; needs Spin and gcc"
+	@echo "make bench     what we claim about speed, measured again"
+	@echo "make clean     remove the virtual environments and caches"
 	@echo "PYTHON=python3.13 make ... uses another Python (3.11 or newer)"
 
 demo: $(DEMO)/.installed
@@ -27,9 +28,13 @@ demo: $(DEMO)/.installed
 
 # Most tests wait most of the time, for processes, servers and clocks: so several run at once.
 JOBS ?= 3
-PYTEST := $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
+PYTEST := $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --durations=15 --durations-min=2
 test: lint
 	$(PYTEST)
+
+# What needs no server and no process of Factorial. It takes less than a minute on two cores.
+test-fast: $(TEST)/.installed
+	$(PYTEST) tests/unit tests/models tests/examples/test_architecture.py tests/examples/test_house_rules.py
 
 lint: $(TEST)/.installed
 	$(BIN)/ruff check .
