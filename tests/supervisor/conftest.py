@@ -1,4 +1,4 @@
-"""Supervisors in processes of their own, and a check that none of their processes is left."""
+"""Supervisors in separate processes, and a check that none of their processes is left."""
 
 import asyncio
 import json
@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 class Host:
-    """A supervisor that runs `host.py`, in a process group of its own, as a shell would start it."""
+    """A supervisor that runs `host.py` in its own process group, as a shell starts it."""
 
     def __init__(self, diary: Path) -> None:
         self.diary = diary
@@ -38,7 +38,7 @@ class Host:
         return read(self.diary, event)
 
     async def has(self, event: str, count: int = 1, timeout: float = 10.0) -> list[dict[str, Any]]:
-        """Wait until the diary has so many events of this kind."""
+        """Wait until the diary has `count` events of this kind."""
         await wait_until(
             lambda: len(self.noted(event)) >= count or self.process.returncode is not None,
             timeout,
@@ -51,11 +51,11 @@ class Host:
         await wait_until(lambda: "root is up" in self.stderr.read_text(), message="the start of all children")
 
     def signal_group(self, number: signal.Signals) -> None:
-        """As a terminal signals a foreground job."""
+        """Signal the process group, as a terminal does for a foreground job."""
         os.killpg(self.process.pid, number)
 
     def members(self) -> list[psutil.Process]:
-        """The processes that were started for this supervisor and are alive."""
+        """The living processes that were started for this supervisor."""
         return session_members(self.process.pid)
 
 

@@ -1,4 +1,4 @@
-"""A supervisor's control mailbox on a real Valkey, with operations that only note what was asked of them."""
+"""A supervisor's control mailbox on a real Valkey, with fake operations that record the calls."""
 
 import asyncio
 import contextlib

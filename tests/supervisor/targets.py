@@ -1,4 +1,4 @@
-"""What the children of these tests run. They need no Redis; what they see goes into a diary, one JSON line each."""
+"""The targets of the children in these tests. They write what they see to a diary, as JSON lines."""
 
 import asyncio
 import ctypes
@@ -18,14 +18,14 @@ from factorial.supervisor.process.lifeline import Lifeline, inside_child
 
 
 def note(diary: str, lifeline: Lifeline, event: str, **more: Any) -> None:
-    """One line, written at once and in one piece, so that children may share a diary."""
+    """Write one line in one piece, so that children can share a diary."""
     line = json.dumps({"event": event, "process": lifeline.process, "pid": os.getpid(), **more})
     with Path(diary).open("a") as file:
         file.write(f"{line}\n")
 
 
 def read(diary: str | Path, event: str | None = None) -> list[dict[str, Any]]:
-    """What was noted so far, in order: all of it, or one kind of event."""
+    """The entries so far, in order: all, or those of one event."""
     lines = Path(diary).read_text().splitlines() if Path(diary).exists() else []
     return [entry for entry in map(json.loads, lines) if event in (None, entry["event"])]
 
@@ -39,7 +39,7 @@ async def obedient(lifeline: Lifeline, *, diary: str) -> None:
 
 
 async def slow(lifeline: Lifeline, *, diary: str, seconds: float) -> None:
-    """Takes its time to drain, unless it is told to leave now."""
+    """Drains slowly, unless it is asked to leave now."""
     note(diary, lifeline, "started")
     lifeline.ready()
     await lifeline.draining.wait()
@@ -53,7 +53,7 @@ async def slow(lifeline: Lifeline, *, diary: str, seconds: float) -> None:
 
 
 async def stubborn(lifeline: Lifeline, *, diary: str) -> None:
-    """Takes no notice of anything: its event loop is blocked."""
+    """Ignores everything: its event loop is blocked."""
     note(diary, lifeline, "started")
     lifeline.ready()
     await asyncio.sleep(0)
@@ -61,7 +61,7 @@ async def stubborn(lifeline: Lifeline, *, diary: str) -> None:
 
 
 async def never_ready(lifeline: Lifeline, *, diary: str) -> None:
-    """Does not get ready, and leaves only when it has to."""
+    """Does not get ready, and ends only when it has to leave."""
     note(diary, lifeline, "started")
     await lifeline.leaving.wait()
 
@@ -81,7 +81,7 @@ async def exits(lifeline: Lifeline, *, diary: str, code: int = 0) -> None:
 
 
 async def fails_later(lifeline: Lifeline, *, diary: str, good_starts: int) -> None:
-    """Starts well a few times, and fails then."""
+    """Starts successfully a few times, then fails."""
     note(diary, lifeline, "started")
     if len(read(diary, "started")) > good_starts:
         raise ValueError("no more")
@@ -90,7 +90,7 @@ async def fails_later(lifeline: Lifeline, *, diary: str, good_starts: int) -> No
 
 
 async def with_grandchild(lifeline: Lifeline, *, diary: str) -> None:
-    """Has a program running, as a tool may, which holds every descriptor it inherits open."""
+    """Runs a program, as a tool may, which keeps every inherited descriptor open."""
     program = subprocess.Popen(["sleep", "600"], close_fds=False)  # noqa: ASYNC220  # it does not wait
     note(diary, lifeline, "started", grandchild=program.pid)
     lifeline.ready()
@@ -107,7 +107,7 @@ async def with_endless_thread(lifeline: Lifeline, *, diary: str) -> None:
 
 
 async def blocked_in_python(lifeline: Lifeline, *, diary: str, after: float = 0.3) -> None:
-    """Blocks its event loop with a plain pause, while one of its tools waits for something that never comes."""
+    """Blocks its event loop with `time.sleep`, while one of its tools awaits something that never comes."""
 
     async def tool_that_waits() -> None:
         await asyncio.Event().wait()
@@ -132,7 +132,7 @@ async def blocked_in_c(lifeline: Lifeline, *, diary: str) -> None:
 
 
 async def hungry(lifeline: Lifeline, *, diary: str, megabytes: int) -> None:
-    """Has so much memory in use."""
+    """Uses `megabytes` of memory."""
     food = b"x" * (megabytes * 1024 * 1024)
     note(diary, lifeline, "started", bytes=len(food))
     lifeline.ready()
@@ -140,7 +140,7 @@ async def hungry(lifeline: Lifeline, *, diary: str, megabytes: int) -> None:
 
 
 async def with_gauges(lifeline: Lifeline, *, diary: str) -> None:
-    """Measures itself; one of its gauges is broken."""
+    """Has gauges, one of which is broken."""
     lifeline.gauge("tasks", lambda: 7)
     lifeline.gauge("broken", lambda: 1 / 0)
     lifeline.ready()
@@ -149,7 +149,7 @@ async def with_gauges(lifeline: Lifeline, *, diary: str) -> None:
 
 
 async def talkative(lifeline: Lifeline, *, diary: str, beats: int) -> None:
-    """Has beats that fill a pipe quickly, and notes when there were so many."""
+    """Sends beats that fill a pipe quickly, and makes an entry after `beats` of them."""
     beaten = 0
 
     def count() -> int:
@@ -165,12 +165,12 @@ async def talkative(lifeline: Lifeline, *, diary: str, beats: int) -> None:
 
 
 async def fails_at_length(lifeline: Lifeline, *, diary: str) -> None:
-    """Has more to say about its failure than fits."""
+    """Fails with a message that is too long for a report."""
     raise ValueError("ü" * 10_000)
 
 
 async def prints(lifeline: Lifeline, *, diary: str) -> None:
-    """Prints, warns and logs as code does that knows of no other process, and writes past Python."""
+    """Prints, warns, logs, and writes to the descriptors directly."""
     print("one", "line")
     print("two\nlines", file=sys.stderr)
     warnings.warn("a warning", stacklevel=1)
@@ -182,7 +182,7 @@ async def prints(lifeline: Lifeline, *, diary: str) -> None:
 
 
 async def crashes(lifeline: Lifeline, *, diary: str) -> None:
-    """Reads at the address 0, as broken C code may."""
+    """Reads at address 0, as faulty C code may."""
     lifeline.ready()
     await asyncio.sleep(0.1)
     ctypes.string_at(0)

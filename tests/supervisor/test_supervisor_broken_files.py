@@ -1,4 +1,4 @@
-"""Broken files, each broken in a way of its own: one line that names the file, the key or module, and the reason.
+"""Broken files: each error is one line that names the file, the key or module, and the reason.
 
 Most call the command's `main` in this process, with `--check`; some start the real command. Nothing is fake.
 """
@@ -45,7 +45,7 @@ STORE = '[[runner]]\nagent = "shop:store"\n'
 
 @dataclass(frozen=True)
 class Broken:
-    """What is in the file, and what its message has to say besides the file's name."""
+    """The content of the file, and what its message contains apart from the file's name."""
 
     content: str | bytes
     says: tuple[str, ...]
@@ -211,7 +211,7 @@ BROKEN = {
         "[[group]] 1: significant=true",
         "permanent",
     ),
-    "significant for nobody": broken(
+    "significant without auto_shutdown": broken(
         RUNNER + "restart = 'transient'\nsignificant = true", "[[runner]] 1: significant=true", "auto_shutdown"
     ),
     "significant within a group": broken(
@@ -257,7 +257,7 @@ BROKEN = {
 
 @pytest.fixture
 def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A user's directory with modules, some of which are as broken as the files."""
+    """A user's directory with modules, some of which are broken."""
     for name, source in MODULES.items():
         (tmp_path / f"{name}.py").write_text(source)
         monkeypatch.delitem(sys.modules, name, raising=False)
@@ -289,20 +289,20 @@ def check_complaint(code: int, stdout: str, stderr: str, file: str, says: tuple[
 def test_one_line_names_file_key_and_reason(kind: str, directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write(BROKEN[kind])
     code = main(["broken.toml", "--check"])
-    told = capsys.readouterr()
-    check_complaint(code, told.out, told.err, "broken.toml", BROKEN[kind].says)
+    printed = capsys.readouterr()
+    check_complaint(code, printed.out, printed.err, "broken.toml", BROKEN[kind].says)
 
 
 @pytest.mark.parametrize("kind", ["missing", "a directory", "a file for a directory", "a link to itself", "too long"])
-def test_a_file_that_is_none(kind: str, directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_path_that_is_not_a_readable_file(kind: str, directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (directory / "file").touch()
     (directory / "link.toml").symlink_to("link.toml")
     names = ["none.toml", ".", "file/system.toml", "link.toml", "x" * 300]
     reasons = ["there is no such file", "Is a directory", "Not a directory", "symbolic links", "name too long"]
     place = ["missing", "a directory", "a file for a directory", "a link to itself", "too long"].index(kind)
     code = main([names[place], "--check"])
-    told = capsys.readouterr()
-    check_complaint(code, told.out, told.err, names[place], (reasons[place],))
+    printed = capsys.readouterr()
+    check_complaint(code, printed.out, printed.err, names[place], (reasons[place],))
 
 
 @pytest.mark.parametrize("check", [True, False])
@@ -310,7 +310,7 @@ def test_a_file_that_is_none(kind: str, directory: Path, capsys: pytest.CaptureF
     "kind",
     ["empty", "UTF-16", "unknown key of worker", "soft above hard", "module that raises", "two agents of one name"],
 )
-def test_so_does_the_real_command(kind: str, check: bool, directory: Path) -> None:
+def test_the_real_command_prints_the_same_line(kind: str, check: bool, directory: Path) -> None:
     write(BROKEN[kind])
     done = subprocess.run(
         [sys.executable, "-m", "factorial.supervisor", "broken.toml", *(["--check"] if check else [])],
@@ -334,7 +334,7 @@ def _place(process: psutil.Process) -> str:
         ({"REDIS_HOST": "h", "REDIS_PORT": "many"}, ("REDIS_HOST and REDIS_PORT: write it as redis://",)),
     ],
 )
-def test_a_mistake_in_the_environment_is_told_as_well(
+def test_an_error_in_the_environment_is_one_line_too(
     variables: dict[str, str], says: tuple[str, ...], directory: Path
 ) -> None:
     write(broken(RUNNER))
@@ -363,6 +363,6 @@ def test_a_good_file_passes(directory: Path, capsys: pytest.CaptureFixture[str])
     assert main(["broken.toml", "--check"]) == 0, capsys.readouterr().err
 
 
-def test_they_are_many() -> None:
+def test_there_are_many_cases() -> None:
     assert len(BROKEN) >= 100
     assert len({case.content for case in BROKEN.values()}) == len(BROKEN)

@@ -59,7 +59,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
 
 
 def command_line(process: psutil.Process) -> str:
-    """Empty for a process that has ended."""
+    """Its command line, empty for a process that has ended."""
     try:
         return " ".join(process.cmdline())
     except psutil.NoSuchProcess:
@@ -99,7 +99,7 @@ def test_the_check_as_json(project: Project, capsys: pytest.CaptureFixture[str])
         ('[[runner]]\nagent = "json:dumsp"', "has no 'dumsp'"),
     ],
 )
-def test_a_mistake_in_the_file_is_one_line_and_exit_code_2(
+def test_an_error_in_the_file_is_one_line_and_exit_code_2(
     project: Project, capsys: pytest.CaptureFixture[str], content: str | None, named: str
 ) -> None:
     if content is not None:

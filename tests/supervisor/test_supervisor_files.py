@@ -1,4 +1,4 @@
-"""The files in supervisors/: each system starts and runs a task of each agent; the others say what is true of them.
+"""The files in supervisors/: each system starts and runs a task of each agent; the other files are checked.
 
 Real: the command, its processes, Valkey (embedded, or on a port), systemd's own check of the unit. Scripted: the model.
 """
@@ -90,7 +90,7 @@ class Started:
         return [process for process in psutil.process_iter() if self._is_member(process)]
 
     def _is_member(self, process: psutil.Process) -> bool:
-        """Of its session; or the embedded server, which has one of its own and works in the directory."""
+        """Whether it is of the session, or the embedded server, which has a session of its own."""
         try:
             at_home = os.getsid(process.pid) == self.process.pid or process.cwd().startswith(str(self.directory))
             return at_home and process.status() != psutil.STATUS_ZOMBIE
@@ -128,7 +128,7 @@ async def test_it_runs_a_task_of_each_agent_and_stops(started: Started) -> None:
 
 
 @pytest.mark.parametrize("started", ["quickstart.toml"], indirect=True)
-async def test_it_tells_systemd_what_the_unit_has_it_wait_for(started: Started) -> None:
+async def test_it_reports_to_systemd_what_the_unit_waits_for(started: Started) -> None:
     address = str(started.directory / "notify")
     started.environment |= {"NOTIFY_SOCKET": address, "WATCHDOG_USEC": "400000"}
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
@@ -137,7 +137,7 @@ async def test_it_tells_systemd_what_the_unit_has_it_wait_for(started: Started) 
         said: list[str] = []
 
         async def hears(text: str) -> None:
-            """Wait until it is said, after what was said before."""
+            """Wait until it is reported, after what was reported before."""
             while text not in said:
                 async with asyncio.timeout(40):
                     said.extend((await asyncio.get_running_loop().sock_recv(systemd, 4096)).decode().split("\n"))
@@ -162,7 +162,7 @@ async def test_it_tells_systemd_what_the_unit_has_it_wait_for(started: Started) 
 
 
 def keys_of(cls: Any, table: str) -> Iterator[tuple[str, str, Any]]:
-    """Each table's name, key and default, all the way down."""
+    """Each table, key and default, of all nested tables."""
     for field in fields(cls):
         kind = get_type_hints(cls)[field.name]
         inner = kind.__args__[0] if getattr(kind, "__origin__", None) is tuple else kind
@@ -173,7 +173,7 @@ def keys_of(cls: Any, table: str) -> Iterator[tuple[str, str, Any]]:
 
 
 def shown() -> dict[tuple[str, str], str]:
-    """Table and key of each setting in the file, whether in use or not, and the comment above it."""
+    """The comment above each setting in the file, by table and key. Commented settings are included."""
     found: dict[tuple[str, str], str] = {}
     table, comment = "", ""
     for line in PRODUCTION.splitlines():
@@ -190,7 +190,7 @@ def shown() -> dict[tuple[str, str], str]:
 ALL_KEYS = list(keys_of(SystemConfig, ""))
 
 
-def test_there_are_as_many_keys_as_one_thinks() -> None:
+def test_all_tables_of_the_file_are_covered() -> None:
     assert len(ALL_KEYS) > 40
     assert {table for table, _, _ in ALL_KEYS} == set(re.findall(r"^\[+([\w.]+)\]+$", PRODUCTION, re.MULTILINE))
 
@@ -201,15 +201,15 @@ def test_production_shows_every_key_with_its_default(table: str, key: str, defau
     if default is MISSING:
         assert comment.endswith("There is no default.")
         return
-    told = re.search(r"Default: (.+)\.$", comment)
-    assert told, comment
+    shown_default = re.search(r"Default: (.+)\.$", comment)
+    assert shown_default, comment
     if default is None:
-        assert re.match(r"as in \[|no", told[1])
+        assert re.match(r"as in \[|no", shown_default[1])
     else:
-        assert tomllib.loads(f"it = {told[1]}")["it"] == default
+        assert tomllib.loads(f"it = {shown_default[1]}")["it"] == default
 
 
-def test_production_has_no_key_that_is_not_there() -> None:
+def test_production_has_no_unknown_key() -> None:
     assert set(shown()) == {(table, key) for table, key, _ in ALL_KEYS}
 
 
@@ -226,7 +226,7 @@ UNIT = (FILES / "factorial.service").read_text()
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
 def test_systemd_finds_nothing_wrong_with_the_unit(tmp_path: Path) -> None:
-    """With the Python that runs this test, because the one that the unit names is nowhere yet."""
+    """Uses the Python that runs this test, because the one in the unit does not exist here."""
     unit = tmp_path / "factorial.service"
     unit.write_text(UNIT.replace("/opt/factorial/.venv/bin/python", sys.executable))
     done = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True, timeout=60, check=False)
@@ -234,14 +234,14 @@ def test_systemd_finds_nothing_wrong_with_the_unit(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")
-def test_systemd_would_find_a_mistake_in_the_unit(tmp_path: Path) -> None:
+def test_systemd_finds_an_error_in_a_broken_unit(tmp_path: Path) -> None:
     unit = tmp_path / "factorial.service"
     unit.write_text(UNIT.replace("/opt/factorial/.venv/bin/python", sys.executable) + "\n[Service]\nRestrat=no\n")
     done = subprocess.run(["systemd-analyze", "verify", unit], capture_output=True, text=True, timeout=60, check=False)
     assert "Restrat" in done.stderr
 
 
-def test_the_unit_leaves_time_to_stop_and_leaves_the_stopping_to_the_supervisor() -> None:
+def test_the_unit_allows_enough_time_and_signals_only_the_supervisor() -> None:
     said = dict(re.findall(r"^(\w+)=(.*)$", UNIT, re.MULTILINE))
     assert float(said["TimeoutStopSec"]) > GRACE + LEAVE_SECONDS
     assert (said["Type"], said["KillMode"], said["OOMPolicy"]) == ("notify", "mixed", "continue")
@@ -257,8 +257,8 @@ def test_the_image_has_the_supervisor_as_pid_1_and_not_as_root() -> None:
 
 
 @pytest.mark.checkout
-def test_what_the_image_copies_is_there_and_installs(tmp_path: Path) -> None:
-    """The package's metadata can be made of what is copied before `pip install`: nothing that it names is missing."""
+def test_the_files_that_the_image_copies_exist_and_install(tmp_path: Path) -> None:
+    """The package's metadata can be made of what is copied before `pip install`: it names no missing file."""
     copies = re.findall(r"^COPY (.*) (\S+)$", (FILES / "Dockerfile").read_text(), re.MULTILINE)
     for sources, target in copies:
         for source in sources.split():
@@ -285,7 +285,7 @@ def main_of(directory: Path) -> int:
     return done.returncode
 
 
-def test_the_containers_share_a_server_that_keeps_everything() -> None:
+def test_the_containers_share_a_server_with_persistence() -> None:
     yaml = pytest.importorskip("yaml")
     said = yaml.safe_load((FILES / "compose.yaml").read_text())
     valkey, system = said["services"]["valkey"], said["services"]["system"]

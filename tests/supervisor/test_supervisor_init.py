@@ -60,7 +60,7 @@ agent = "pid1_agents:slow"
 
 @cache
 def unshare() -> tuple[str, ...] | None:
-    """How to start a program as PID 1 here; `None` if that is not allowed."""
+    """The command that starts a program as PID 1 here, or `None` if that is not allowed."""
     for user in ((), ("--user", "--map-root-user")):
         command = ("unshare", *user, "--pid", "--fork", "--kill-child", "--mount-proc")
         try:
@@ -77,7 +77,7 @@ pytestmark = pytest.mark.skipif(
 
 
 class Container:
-    """A program as PID 1. What it says goes to `log`."""
+    """A program as PID 1. Its output goes to `log`."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
@@ -104,13 +104,13 @@ class Container:
 
     @property
     def init(self) -> psutil.Process:
-        """PID 1, as it is seen from outside."""
+        """PID 1, seen from outside."""
         [init] = psutil.Process(self.outside.pid).children()
         return init
 
     @property
     def supervisor(self) -> psutil.Process:
-        """The child that PID 1 has made of itself."""
+        """The child that PID 1 has forked."""
         command = self.init.cmdline()
         [supervisor] = [child for child in self.init.children() if child.cmdline() == command]
         return supervisor
@@ -119,7 +119,7 @@ class Container:
         return [each for each in self.init.children(recursive=True) if each.status() == psutil.STATUS_ZOMBIE]
 
     async def ends(self, timeout: float = 20.0) -> int:
-        """Wait for the end, and give the exit code."""
+        """Wait for the end, and return the exit code."""
         await wait_until(lambda: self.outside.poll() is not None, timeout, f"the end; log: {self.log.read_text()}")
         return int(self.outside.returncode)
 
@@ -129,7 +129,7 @@ async def container() -> AsyncIterator[Container]:
     container = Container(Path(tempfile.mkdtemp(prefix="fct-")))  # a short path, for the socket
     yield container
     if hasattr(container, "outside"):
-        container.outside.kill()  # and with it, all
+        container.outside.kill()  # this ends all processes in the namespace
         container.outside.wait()
     shutil.rmtree(container.directory, ignore_errors=True)
 
@@ -154,13 +154,13 @@ async def test_signals_are_passed_on(container: Container, name: str) -> None:
     assert await container.ends() == 3
 
 
-async def test_a_supervisor_is_born_with_the_signals_as_they_were(container: Container) -> None:
+async def test_a_supervisor_inherits_the_signal_mask_of_the_caller(container: Container) -> None:
     container.run_stand_in("import signal\nprint('held:', signal.pthread_sigmask(signal.SIG_BLOCK, []))")
     assert await container.ends() == 0
     assert "held: set()" in container.log.read_text()
 
 
-async def test_orphans_are_reaped_and_the_supervisor_s_own_children_are_its_own(container: Container) -> None:
+async def test_orphans_are_collected_and_the_children_of_the_supervisor_are_not(container: Container) -> None:
     container.run_stand_in(
         "import subprocess, time\n"
         "own = subprocess.Popen(['sh', '-c', 'exit 5'])\n"
@@ -172,14 +172,14 @@ async def test_orphans_are_reaped_and_the_supervisor_s_own_children_are_its_own(
     assert container.init.children() == [container.supervisor]
 
 
-async def test_a_program_that_a_tool_has_left_is_not_waited_for(container: Container) -> None:
+async def test_pid_1_does_not_wait_for_a_program_that_a_tool_has_left(container: Container) -> None:
     container.run_stand_in(
         "import os, subprocess\nsubprocess.Popen(['sleep', '300'], start_new_session=True)\nos.kill(os.getpid(), 9)"
     )
     assert await container.ends(5) == 137
 
 
-async def test_elsewhere_nothing_happens(container: Container) -> None:
+async def test_a_process_that_is_not_pid_1_does_not_fork(container: Container) -> None:
     container.run(
         "-c",
         "import os, subprocess, sys\nsys.exit(subprocess.run([sys.executable, '-c', "
@@ -191,7 +191,7 @@ async def test_elsewhere_nothing_happens(container: Container) -> None:
 
 @pytest.fixture
 async def system(container: Container, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Orchestrator]:
-    """The real command as PID 1, and a client of it that is outside of the container."""
+    """The real command as PID 1, and a client outside of the container."""
     (container.directory / "pid1_agents.py").write_text(AGENTS)
     (container.directory / "system.toml").write_text(SYSTEM)
     monkeypatch.chdir(container.directory)
@@ -240,7 +240,9 @@ async def test_when_the_supervisor_is_killed_the_workers_drain_before_pid_1_ends
     begin = time.monotonic()
     container.supervisor.kill()
     assert await container.ends() == 137
-    assert time.monotonic() - begin < 6 + 5 + 2  # the grace, the time to leave, and how often an orphan looks
+    assert (
+        time.monotonic() - begin < 6 + 5 + 2
+    )  # the grace, the time to leave, and the interval in which an orphan checks its parent
     log = container.log.read_text()
     assert log.count("the supervisor has ended: draining, then leaving") == 2
     assert "Traceback" not in log
@@ -248,4 +250,4 @@ async def test_when_the_supervisor_is_killed_the_workers_drain_before_pid_1_ends
     data = await again.get_task_data(task_id)
     await again.close()
     assert data is not None
-    assert (data["status"], data["retries"]) == ("queued", 0)  # given back, and not taken away from a dead process
+    assert (data["status"], data["retries"]) == ("queued", 0)  # released, and not reclaimed from a dead process

@@ -16,7 +16,7 @@ Gone = Callable[[float], Awaitable[None]]
 LONG = {"shutdown": 60.0}
 
 
-async def test_children_get_plain_data_and_do_not_import_the_main_module_again(host: Host, gone: Gone) -> None:
+async def test_children_receive_plain_data_and_do_not_import_the_main_module(host: Host, gone: Gone) -> None:
     await host.start({}, ("obedient", {}))
     [started] = await host.has("started")
     assert started["inside_child"] is True
@@ -57,7 +57,7 @@ async def test_a_killed_child_is_noticed_at_once_and_restarted(host: Host) -> No
     assert await host.process.wait() == 0
 
 
-async def test_restarts_go_on_when_the_tracker_of_multiprocessing_was_killed(host: Host) -> None:
+async def test_restarts_work_after_the_tracker_of_multiprocessing_was_killed(host: Host) -> None:
     await host.start({}, ("obedient", {}))
     await host.is_ready()
     [tracker] = [process for process in host.members() if "resource_tracker" in " ".join(process.cmdline())]
@@ -70,9 +70,11 @@ async def test_restarts_go_on_when_the_tracker_of_multiprocessing_was_killed(hos
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("whom", ["supervisor", "group", "everybody"])
-async def test_one_signal_drains_whomever_it_reaches(host: Host, number: signal.Signals, whom: str) -> None:
-    """Everybody: systemd signals all processes of a unit, and the supervisor then signals its children too.
-    The children are stopped one after the other, so the second signal comes late: it must not mean "leave now"."""
+async def test_one_signal_drains_whether_it_reaches_the_supervisor_or_all_processes(
+    host: Host, number: signal.Signals, whom: str
+) -> None:
+    """systemd signals all processes of a unit, and the supervisor then signals its children, too. The second signal
+    must not mean "leave now"."""
     first, second = ("slow", {"kwargs": {"seconds": 1.0}, **LONG}), ("slow", {"kwargs": {"seconds": 0.4}, **LONG})
     await host.start({"strategy": "rest_for_one"}, first, second)
     await host.is_ready()
@@ -121,8 +123,8 @@ async def test_a_signal_during_the_start_leaves_nothing(host: Host) -> None:
     assert "Traceback" not in host.stderr.read_text()
 
 
-async def test_a_signal_while_a_child_is_being_born_ends_no_child_in_disorder(host: Host) -> None:
-    """It reaches the child before that can listen, or has left the group: it waits."""
+async def test_a_signal_while_a_child_starts_does_not_end_it_abnormally(host: Host) -> None:
+    """The signal reaches the child before it handles signals, or has left the group: it stays pending."""
     await host.start({}, ("obedient", {}))
 
     def born() -> bool:
@@ -135,7 +137,7 @@ async def test_a_signal_while_a_child_is_being_born_ends_no_child_in_disorder(ho
     assert "Traceback" not in host.stderr.read_text()
 
 
-async def test_who_does_not_stop_is_killed(host: Host) -> None:
+async def test_a_child_that_does_not_stop_is_killed(host: Host) -> None:
     await host.start({}, ("stubborn", {"shutdown": 0.3}))
     await host.is_ready()
     host.process.send_signal(signal.SIGTERM)
@@ -153,7 +155,7 @@ async def test_children_of_a_killed_supervisor_drain_and_leave(host: Host, gone:
     assert len(host.noted("drained")) == 2
 
 
-async def test_orphans_that_do_not_drain_are_told_to_leave_and_then_end_in_any_case(host: Host, gone: Gone) -> None:
+async def test_orphans_that_do_not_drain_are_asked_to_leave_and_then_end_in_any_case(host: Host, gone: Gone) -> None:
     slow = ("slow", {"kwargs": {"seconds": 600}, "shutdown": 0.3})
     await host.start({}, slow, ("stubborn", {"shutdown": 0.3}))
     await host.is_ready()
@@ -203,7 +205,7 @@ async def test_a_restart_that_fails_is_tried_again(host: Host) -> None:
 
 
 async def test_the_programs_of_a_killed_child_die_with_it(host: Host) -> None:
-    """And they do not hide its death, although they hold its end of the sentinel open."""
+    """They do not hide its death, although they keep its end of the sentinel open."""
     await host.start({}, ("with_grandchild", {}))
     await host.is_ready()
     [started] = host.noted("started")
@@ -214,7 +216,7 @@ async def test_the_programs_of_a_killed_child_die_with_it(host: Host) -> None:
     assert await host.process.wait() == 0
 
 
-async def test_a_thread_that_does_not_return_does_not_hold_the_process(host: Host) -> None:
+async def test_a_thread_that_does_not_return_does_not_keep_the_process(host: Host) -> None:
     await host.start({}, ("with_endless_thread", LONG))
     await host.is_ready()
     host.process.send_signal(signal.SIGTERM)
@@ -242,7 +244,7 @@ async def test_log_lines_name_their_process(host: Host) -> None:
 
 @pytest.mark.parametrize(("strategy", "again"), [("one_for_all", 3), ("rest_for_one", 2)])
 async def test_a_group_is_restarted_together(host: Host, strategy: str, again: int) -> None:
-    """The siblings are terminated in reverse order, by SIGTERM, and all start anew in order."""
+    """The siblings are terminated in reverse order, by SIGTERM, and all are started in order."""
     await host.start({"strategy": strategy}, ("obedient", {}), ("obedient", {}), ("obedient", {}))
     await host.is_ready()
     os.kill(host.noted("started")[1]["pid"], signal.SIGKILL)

@@ -1,4 +1,4 @@
-"""The health of children: real processes that block, eat, hang and print, and the monitor that looks after them.
+"""The health of children: real processes that block, eat, hang and print, and the monitor that watches them.
 
 They need no Redis. The part of the tree (who is watched, who is replaced) is played by the test.
 """
@@ -31,7 +31,7 @@ QUICK = HealthLimits(blocked_after=0.5)
 
 @contextmanager
 def redirected(descriptor: int, file: Path) -> Iterator[None]:
-    """Have the children inherit this file. (`capfd` would cut off what they write while it is being read.)"""
+    """Let the children inherit this file. (`capfd` loses what they write while it is read.)"""
     before = os.dup(descriptor)
     with file.open("ab") as opened:
         os.dup2(opened.fileno(), descriptor)
@@ -78,12 +78,12 @@ class Ward:
         return child
 
     async def noted(self, event: str) -> dict[str, Any]:
-        """Wait until a child has noted this."""
+        """Wait until a child has made this entry."""
         entries: list[dict[str, Any]] = await wait_until(lambda: targets.read(self.diary, event), message=event)
         return entries[0]
 
     def said(self) -> str:
-        """What the children have written to standard error so far."""
+        """The standard error of the children so far."""
         return self.stderr.read_text()
 
     async def has_said(self, text: str) -> str:
@@ -109,7 +109,7 @@ async def ended(child: ChildProcess) -> ChildExit:
 
 
 def line_of(target: Callable[..., Any], text: str) -> str:
-    """How a stack names the line of `target` that contains `text`."""
+    """The line of `target` that contains `text`, as a stack shows it."""
     lines = Path(targets.__file__).read_text().splitlines()
     first = target.__code__.co_firstlineno
     number = next(number for number, line in enumerate(lines, 1) if number > first and text in line)
@@ -119,7 +119,9 @@ def line_of(target: Callable[..., Any], text: str) -> str:
 @pytest.mark.parametrize(
     ("target", "culprit"), [("blocked_in_python", "time.sleep(600)"), ("blocked_in_c", "re.match(")]
 )
-async def test_a_blocked_event_loop_is_ended_and_says_where(ward: Ward, target: str, culprit: str) -> None:
+async def test_a_process_with_a_blocked_event_loop_is_killed_and_its_stacks_show_where(
+    ward: Ward, target: str, culprit: str
+) -> None:
     child = await ward.start(target)
     noted = await ward.noted("blocked")
     began = time.monotonic()
@@ -132,8 +134,8 @@ async def test_a_blocked_event_loop_is_ended_and_says_where(ward: Ward, target: 
     assert re.search(line_of(getattr(targets, target), culprit), said), said
 
 
-async def test_a_blocked_child_also_says_what_each_of_its_tasks_waits_for(ward: Ward) -> None:
-    """The loop is blocked, and yet its tasks are shown: to the innermost call."""
+async def test_a_blocked_child_also_writes_where_each_of_its_tasks_is_suspended(ward: Ward) -> None:
+    """The tasks of a blocked loop are shown, down to the innermost call."""
     child = await ward.start("blocked_in_python")
     await ended(child)
     said = ward.said()
@@ -142,17 +144,17 @@ async def test_a_blocked_child_also_says_what_each_of_its_tasks_waits_for(ward: 
     assert place.index("in run_of_an_agent") < place.index("in tool_that_waits") < place.index("in wait")
 
 
-async def test_a_child_that_beats_is_left_alone(ward: Ward) -> None:
+async def test_a_child_that_beats_is_not_killed(ward: Ward) -> None:
     child = await ward.start("obedient", HealthLimits(blocked_after=0.3, hard_memory=4096 * MB))
-    await asyncio.sleep(1.5)  # five times as long as it may be silent
+    await asyncio.sleep(1.5)  # five times the allowed silence
     assert child.silence < 0.3
     assert not child._exit.done()
 
 
-async def test_a_stopped_supervisor_does_not_find_its_children_blocked(ward: Ward) -> None:
-    """A supervisor that does not run for a while, nor reads any beats: here, its own event loop is blocked."""
+async def test_time_in_which_the_supervisor_did_not_run_is_not_silence(ward: Ward) -> None:
+    """The supervisor does not run for a while, and reads no beats: here its own event loop is blocked."""
     child = await ward.start("obedient", HealthLimits(blocked_after=0.3))
-    os.kill(child.pid, signal.SIGSTOP)  # so that no beat saves it
+    os.kill(child.pid, signal.SIGSTOP)  # so that no beat arrives
     time.sleep(1.5)  # noqa: ASYNC251  # this is the test
     os.kill(child.pid, signal.SIGCONT)
     await asyncio.sleep(0.6)
@@ -160,14 +162,14 @@ async def test_a_stopped_supervisor_does_not_find_its_children_blocked(ward: War
     assert child.silence < 0.3
 
 
-async def test_too_much_memory_is_the_end_at_once(ward: Ward) -> None:
+async def test_a_child_beyond_its_hard_limit_of_memory_is_killed_at_once(ward: Ward) -> None:
     child = await ward.start("hungry", HealthLimits(hard_memory=200 * MB), megabytes=250)
     exit = await ended(child)
     assert (exit.signal, exit.reason, exit.asked) == ("SIGKILL", ExitReason.ABNORMAL, False)
     assert re.fullmatch(r"its memory was \d{3} MB, and hard_memory_mb is 200", exit.why)
 
 
-async def test_rather_much_memory_is_a_reason_for_a_successor(
+async def test_a_child_beyond_its_soft_limit_of_memory_is_replaced(
     ward: Ward, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(health, "SETTLED_SECONDS", 1.5)
@@ -185,7 +187,7 @@ async def test_rather_much_memory_is_a_reason_for_a_successor(
 
 
 async def test_beats_carry_the_lag_and_what_the_child_measures(ward: Ward) -> None:
-    """And a gauge that is broken stops nothing."""
+    """A broken gauge does not stop the beats."""
     child = await ward.start("with_gauges")
     await wait_until(lambda: "rss" in child.report())
     report = child.report()
@@ -204,11 +206,11 @@ async def test_the_lag_grows_while_a_child_is_silent(ward: Ward) -> None:
     await ward.noted("blocked")
     await wait_until(lambda: child.report()["lag"] > 0.5)
     await wait_until(lambda: child.report()["lag"] > 1.5)
-    assert child.figures.report()["lag"] < 0.5  # the last beat knew nothing of it
+    assert child.figures.report()["lag"] < 0.5  # the last beat does not include it
 
 
-async def test_between_two_beats_nothing_lags(ward: Ward) -> None:
-    """Though the monitor may have counted two whole rounds since the last beat."""
+async def test_there_is_no_lag_between_two_beats(ward: Ward) -> None:
+    """The monitor may have counted two whole rounds since the last beat."""
     child = await ward.start("obedient", HealthLimits())
     await wait_until(lambda: "lag" in child.report())
     child.silence = 2.0
@@ -219,17 +221,17 @@ async def test_the_processes_below_a_child_are_counted(ward: Ward) -> None:
     child = await ward.start("with_grandchild", HealthLimits())
     below = descendants()
     assert below[child.pid] == 1
-    assert os.getpid() not in below  # only what is below us
+    assert os.getpid() not in below  # only processes below this one
     child.measure(below)
     assert child.report()["descendants"] == 1
 
 
-async def test_nobody_reads_the_reports_and_the_child_goes_on(ward: Ward) -> None:
-    """As when the supervisor is stopped: the pipe is full, further beats are lost, and whole ones come later."""
+async def test_a_full_pipe_does_not_block_the_child(ward: Ward) -> None:
+    """As when the supervisor is stopped: further beats are dropped, and complete ones arrive later."""
     child = await ward.start("talkative", HealthLimits(blocked_after=0.1), beats=60)  # 16 of them fill the pipe
     loop, reports = asyncio.get_running_loop(), child._reports.fileno()
     loop.remove_reader(reports)
-    child.asked_with = signal.SIGTERM  # the monitor is to look away
+    child.asked_with = signal.SIGTERM  # the monitor skips it
 
     def latest() -> float:
         return max(child.figures.gauges.values(), default=0)
@@ -240,7 +242,7 @@ async def test_nobody_reads_the_reports_and_the_child_goes_on(ward: Ward) -> Non
     await wait_until(lambda: latest() > 60, message="a beat from after the silence")
 
 
-async def test_the_figures_of_a_process_that_is_gone(ward: Ward) -> None:
+async def test_the_figures_of_a_process_that_has_ended(ward: Ward) -> None:
     child = await ward.start("with_gauges")
     child.kill()
     await ended(child)
@@ -248,7 +250,7 @@ async def test_the_figures_of_a_process_that_is_gone(ward: Ward) -> None:
     assert child.report().keys() <= {"lag", "tasks"}
 
 
-async def test_sigusr1_has_a_child_write_its_stacks_and_it_lives_on(
+async def test_on_sigusr1_a_child_writes_its_stacks_and_keeps_running(
     ward: Ward, caplog: pytest.LogCaptureFixture
 ) -> None:
     child = await ward.start("obedient", HealthLimits())
@@ -264,8 +266,8 @@ async def test_sigusr1_has_a_child_write_its_stacks_and_it_lives_on(
     assert (await ended(child)).exitcode == 0
 
 
-async def test_sighup_is_nothing_to_a_child(ward: Ward) -> None:
-    """But to the programs that its tools start: they are as the machine's other programs."""
+async def test_a_child_ignores_sighup(ward: Ward) -> None:
+    """Programs that its tools start do not ignore it: they have the default handlers."""
     child = await ward.start("with_grandchild")
     grandchild = psutil.Process((await ward.noted("started"))["grandchild"])
     os.kill(child.pid, signal.SIGHUP)
@@ -276,7 +278,7 @@ async def test_sighup_is_nothing_to_a_child(ward: Ward) -> None:
     assert (await ended(child)).exitcode == 0
 
 
-async def test_signals_wait_until_the_child_can_listen(ward: Ward) -> None:
+async def test_signals_are_blocked_until_the_child_handles_them(ward: Ward) -> None:
     spec = ChildSpec(id="child", target="tests.supervisor.targets:obedient", kwargs={"diary": str(ward.diary)})
     child = ChildProcess(spec)
     ward.children.append(child)
@@ -285,7 +287,7 @@ async def test_signals_wait_until_the_child_can_listen(ward: Ward) -> None:
     assert await child.ready()
 
 
-async def test_a_crash_in_c_says_where(ward: Ward, caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_stacks_of_a_crash_in_c_are_written(ward: Ward, caplog: pytest.LogCaptureFixture) -> None:
     child = await ward.start("crashes")
     exit = await ended(child)
     assert (exit.signal, exit.reason, exit.why) == ("SIGSEGV", ExitReason.ABNORMAL, "")
@@ -307,7 +309,7 @@ async def test_what_a_child_prints_carries_its_name(ward: Ward) -> None:
     assert "written past Python" in lines
 
 
-async def test_an_error_of_the_monitor_is_logged_and_it_goes_on(
+async def test_an_error_of_the_monitor_is_logged_and_it_keeps_watching(
     ward: Ward, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     quick = replace(QUICK, blocked_after=0.2)

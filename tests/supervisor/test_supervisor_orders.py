@@ -1,6 +1,6 @@
-"""The supervisor's ear: it takes orders and tells how its tree is, whatever comes, and whatever happens to the server.
+"""The control mailbox: a supervisor takes orders and publishes reports, also after malformed orders and outages.
 
-The server is a real Valkey. Fake: the operations, which only note what was asked of them.
+The server is a real Valkey. Fake: the operations, which record the calls.
 """
 
 import asyncio
@@ -31,7 +31,7 @@ async def mailbox(redis_url: str, namespace: str) -> AsyncIterator[Namespace]:
 
 @pytest.fixture
 async def operations(mailbox: Namespace) -> AsyncIterator[FakeOperations]:
-    """Operations that are served, as supervisor `a`."""
+    """The operations of supervisor `a`, which takes orders."""
     operations = FakeOperations()
     async with serve(mailbox, operations):
         await is_known(mailbox)
@@ -107,7 +107,7 @@ async def test_an_order_that_cannot_be_carried_out_is_answered_and_the_next_one_
     assert (await asked(mailbox, verb="drain", target="weather"))["ok"]
 
 
-async def test_what_is_no_order_is_logged_and_the_next_one_is_carried_out(
+async def test_a_malformed_order_is_logged_and_the_next_one_is_carried_out(
     mailbox: Namespace, operations: FakeOperations, caplog: pytest.LogCaptureFixture
 ) -> None:
     await mailbox.connection.execute("RPUSH", mailbox.keys.orders("a"), "nonsense")
@@ -125,7 +125,7 @@ async def test_a_long_order_does_not_keep_a_stop_waiting(mailbox: Namespace, ope
     assert (await answer(mailbox, slow)) == {"ok": True, "text": "done: restart slow"}
 
 
-async def test_orders_are_carried_out_one_after_the_other(
+async def test_orders_are_carried_out_one_at_a_time(
     mailbox: Namespace, operations: FakeOperations, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -141,10 +141,10 @@ async def test_orders_are_carried_out_one_after_the_other(
     assert "waits for its turn: restart" not in caplog.text
 
 
-async def test_an_order_whose_turn_does_not_come_in_time_is_refused_then_and_never_carried_out(
+async def test_an_order_that_has_not_started_in_time_is_refused_and_never_carried_out(
     mailbox: Namespace, operations: FakeOperations
 ) -> None:
-    async with operations.turn:  # a reload, say
+    async with operations.turn:  # as during a reload
         drain = await send(mailbox, verb="drain", target="weather", patience=0.3)
         refused = await answer(mailbox, drain)
         assert refused["error"].startswith(
@@ -154,19 +154,19 @@ async def test_an_order_whose_turn_does_not_come_in_time_is_refused_then_and_nev
     assert operations.asked == ["resume weather"]
 
 
-async def test_a_stop_needs_no_turn(mailbox: Namespace, operations: FakeOperations) -> None:
+async def test_a_stop_does_not_wait_for_its_turn(mailbox: Namespace, operations: FakeOperations) -> None:
     async with operations.turn:
         assert (await asked(mailbox, verb="stop", now=False))["ok"]
 
 
-async def test_the_answer_tells_a_mistake_in_the_asking_from_what_cannot_be_done(
+async def test_the_answer_distinguishes_a_wrong_order_from_one_that_cannot_be_done(
     mailbox: Namespace, operations: FakeOperations
 ) -> None:
     assert (await asked(mailbox, verb="drain", target="nowhere"))["kind"] == "usage"
     assert "kind" not in await asked(mailbox, verb="drain", target="resting")
 
 
-async def test_an_order_under_way_when_the_supervisor_ends_is_answered(mailbox: Namespace) -> None:
+async def test_an_order_in_progress_when_the_supervisor_ends_is_answered(mailbox: Namespace) -> None:
     operations = FakeOperations()
     async with serve(mailbox, operations) as ear:
         await is_known(mailbox)
@@ -176,10 +176,10 @@ async def test_an_order_under_way_when_the_supervisor_ends_is_answered(mailbox: 
         assert await answer(mailbox, slow) == {"ok": False, "error": "the supervisor ended before it was done"}
 
 
-async def test_an_order_that_waited_for_too_long_is_refused(mailbox: Namespace) -> None:
+async def test_a_stale_order_is_refused(mailbox: Namespace) -> None:
     await reports.publish(mailbox.scripts, supervisor="a", report={})
     stale = await send(mailbox, verb="drain", target="weather", patience=0.05)
-    good = await send(mailbox, verb="resume", target="weather")  # keeps the mailbox from being forgotten
+    good = await send(mailbox, verb="resume", target="weather")  # keeps the mailbox from expiring
     begun = int((await mailbox.connection.execute("TIME"))[0])
 
     async def a_second_later() -> bool:
@@ -194,7 +194,7 @@ async def test_an_order_that_waited_for_too_long_is_refused(mailbox: Namespace) 
     assert operations.asked == ["resume weather"]
 
 
-async def test_two_supervisors_each_obey_their_own_orders(mailbox: Namespace, operations: FakeOperations) -> None:
+async def test_two_supervisors_carry_out_only_their_own_orders(mailbox: Namespace, operations: FakeOperations) -> None:
     other = FakeOperations("b")
     async with serve(mailbox, other):
         await is_known(mailbox, "b")
@@ -202,13 +202,13 @@ async def test_two_supervisors_each_obey_their_own_orders(mailbox: Namespace, op
         assert (operations.asked, other.asked) == (["drain weather"], [])
 
 
-async def test_who_has_the_answer_sees_what_was_done(mailbox: Namespace, operations: FakeOperations) -> None:
+async def test_a_status_after_the_answer_shows_what_was_done(mailbox: Namespace, operations: FakeOperations) -> None:
     await asked(mailbox, verb="drain", target="weather")
     [heard] = await reports.read_all(mailbox.scripts)
     assert heard.content["tree"]["children"][0]["children"][0]["state"] == "drained"
 
 
-async def test_reports_are_told_again_and_again(mailbox: Namespace, operations: FakeOperations) -> None:
+async def test_reports_are_published_repeatedly(mailbox: Namespace, operations: FakeOperations) -> None:
     operations.state = "restarting"
 
     async def is_told() -> bool:
@@ -224,11 +224,11 @@ async def test_a_supervisor_that_ends_withdraws(mailbox: Namespace) -> None:
     assert await reports.read_all(mailbox.scripts) == []
 
 
-async def test_a_report_that_fails_is_logged_once_and_orders_are_obeyed_all_the_same(
+async def test_a_report_that_fails_is_logged_once_and_orders_are_still_carried_out(
     mailbox: Namespace, operations: FakeOperations, caplog: pytest.LogCaptureFixture
 ) -> None:
     operations.fails_to_report = True
-    for _ in range(2):  # each tells how things are when it is done
+    for _ in range(2):  # each publishes a report when it is done
         assert (await asked(mailbox, verb="drain", target="weather"))["ok"]
     assert caplog.text.count("cannot be operated") == 1
     operations.fails_to_report = False
@@ -237,7 +237,7 @@ async def test_a_report_that_fails_is_logged_once_and_orders_are_obeyed_all_the_
     assert caplog.text.count("a can be operated again") == 1
 
 
-async def test_an_outage_of_the_server_is_told_once_and_survived(
+async def test_an_outage_of_the_server_is_logged_once_and_survived(
     own_valkey: ValkeyServer, namespace: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     own_valkey.start()
@@ -248,13 +248,13 @@ async def test_an_outage_of_the_server_is_told_once_and_survived(
         async with serve(mailbox, operations) as ear:
             await is_known(mailbox)
             own_valkey.stop()
-            told = "a cannot be operated, its tree goes on"
-            await wait_until(lambda: told in caplog.text)
+            logged = "a cannot be operated, its tree goes on"
+            await wait_until(lambda: logged in caplog.text)
             own_valkey.start()
             with caplog.at_level(logging.INFO):
                 await wait_until(lambda: "a can be operated again" in caplog.text)
             assert (await asked(mailbox, verb="drain", target="weather"))["ok"]
-            assert caplog.text.count(told) == 1
+            assert caplog.text.count(logged) == 1
             assert not ear.done()
     finally:
         await mailbox.close()

@@ -1,4 +1,4 @@
-"""One child as a process: real processes, started by the test itself. They need no Redis."""
+"""One child as a process. Real: the processes, started by the test itself. They need no server."""
 
 import asyncio
 import os
@@ -58,7 +58,7 @@ async def test_it_gets_ready_and_drains(spec: ChildSpec) -> None:
     assert exit == ChildExit("child", child.process, child.pid, 0, None, ExitReason.SHUTDOWN, asked=True)
     child.drain()
     child.dump()
-    child.kill()  # nobody is there any more: no error, and nobody else is hit
+    child.kill()  # it has ended: no error, and no other process is hit
 
 
 async def test_no_descriptor_is_left_open(spec: ChildSpec) -> None:
@@ -74,8 +74,8 @@ async def test_no_descriptor_is_left_open(spec: ChildSpec) -> None:
     assert psutil.Process().num_fds() == before
 
 
-async def test_the_second_way_to_see_its_end(spec: ChildSpec, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where there is no pidfd."""
+async def test_its_end_is_seen_without_a_pidfd(spec: ChildSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on systems without pidfd."""
     monkeypatch.delattr(os, "pidfd_open")
     child = ChildProcess(spec)
     assert await child.ready()
@@ -83,7 +83,7 @@ async def test_the_second_way_to_see_its_end(spec: ChildSpec, monkeypatch: pytes
     assert (await ended(child)).exitcode == -signal.SIGKILL
 
 
-async def test_it_does_not_matter_who_takes_the_exit_code(spec: ChildSpec) -> None:
+async def test_the_end_is_seen_if_another_process_collects_the_exit_code(spec: ChildSpec) -> None:
     child = ChildProcess(spec)
     assert await child.ready()
     os.kill(child.pid, signal.SIGKILL)
@@ -92,7 +92,7 @@ async def test_it_does_not_matter_who_takes_the_exit_code(spec: ChildSpec) -> No
     assert (exit.exitcode, exit.signal, exit.reason) == (None, None, ExitReason.ABNORMAL)
 
 
-async def test_a_process_that_ends_before_it_is_ready_says_why(spec: ChildSpec, tmp_path: Path) -> None:
+async def test_a_process_that_ends_before_it_is_ready_reports_why(spec: ChildSpec, tmp_path: Path) -> None:
     child = ChildProcess(ChildSpec(id="c", target="tests.supervisor.targets:fails", kwargs=spec.kwargs))
     assert await child.ready() is False
     exit = await ended(child)
@@ -100,8 +100,8 @@ async def test_a_process_that_ends_before_it_is_ready_says_why(spec: ChildSpec, 
     assert child.failure == "ValueError: no such luck"
 
 
-async def test_a_failure_that_is_told_at_length_is_cut(spec: ChildSpec) -> None:
-    """It goes through the pipe in one piece."""
+async def test_a_long_failure_is_cut(spec: ChildSpec) -> None:
+    """A report goes through the pipe in one piece."""
     child = ChildProcess(replace(spec, target="tests.supervisor.targets:fails_at_length"))
     assert await child.ready() is False
     await ended(child)
@@ -133,15 +133,12 @@ async def test_the_operating_system_refuses(spec: ChildSpec, monkeypatch: pytest
         ChildProcess(spec)
 
 
-async def test_signals_are_as_before(spec: ChildSpec) -> None:
-    """They are held back only while a process is being started."""
+async def test_the_signal_mask_is_restored(spec: ChildSpec) -> None:
+    """Signals are blocked only while a process is started."""
     child = ChildProcess(spec)
     assert signal.pthread_sigmask(signal.SIG_BLOCK, ()) == set()
     child.kill()
     await ended(child)
-
-
-# -- how it ended: whether it was asked, and whether it obeyed
 
 
 async def test_an_end_by_itself_is_normal(spec: ChildSpec) -> None:
@@ -157,7 +154,7 @@ async def test_a_kill_without_a_reason_is_a_shutdown(spec: ChildSpec) -> None:
     assert (exit.signal, exit.reason, exit.asked, exit.why) == ("SIGKILL", ExitReason.SHUTDOWN, True, "")
 
 
-async def test_who_leaves_when_told_to_was_shut_down(spec: ChildSpec) -> None:
+async def test_a_child_that_leaves_when_asked_was_shut_down(spec: ChildSpec) -> None:
     child = await started(replace(spec, kwargs={**spec.kwargs, "seconds": 600}), "slow")
     child.drain()
     child.leave()
@@ -165,19 +162,19 @@ async def test_who_leaves_when_told_to_was_shut_down(spec: ChildSpec) -> None:
     assert (exit.exitcode, exit.reason, exit.asked) == (0, ExitReason.SHUTDOWN, True)
 
 
-async def test_who_does_not_drain_and_is_killed_ends_abnormally_but_was_asked(spec: ChildSpec) -> None:
+async def test_a_child_that_does_not_drain_and_is_killed_ends_abnormally_but_was_asked(spec: ChildSpec) -> None:
     child = await started(replace(spec, shutdown=0.3), "stubborn")
     child.drain()
     await asyncio.sleep(0.5)
     child.kill()
-    child.kill("it was of no use")  # it is too late for another reason
+    child.kill("it was of no use")  # only the first reason counts
     exit = await ended(child)
     assert (exit.signal, exit.reason, exit.asked) == ("SIGKILL", ExitReason.ABNORMAL, True)
     assert exit.why == "it did not stop within 0.3 s"
 
 
-async def test_who_was_not_given_all_its_time_is_not_said_to_have_had_it(spec: ChildSpec) -> None:
-    """As when the supervision itself is cancelled."""
+async def test_the_time_to_stop_in_the_message_is_the_time_that_passed(spec: ChildSpec) -> None:
+    """The kill comes before the limit, as when the supervision itself is cancelled."""
     child = await started(replace(spec, shutdown=600), "stubborn")
     child.leave()
     await asyncio.sleep(0.5)
@@ -185,11 +182,11 @@ async def test_who_was_not_given_all_its_time_is_not_said_to_have_had_it(spec: C
     assert re.fullmatch(r"it did not stop within 0\.[5-9] s", (await ended(child)).why)
 
 
-async def test_who_was_asked_stays_so_when_it_is_killed_for_its_health(spec: ChildSpec) -> None:
-    """Its tasks are not blamed."""
+async def test_a_child_that_was_asked_counts_as_asked_when_it_is_killed_for_its_health(spec: ChildSpec) -> None:
+    """So its tasks are not suspects."""
     child = await started(spec, "stubborn")
     child.drain()
-    child.kill("its event loop was blocked for 15.0 s")  # the monitor had begun this before
+    child.kill("its event loop was blocked for 15.0 s")  # as by a monitor that had decided before
     exit = await ended(child)
     assert (exit.signal, exit.reason, exit.asked) == ("SIGKILL", ExitReason.ABNORMAL, True)
     assert exit.why == "its event loop was blocked for 15.0 s"
@@ -206,10 +203,10 @@ async def test_a_kill_without_a_reason_stays_a_shutdown_when_a_kill_for_health_f
     assert (exit.reason, exit.asked, exit.why) == (ExitReason.SHUTDOWN, True, "")
 
 
-async def test_who_is_killed_for_its_health_ends_abnormally_and_was_not_asked(spec: ChildSpec) -> None:
+async def test_a_child_killed_for_its_health_ends_abnormally_and_was_not_asked(spec: ChildSpec) -> None:
     child = await started(spec)
     child.kill("it was of no use")
-    child.drain()  # the tree shuts down meanwhile
+    child.drain()  # as by a tree that shuts down meanwhile
     child.kill()
     exit = await ended(child)
     assert (exit.signal, exit.reason, exit.asked) == ("SIGKILL", ExitReason.ABNORMAL, False)
@@ -217,9 +214,9 @@ async def test_who_is_killed_for_its_health_ends_abnormally_and_was_not_asked(sp
     assert cause_of(exit) is Cause.CRASHED
 
 
-async def test_who_ends_by_itself_before_the_kill_is_not_said_to_be_killed(spec: ChildSpec) -> None:
+async def test_a_child_that_ends_before_the_kill_was_not_killed(spec: ChildSpec) -> None:
     child = await started(replace(spec, kwargs={**spec.kwargs, "code": 1}), "exits")
-    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # noqa: ASYNC222  # nobody is to see its end before
+    os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)  # noqa: ASYNC222  # it has ended, and is not collected yet
     child.kill("it was of no use")
     exit = await ended(child)
     assert (exit.signal, exit.why) == (None, "")
@@ -232,13 +229,13 @@ async def test_a_kill_from_outside(spec: ChildSpec) -> None:
     assert (exit.signal, exit.reason, exit.asked, exit.why) == ("SIGKILL", ExitReason.ABNORMAL, False, "")
 
 
-async def test_a_kill_by_the_kernel_for_want_of_memory(spec: ChildSpec, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its count of such kills is simulated: this test has no machine to starve."""
+async def test_a_kill_by_the_kernel_because_memory_ran_out(spec: ChildSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel's count of such kills is simulated."""
     kills = 3
     monkeypatch.setattr("factorial.supervisor.process.child_process.kills_for_memory", lambda: kills)
     child = await started(spec)
     kills = 4
-    child.measure({})  # it was still alive when this one was killed
+    child.measure({})  # measured while the child is alive
     kills = 5
     os.kill(child.pid, signal.SIGKILL)
     assert (await ended(child)).why.startswith("probably out of memory")

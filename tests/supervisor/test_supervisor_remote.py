@@ -1,7 +1,7 @@
 """`python -m factorial.supervisor status|drain|resume|scale|restart|stop`: each verb through the command's `main`.
 
-The server is a real Valkey, with a supervisor's ear on it. Fake: its operations, which only note what was asked of
-them.
+The server is a real Valkey, with the control mailbox of a supervisor on it. Fake: its operations, which record the
+calls.
 """
 
 import asyncio
@@ -29,7 +29,7 @@ ROOT = Path(__file__).parent.parent.parent
 
 
 class Operator:
-    """Somebody at another machine, who knows where the server is."""
+    """An operator at another machine, who knows the server."""
 
     def __init__(self, mailbox: Namespace, capsys: pytest.CaptureFixture[str]) -> None:
         self.mailbox = mailbox
@@ -37,7 +37,7 @@ class Operator:
         self._capsys = capsys
 
     async def says(self, *words: str) -> tuple[int, str, str]:
-        """The exit code, and what is printed as output and as error."""
+        """The exit code, the output and the error output."""
         return await self.says_just(*words, *self.where)
 
     async def says_just(self, *words: str) -> tuple[int, str, str]:
@@ -56,7 +56,7 @@ class Operator:
         await wait_until(known, message=f"{names} are known")
 
     async def silences(self, name: str, seconds: int = 40) -> None:
-        """As if the supervisor were dead for so long."""
+        """Let the latest report be this old."""
         now, _ = await self.mailbox.connection.execute("TIME")
         key = f"{self.mailbox.keys.prefix}supervisors"
         await self.mailbox.connection.execute("ZADD", key, (int(now) - seconds) * 1000, name)
@@ -125,19 +125,19 @@ async def test_a_stop_that_takes_too_long(
     assert err == "factorial: a: it was asked to stop, and is still stopping after 0.5 s\n"
 
 
-async def test_an_unknown_target_is_a_mistake_in_the_asking(operator: Operator, one: FakeOperations) -> None:
+async def test_an_unknown_target_is_a_wrong_command(operator: Operator, one: FakeOperations) -> None:
     code, out, err = await operator.says("drain", "nowhere")
     assert (code, out) == (2, "")
     assert err == "factorial: a: there is no 'nowhere' here; there are: weather, weather.1\n"
 
 
-async def test_what_cannot_be_done_now_is_not_done(operator: Operator, one: FakeOperations) -> None:
+async def test_an_order_that_cannot_be_done_now_fails(operator: Operator, one: FakeOperations) -> None:
     code, out, err = await operator.says("restart", "resting")
     assert (code, out) == (1, "")
     assert err == "factorial: a: drained: resting. There is nothing to restart; resume it first\n"
 
 
-async def test_what_is_begun_and_not_done_in_time_goes_on(operator: Operator, one: FakeOperations) -> None:
+async def test_an_order_that_has_started_goes_on_after_the_timeout(operator: Operator, one: FakeOperations) -> None:
     code, out, err = await operator.says("restart", "slow", "--timeout", "0.3")
     assert (code, out) == (1, "")
     assert err.startswith("factorial: a: not done within 0.3 s. If the order has started, it runs to its end. ")
@@ -145,7 +145,9 @@ async def test_what_is_begun_and_not_done_in_time_goes_on(operator: Operator, on
     one.finish.set()
 
 
-async def test_what_is_not_begun_in_time_never_is(operator: Operator, one: FakeOperations) -> None:
+async def test_an_order_that_has_not_started_when_the_timeout_expires_is_dropped(
+    operator: Operator, one: FakeOperations
+) -> None:
     async with one.turn:
         code, out, err = await operator.says("drain", "weather", "--timeout", "0.3")
     assert (code, out) == (1, "")
@@ -156,7 +158,7 @@ async def test_what_is_not_begun_in_time_never_is(operator: Operator, one: FakeO
     assert one.asked == ["resume"]
 
 
-async def test_of_several_supervisors_one_has_to_be_named(
+async def test_if_several_supervisors_run_one_has_to_be_picked(
     operator: Operator, one: FakeOperations, other: FakeOperations
 ) -> None:
     code, out, err = await operator.says("drain")
@@ -170,7 +172,7 @@ async def test_of_several_supervisors_one_has_to_be_named(
     assert sorted(out.splitlines()) == ["a: done: resume", "b: done: resume"]
 
 
-async def test_a_refusal_of_one_of_several_is_not_done(
+async def test_a_refusal_by_one_of_several_supervisors_is_a_failure(
     operator: Operator, one: FakeOperations, other: FakeOperations, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one.finish.set()
@@ -180,17 +182,17 @@ async def test_a_refusal_of_one_of_several_is_not_done(
     assert (code, out, err.count("factorial: ")) == (1, "", 2)
 
 
-async def test_one_that_is_lost_gets_no_orders(operator: Operator, one: FakeOperations, other: FakeOperations) -> None:
+async def test_a_lost_supervisor_gets_no_orders(operator: Operator, one: FakeOperations, other: FakeOperations) -> None:
     other.fails_to_report = True
     await operator.silences("b")
-    assert (await operator.says("drain"))[:2] == (0, "a: done: drain\n")  # the only one that lives
+    assert (await operator.says("drain"))[:2] == (0, "a: done: drain\n")  # the only one that is alive
     code, _, err = await operator.says("drain", "--supervisor", "b")
     assert code == 1
     assert "no supervisor 'b' runs in" in err
     assert "known there: a, b (lost, last heard of 4" in err
 
 
-async def test_nobody_is_there(operator: Operator) -> None:
+async def test_no_supervisor_is_known(operator: Operator) -> None:
     code, out, err = await operator.says("drain")
     assert (code, out) == (1, "")
     assert err.startswith("factorial: no supervisor runs in namespace 't-")
@@ -224,7 +226,7 @@ async def test_status_draws_all_supervisors_and_the_queues(
     assert "LOST" not in out
 
 
-async def test_status_of_what_is_lost_is_not_good(operator: Operator, one: FakeOperations) -> None:
+async def test_the_status_of_a_lost_supervisor_is_a_failure(operator: Operator, one: FakeOperations) -> None:
     one.fails_to_report = True
     await operator.silences("a")
     code, out, _ = await operator.says("status")
@@ -234,11 +236,11 @@ async def test_status_of_what_is_lost_is_not_good(operator: Operator, one: FakeO
 
 async def test_status_as_json(operator: Operator, one: FakeOperations) -> None:
     code, out, _ = await operator.says("status", "--json")
-    told = json.loads(out)
+    status = json.loads(out)
     assert code == 0
     counts = {"ready": 0, "throttled": 0, "suspects": 0, "backoff": 0, "parked": 0, "held": 0}
-    assert told["queues"] == {"weather": counts}
-    [about] = told["supervisors"]
+    assert status["queues"] == {"weather": counts}
+    [about] = status["supervisors"]
     assert about.pop("age") < 6
     assert about.pop("lost") is False
     assert about == one.report()
@@ -324,7 +326,7 @@ async def test_no_server(operator: Operator) -> None:
         ("./status", "status: there is no such file"),
     ],
 )
-async def test_mistakes_are_one_line_and_exit_code_2(operator: Operator, words: str, named: str) -> None:
+async def test_wrong_commands_are_one_line_and_exit_code_2(operator: Operator, words: str, named: str) -> None:
     code, out, err = await operator.says_just(*words.split())
     assert (code, out) == (2, "")
     assert err.startswith("factorial: ")
@@ -340,8 +342,8 @@ def test_help_has_examples_and_the_exit_codes(verb: str, capsys: pytest.CaptureF
     shown, _, examples = capsys.readouterr().out.partition("examples:")
     assert f"  python -m factorial.supervisor {verb}".rstrip() in examples
     if verb:
-        _, *told = shown.partition("exit code:")[2].strip().splitlines()
-        codes = [line.split()[0] for line in told]
+        _, *lines = shown.partition("exit code:")[2].strip().splitlines()
+        codes = [line.split()[0] for line in lines]
         assert codes == (["1", "2"] if verb == "status" else ["1", "2", "130"])
 
 
@@ -357,9 +359,7 @@ async def test_the_tree_is_drawn_where_the_encoding_has_no_lines(operator: Opera
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
-async def test_who_has_read_enough_of_the_status_sees_no_traceback(
-    operator: Operator, one: FakeOperations, unbuffered: str
-) -> None:
+async def test_a_closed_pipe_causes_no_traceback(operator: Operator, one: FakeOperations, unbuffered: str) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     try:
@@ -374,7 +374,7 @@ async def test_who_has_read_enough_of_the_status_sees_no_traceback(
     assert (process.returncode, err) == (128 + signal.SIGPIPE, b"")
 
 
-async def test_ctrl_c_ends_the_waiting_and_says_what_goes_on(operator: Operator, one: FakeOperations) -> None:
+async def test_ctrl_c_ends_the_waiting_and_names_the_order(operator: Operator, one: FakeOperations) -> None:
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "factorial.supervisor", "restart", "slow", *operator.where,
         stdout=subprocess.PIPE, stderr=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)},
