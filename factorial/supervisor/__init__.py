@@ -1,6 +1,6 @@
-"""The supervision tree: what it starts, watches and restarts, and by which rules.
+"""The supervision tree: starts, watches and restarts the processes of a system.
 
-`spec`, `intensity` and `strategy` are pure: no process, no clock of their own. `tree` carries their decisions
-out on children, `process` is the one kind of child there is, `system` builds the tree of a `SystemConfig`, and
-`__main__` is the command `python -m factorial.supervisor`.
+From the bottom: `rules/` is pure. `tree/` carries the rules out on children. `process/` has the operating-system
+processes that are its leaves. `operate/` has what an operator can order. `service/` puts them together into a running
+supervisor, which `python -m factorial.supervisor` starts.
 """
