@@ -6,6 +6,7 @@ The 0 leaves room for a namespace of several slots.
 """
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 __all__ = ["KINDS", "LAYOUT_VERSION", "Keys", "Kind", "lua_prelude"]
@@ -22,17 +23,36 @@ class Kind:
     type: str
     """Redis' name of its type."""
     holds: str
+    kept: bool = False
+    """Of a run's own keys: whether the run keeps it when it has ended."""
+    called: str = ""
+    """What it is called in messages, if that is not the kind."""
+
+    @property
+    def is_of_run(self) -> bool:
+        """Whether each run has a key of its own of this kind."""
+        return self.name == "<id>"
 
 
 KINDS = {
-    "run": Kind("<id>", "HASH", "status, token (epoch, nonce, seq), holder, counters, cancel request, error"),
-    "conversation": Kind("<id>", "LIST", "the messages, append-only"),
-    "fields": Kind("<id>", "HASH", "the context's other fields; only changed ones are written"),
+    "run": Kind(
+        "<id>",
+        "HASH",
+        "status, token (epoch, nonce, seq), holder, counters, cancel request, error",
+        kept=True,
+        called="hash",
+    ),
+    "conversation": Kind("<id>", "LIST", "the messages, append-only", kept=True),
+    "fields": Kind(
+        "<id>", "HASH", "the context's other fields; only changed ones are written", kept=True, called="context"
+    ),
     "journal": Kind("<id>", "HASH", "the recorded steps of the current turn"),
-    "mail": Kind("<id>", "LIST", "steering that the run has not read"),
-    "seen": Kind("<id>", "SET", "ids of accepted steering"),
-    "awaits": Kind("<id>", "HASH", "what a parked run awaits, with the results that have arrived"),
-    "children": Kind("<id>", "SET", "the runs that it spawned and that have not ended"),
+    "mail": Kind("<id>", "LIST", "steering that the run has not read", called="unread steering"),
+    "seen": Kind("<id>", "SET", "ids of accepted steering", called="list of accepted steering"),
+    "awaits": Kind(
+        "<id>", "HASH", "what a parked run awaits, with the results that have arrived", called="list of awaits"
+    ),
+    "children": Kind("<id>", "SET", "the runs that it spawned and that have not ended", called="list of children"),
     "batch": Kind("<batch>", "HASH", "how many children it has, how many have ended, and which run spawned them"),
     "ready": Kind("<agent>", "LIST", "runs to claim"),
     "throttled": Kind("<agent>:<owner>", "ZSET", "queued runs beyond `owner_limit`, by the time of their enqueueing"),
@@ -149,11 +169,24 @@ class Keys:
 def lua_prelude(source: str) -> str:
     """The same names as Lua functions: `run_key(id)`, `wake_key(agent)`, `processes_key()`, ...
 
+    `keys_of_run(id)` returns all keys of one run; `keys_of_active_run(id)`, those that it has only until its end.
+
     Only those that `source` calls are defined: each definition costs a little in every run of a script.
     """
-    called = set(re.findall(r"\b(\w+)_key\(", source))
-    return "".join(
-        f"local function {kind}_key(name) return KEYS[1] .. '{kind}:' .. name end\n" if about.name
-        else f"local function {kind}_key() return KEYS[1] .. '{kind}' end\n"
-        for kind, about in KINDS.items() if kind in called
-    )  # fmt: skip
+    functions = {
+        f"{kind}_key": f"(name) return KEYS[1] .. '{kind}:' .. name end"
+        if about.name
+        else f"() return KEYS[1] .. '{kind}' end"
+        for kind, about in KINDS.items()
+    }
+    functions["keys_of_run"] = _lua_keys([kind for kind, about in KINDS.items() if about.is_of_run])
+    functions["keys_of_active_run"] = _lua_keys(
+        [kind for kind, about in KINDS.items() if about.is_of_run and not about.kept]
+    )
+    called = set(re.findall(r"\b(\w+)\(", source))
+    return "".join(f"local function {name}{rest}\n" for name, rest in functions.items() if name in called)
+
+
+def _lua_keys(kinds: Iterable[str]) -> str:
+    keys = ", ".join(f"KEYS[1] .. '{kind}:' .. id" for kind in kinds)
+    return f"(id) return {keys} end"

@@ -1,6 +1,6 @@
 """Loads the Lua scripts of `operations/`, `views/` and `supervisors/` and runs them: one file, one atomic operation.
 
-A script's text consists of the key names (`keys.lua_prelude`), the constants, and its file. Each line
+A script's text consists of the key names (`keys.lua_prelude`), the places, the constants, and its file. Each line
 `-- include: FILE` is replaced by that file, once. A script is called by the digest of its text, so two releases may run
 at the same time. If the server does not know the digest, the text is sent.
 
@@ -18,6 +18,7 @@ from typing import Any
 from redis.exceptions import NoScriptError
 
 from factorial.mailbox.keys import Keys, lua_prelude
+from factorial.mailbox.places import lua_places
 from factorial.mailbox.transport.commands import Commands
 
 __all__ = ["Argument", "Scripts", "counted", "flattened", "paired"]
@@ -83,7 +84,7 @@ class Scripts:
 
     def _load(self, name: str) -> tuple[str, str]:
         flags, _, source = _source(name).partition("\n")
-        text = f"{flags}\n{lua_prelude(source)}{self._constants}{source}"
+        text = f"{flags}\n{lua_prelude(source)}{lua_places(source)}{self._constants}{source}"
         loaded = (hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest(), text)
         self._texts[name] = loaded
         return loaded

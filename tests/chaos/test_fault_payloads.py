@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from factorial import Agent, AgentContext, deferred_result
-from factorial.mailbox.doctor.stored import BELONGINGS
+from factorial.mailbox.keys import KINDS
 from factorial.testing import ScriptedModel, call, calls, say
 from tests.chaos.figures import fault, long_or_short
 from tests.harness import System
@@ -120,7 +120,9 @@ async def sweep(system: System, task_id: str) -> None:
     """Take away by hand what nobody can work with."""
     prefix = (await system.mailbox()).keys.prefix
     await system.execute(
-        "DEL", *(f"{prefix}{kind}:{task_id}" for kind in ("run", *BELONGINGS)), f"{prefix}owner:{DAMAGED}"
+        "DEL",
+        *(f"{prefix}{kind}:{task_id}" for kind, about in KINDS.items() if about.is_of_run),
+        f"{prefix}owner:{DAMAGED}",
     )
     await system.execute("SREM", f"{prefix}parked:a", task_id)
     await system.execute("ZREM", f"{prefix}due:a", task_id)

@@ -16,7 +16,6 @@ WITH_MORE = {
     "orchestrator.py: Orchestrator.subscribe_to_updates": "the documented filters, as keywords",
     "models/multi_client.py: MultiClient.__init__": "the signature of nfactorial 0.1.x",
     "models/multi_client.py: MultiClient.completion": "the signature of nfactorial 0.1.x",
-    "mailbox/operations/claim.py: claim": "what the script claim.lua needs; to be grouped",
 }
 """Functions that may have more than MOST_PARAMETERS parameters, and why."""
 CITATION = re.compile(r"\bchecklist [A-Z]\d\d|[(,] ?[IOCAEDTN]\d\d\b|test_spec_[A-Z]\d\d")

@@ -19,18 +19,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from factorial.mailbox.keys import KINDS
 from factorial.mailbox.operations.claim import Token
 from factorial.mailbox.operations.commit import Action, Commit
+from factorial.mailbox.places import BY_KIND, PLACES
 from tests.model.servers import Contents
 from tests.model.wire import Request
 
 __all__ = ["FINAL", "Truth"]
 
 FINAL = {"completed", "failed", "cancelled"}
-OF_RUNS = (
-    "run", "conversation", "fields", "journal", "mail", "seen", "awaits", "children", "batch", "ready", "suspects",
-    "due", "parked", "ended", "held", "doomed", "events", "owner", "throttled", "running",
-)  # fmt: skip
+_OWN = {kind for kind, about in KINDS.items() if about.is_of_run}
+OF_RUNS = {*_OWN, *BY_KIND, "batch", "doomed", "events", "owner", "running"}
 """The kinds of keys that a refused or repeated request leaves as they are. Beside them are tokens, leases, signals."""
 ONCE = {"enqueue", "record", "commit", "spawn", "deliver", "steer"}
 """What changes nothing when it is executed again. Others may: a claim passes the wake token on."""
@@ -287,10 +287,9 @@ class Truth:
             status = found["run"].get(run, {"status": "gone"})["status"]
             assert status in FINAL | {"gone"}, f"{run} is {status} for ever"
             assert status in ("cancelled", "gone") or not known.to_be_cancelled
-        for kind in (
-            "due", "parked", "held", "suspects", "throttled", "running", "doomed", "awaits", "children", "mail",
-            "journal",
-        ):  # fmt: skip
+        own = {kind for kind in _OWN if not KINDS[kind].kept}
+        waiting = {place.kind for place in PLACES if not place.is_final} - {"ready"}  # a cancelled run stays there
+        for kind in (*own, *waiting, "running", "doomed"):
             assert not found[kind], f"{kind}: {dict(found[kind])} is left over"
         for owner, about in found["owner"].items():
             assert about["active"] == "0", f"{owner} has {about['active']} active runs"

@@ -48,7 +48,7 @@ def names(runs: list[ClaimedRun]) -> list[str]:
 
 
 async def throttled(mailbox: Namespace) -> int:
-    return (await read_queues(mailbox.scripts, ["a"]))["a"].throttled
+    return (await read_queues(mailbox.scripts, ["a"]))["a"]["throttled"]
 
 
 async def test_a_throttled_run_that_is_gone_takes_no_place(mailbox: Namespace) -> None:

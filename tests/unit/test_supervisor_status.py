@@ -8,6 +8,13 @@ import pytest
 
 from factorial.supervisor.operate.status import _WIDTH, Subject, _size, draw, span
 
+COLUMNS = ("ready", "throttled", "suspects", "backoff", "parked", "held")
+
+
+def counts(*numbers: int) -> dict[str, int]:
+    """The tasks of one agent, by place."""
+    return dict(zip(COLUMNS, numbers, strict=True))
+
 
 def worker(name: str, **changes: Any) -> dict[str, Any]:
     return {
@@ -78,7 +85,7 @@ def test_three_runners_in_different_states_a_lost_supervisor_and_the_queues() ->
     lost = subject(
         supervisor("system", worker("weather.1")), 40.2, is_lost=True, supervisor="db2-99", host="db2", pid=99
     )
-    drawn = draw([subject(TREE), lost], {"weather": (0, 0, 0, 0, 0, 1200), "planner": (12, 7, 1, 3, 5, 24)})
+    drawn = draw([subject(TREE), lost], {"weather": counts(0, 0, 0, 0, 0, 1200), "planner": counts(12, 7, 1, 3, 5, 24)})
     assert drawn == PICTURE
 
 
@@ -196,7 +203,9 @@ def test_the_sample_in_the_guide_is_what_is_printed() -> None:
         supervisor("planner", worker("planner.1", **new)),
     )
     report: dict[str, Any] = {"supervisor": "web1-3fa9c2", "host": "web1", "config": "system.toml", "uptime": 273_725.0}
-    drawn = draw([subject(tree, **report)], {"weather": (40, 0, 1, 3, 0, 12), "planner": (0, 6, 0, 0, 2, 17)})
+    drawn = draw(
+        [subject(tree, **report)], {"weather": counts(40, 0, 1, 3, 0, 12), "planner": counts(0, 6, 0, 0, 2, 17)}
+    )
     guide = (Path(__file__).resolve().parents[2] / "docs/guides/operating.md").read_text(encoding="utf-8")
     assert f"```text\n{drawn}\n```\n" in guide, drawn
 
@@ -212,7 +221,7 @@ def test_no_line_is_wider_than_a_terminal() -> None:
     long = "x" * 200
     tree = supervisor(long, supervisor(long, worker(long, state="ended", last_exit=long)), last_exit=long)
     both = [subject(tree, config=long), subject(tree, 99, is_lost=True, supervisor=long)]
-    drawn = draw(both, {long: (1, 2, 3, 4, 5, 6)})
+    drawn = draw(both, {long: counts(1, 2, 3, 4, 5, 6)})
     assert max(len(line) for line in drawn.splitlines()) == _WIDTH
 
 

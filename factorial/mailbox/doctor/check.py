@@ -24,11 +24,11 @@ from factorial.mailbox.doctor.notes import notes_on
 from factorial.mailbox.doctor.reader import Reader
 from factorial.mailbox.doctor.rereading import confirmed_processes, confirmed_runs
 from factorial.mailbox.doctor.shared import read_ends, read_shared
-from factorial.mailbox.doctor.stored import PLACES
 from factorial.mailbox.doctor.sums import confirmed_held_counts, confirmed_sums
 from factorial.mailbox.doctor.wake import confirmed_without_token
 from factorial.mailbox.doctor.wording import command
 from factorial.mailbox.keys import Keys
+from factorial.mailbox.places import BY_KIND
 from factorial.mailbox.transport.commands import Commands
 
 __all__ = ["DoctorReport", "check_namespace"]
@@ -106,7 +106,7 @@ def _overwritten(reader: Reader) -> Iterator[Finding]:
         kind, name = reader.keys.parse(key)
         what = f"the key {kind!r} of {name}" if name else f"the key {kind!r}"
         yield Finding(
-            Invariant.PLACE if kind in PLACES else Invariant.REMAINS,
+            Invariant.PLACE if kind in BY_KIND or kind == "children" else Invariant.REMAINS,
             f"key {key}",
             f"Key {key} has another type than {what} must have: something else has overwritten it.",
             f"Find out which program writes there. Then delete the key with {command('DEL', key)}, and run the doctor "

@@ -12,8 +12,10 @@ from factorial.mailbox.doctor.reader import Reader, in_pieces, text
 from factorial.mailbox.doctor.rules import about_run
 from factorial.mailbox.doctor.runs import read_with_places
 from factorial.mailbox.doctor.shared import Shared
-from factorial.mailbox.doctor.stored import BELONGINGS, ENDED, KEPT_AFTER_END, PARKED, Place
+from factorial.mailbox.doctor.stored import BELONGINGS, PlacedAt
 from factorial.mailbox.doctor.tally import Tally
+from factorial.mailbox.keys import KINDS
+from factorial.mailbox.places import ENDED, PARKED, PLACES, Place
 
 __all__ = ["Candidates", "count_all_runs", "read_everything"]
 
@@ -25,14 +27,14 @@ _MOST_CANDIDATES = 10_000
 class Candidates:
     """What looked wrong in the first pass, and has to be read again."""
 
-    runs: dict[str, set[Place]] = field(default_factory=lambda: defaultdict(set))
+    runs: dict[str, set[PlacedAt]] = field(default_factory=lambda: defaultdict(set))
     """The runs, each with the places in which it was seen and does not belong."""
     owners: set[str] = field(default_factory=set)
     """Owners whose stored events do not match their runs."""
     omitted: int = 0
     """The number of further runs, which are not read again."""
 
-    def add(self, id: str, place: Place | None = None) -> None:
+    def add(self, id: str, place: PlacedAt | None = None) -> None:
         """Add the run `id`, and a place in which it does not belong."""
         if id not in self.runs and len(self.runs) >= _MOST_CANDIDATES:
             self.omitted += 1
@@ -49,10 +51,11 @@ async def read_everything(reader: Reader, shared: Shared, candidates: Candidates
         for ids in in_pieces(_new_runs(keys, seen)):
             await _read_runs(reader, shared, ids, candidates, tally)
         await _read_belongings(reader, [(kind, name) for kind, name in keys if kind in BELONGINGS], candidates)
-    for kind in ("due", "parked", "throttled"):
-        for name in sorted(shared.names[kind]):
-            async for ids in reader.members(kind, name):
-                await _read_members(reader, (kind, name), ids, candidates)
+    for place in PLACES:
+        if place.is_searchable and not place.is_final:
+            for name in sorted(shared.names[place.kind]):
+                async for ids in reader.members(place.kind, name):
+                    await _read_members(reader, place, name, ids, candidates)
     for id in {*shared.standing, *shared.suspects} - seen:
         candidates.add(id)
     return tally
@@ -69,7 +72,7 @@ async def count_all_runs(reader: Reader, shared: Shared) -> Tally:
     return tally
 
 
-def _new_runs(keys: Iterable[Place], seen: set[str]) -> set[str]:
+def _new_runs(keys: Iterable[PlacedAt], seen: set[str]) -> set[str]:
     """The runs among these keys that are not in `seen`, which gets them. A scan may return a key twice."""
     new = {name for kind, name in keys if kind == "run"} - seen
     seen |= new
@@ -95,7 +98,7 @@ async def _read_belongings(reader: Reader, belongings: list[tuple[str, str]], ca
     statuses = await reader.ask_of_all("run", {name for _, name in belongings}, "HGET", "status")
     for kind, name in belongings:
         status = text(statuses[name])
-        if not status or (status in ENDED and kind not in KEPT_AFTER_END):
+        if not status or (status in ENDED and not KINDS[kind].kept):
             candidates.add(name)
         if kind == "children":
             async for ids in reader.members(kind, name):
@@ -106,12 +109,11 @@ async def _read_belongings(reader: Reader, belongings: list[tuple[str, str]], ca
                         candidates.add(child, (kind, name))
 
 
-async def _read_members(reader: Reader, place: Place, ids: list[str], candidates: Candidates) -> None:
+async def _read_members(reader: Reader, place: Place, name: str, ids: list[str], candidates: Candidates) -> None:
     """Find the runs that do not belong in this place."""
-    allowed = {"due": ("backoff", *PARKED), "parked": PARKED, "throttled": ("queued",)}[place[0]]
+    allowed = (*place.statuses, *PARKED) if place.kind == "due" else place.statuses  # a parked run may have a deadline
     runs = await reader.ask_of_all("run", ids, "HMGET", "status", "agent", "owner")
     for id, values in runs.items():
         status, agent, owner = map(text, values or ("", "", ""))
-        name = f"{agent}:{owner}" if place[0] == "throttled" else agent
-        if status not in allowed or name != place[1]:
-            candidates.add(id, place)
+        if status not in allowed or name != place.name(agent=agent, owner=owner):
+            candidates.add(id, (place.kind, name))

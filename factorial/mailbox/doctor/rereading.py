@@ -11,7 +11,7 @@ from factorial.mailbox.doctor.reader import Reader, in_pieces
 from factorial.mailbox.doctor.rules import about_run
 from factorial.mailbox.doctor.runs import read_with_places
 from factorial.mailbox.doctor.shared import Shared, read_ends, read_shared
-from factorial.mailbox.doctor.stored import Place
+from factorial.mailbox.doctor.stored import PlacedAt
 
 __all__ = ["confirmed_processes", "confirmed_runs", "unchanged"]
 
@@ -25,7 +25,7 @@ _K = TypeVar("_K", bound=Hashable)
 
 async def confirmed_runs(reader: Reader, shared: Shared, candidates: Candidates, *, still: bool) -> list[Finding]:
     """What is wrong with the candidates in each read. `still`: read them once, because nothing changes."""
-    runs: Mapping[str, set[Place]] = candidates.runs
+    runs: Mapping[str, set[PlacedAt]] = candidates.runs
     confirmed: set[tuple[Finding, Hashable]] | None = None
     for _ in range(1 if still else _READS):
         if not runs:

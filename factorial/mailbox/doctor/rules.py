@@ -7,11 +7,14 @@ name: see `invariants.HERE`.
 from collections.abc import Iterator, Mapping
 
 from factorial.mailbox.doctor.invariants import KEYS, REPORT, Finding, Invariant
-from factorial.mailbox.doctor.stored import BELONGINGS, ENDED, KEPT_AFTER_END, PARKED, Place, Run
+from factorial.mailbox.doctor.stored import PlacedAt, Run
 from factorial.mailbox.doctor.wording import command, in_places
+from factorial.mailbox.keys import KINDS
+from factorial.mailbox.places import ENDED, PARKED, PLACES
 
 __all__ = ["about_run"]
 
+_STATUSES = frozenset(status for place in PLACES for status in place.statuses)
 _LOST = f"No worker will claim it. Cancel the task, and enqueue its work again. {REPORT}"
 _SCRIPTS_ERRORS = ("crash_loop", "what is stored for task")
 """How the error of a run starts if a script ended the run: `lib/reclaim.lua`, `claim.lua`."""
@@ -22,7 +25,7 @@ def about_run(run: Run) -> Iterator[Finding]:
     """What is wrong with a run, by all rules that need nothing but this run."""
     if not run.status:
         yield from _missing(run)
-    elif run.status not in ("queued", "processing", "backoff", *PARKED, *ENDED) or not run.agent:
+    elif run.status not in _STATUSES or not run.agent:
         yield _finding(
             run, Invariant.PLACE,
             f"has the status {run.status!r} and the agent {run.agent!r}, which Factorial does not write",
@@ -63,21 +66,12 @@ def _restore(run: Run) -> str:
     )
 
 
-def _allowed(run: Run) -> tuple[Place, ...]:
+def _allowed(run: Run) -> tuple[PlacedAt, ...]:
     """The places that the run's status allows. The run must be in one of them."""
-    match run.status:
-        case "queued" if run.is_suspect:
-            return (("suspects", run.agent),)
-        case "queued":
-            return (("ready", run.agent), ("throttled", f"{run.agent}:{run.owner}"))
-        case "processing":
-            return (("held", run.holder),)
-        case "backoff":
-            return (("due", run.agent),)
-        case status if status in PARKED:
-            return (("parked", run.agent),)
-        case status:
-            return (("ended", f"{run.agent}:{status}"),)
+    return tuple(
+        (place.kind, place.name(agent=run.agent, owner=run.owner, process=run.holder, status=run.status))
+        for place in PLACES if place.admits(run.status, suspect=run.is_suspect)
+    )  # fmt: skip
 
 
 def _holder(run: Run) -> Iterator[Finding]:
@@ -247,11 +241,15 @@ def _restart(run: Run) -> str:
 def _remains(run: Run) -> Iterator[Finding]:
     if run.has_ended:
         for kind in run.belongings:
-            if kind not in (*KEPT_AFTER_END, "mail"):  # unanswered mail violates another invariant
+            if not KINDS[kind].kept and kind != "mail":  # unanswered mail violates another invariant
                 yield _finding(
-                    run, Invariant.REMAINS, f"has ended, but its {BELONGINGS[kind]} is still stored",
+                    run, Invariant.REMAINS, f"has ended, but its {_called(kind)} is still stored",
                     "No action is needed: it is harmless, and is removed together with the run.",
                 )  # fmt: skip
+
+
+def _called(kind: str) -> str:
+    return KINDS[kind].called or kind
 
 
 def _missing(run: Run) -> Iterator[Finding]:
@@ -264,7 +262,7 @@ def _missing(run: Run) -> Iterator[Finding]:
             )  # fmt: skip
     for kind in run.belongings:
         yield _finding(
-            run, Invariant.REMAINS, f"does not exist, but its {BELONGINGS.get(kind, 'hash')} is still stored",
+            run, Invariant.REMAINS, f"does not exist, but its {_called(kind)} is still stored",
             f"It is harmless. Delete it with {command('DEL', KEYS.key(kind, run.id))}.",
         )  # fmt: skip
     if run.noted_by:

@@ -8,8 +8,9 @@ from typing import Any
 
 from factorial.mailbox.doctor.reader import Questions, Reader, number, text
 from factorial.mailbox.doctor.shared import Shared, event_number
-from factorial.mailbox.doctor.stored import BELONGINGS, ENDED, PARKED, Place, Run
+from factorial.mailbox.doctor.stored import BELONGINGS, PlacedAt, Run
 from factorial.mailbox.keys import KINDS, Keys
+from factorial.mailbox.places import ENDED, PARKED, PLACES
 
 __all__ = ["read_runs", "read_with_places"]
 
@@ -37,7 +38,7 @@ def _run(id: str, values: Sequence[bytes | None]) -> Run:
 
 async def read_with_places(
     reader: Reader, shared: Shared, ids: Sequence[str], *,
-    elsewhere: Mapping[str, set[Place]] | None = None, thorough: bool = False,
+    elsewhere: Mapping[str, set[PlacedAt]] | None = None, thorough: bool = False,
 ) -> list[Run]:  # fmt: skip
     """The runs and their places.
 
@@ -72,15 +73,15 @@ async def read_with_places(
     return runs
 
 
-def _own_places(run: Run) -> Iterable[Place]:
+def _own_places(run: Run) -> Iterable[PlacedAt]:
     """The places to ask for this run. `Shared.standing` has the others."""
-    if run.status:
-        yield from (("ended", f"{run.agent}:{status}") for status in ENDED)
-    if run.status and not run.has_ended:
-        yield from (("due", run.agent), ("parked", run.agent), ("throttled", f"{run.agent}:{run.owner}"))
+    for place in PLACES if run.status else ():
+        if place.is_searchable and (place.is_final or not run.has_ended):
+            for status in place.statuses if place.is_final else ("",):
+                yield place.kind, place.name(agent=run.agent, owner=run.owner, status=status)
 
 
-def _ask_of_place(questions: Questions, keys: Keys, run: Run, place: Place) -> None:
+def _ask_of_place(questions: Questions, keys: Keys, run: Run, place: PlacedAt) -> None:
     is_set = KINDS[place[0]].type == "SET"
 
     def note(answer: Any) -> None:

@@ -6,16 +6,18 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from factorial.mailbox.doctor.reader import Reader, number, pairs, text
-from factorial.mailbox.doctor.stored import Batch, Place, Process, Run
+from factorial.mailbox.doctor.stored import Batch, PlacedAt, Process, Run
+from factorial.mailbox.places import PLACES
 
 __all__ = ["Shared", "event_number", "read_ends", "read_shared"]
 
 _EVENTS = 100
 """The number of events that one command asks for. An event may be long."""
-_SHARED = (
-    "ready", "suspects", "throttled", "running", "passed", "due", "parked", "wake", "held", "claims", "events", "owner",
-    "batch",
-)  # fmt: skip
+_SHARED = {
+    *(place.kind for place in PLACES if not place.is_final),
+    "running", "passed", "wake", "claims", "events", "owner", "batch",
+}  # fmt: skip
+_QUEUES = ("ready", "suspects")
 _END_EVENT = re.compile(rb'{"event_type":"run_(completed|failed|cancelled)","task_id":"([^"]*)"')
 
 _EventId = tuple[int, int]
@@ -41,7 +43,7 @@ class Shared:
     """By id: what the batch counts."""
     doomed: int
     """The number of runs that maintenance must still cancel."""
-    standing: dict[str, tuple[Place, ...]] = field(default_factory=dict)
+    standing: dict[str, tuple[PlacedAt, ...]] = field(default_factory=dict)
     """By run: its places among the ready queues, the queues of suspects, and the held runs."""
     ends: dict[str, list[tuple[_EventId, str]]] = field(default_factory=dict)
     """By run: the events that report its end, each as its id and the status."""
@@ -62,7 +64,7 @@ class Shared:
         for run in runs:
             if run.status:
                 self.names["owner"].add(run.owner)
-                for kind in ("ready", "suspects", "running", "passed"):
+                for kind in (*_QUEUES, "running", "passed"):
                     self.names[kind].add(run.agent)
 
 
@@ -98,9 +100,9 @@ async def read_shared(reader: Reader, names: dict[str, set[str]] | None = None) 
         batches={name: _batch(counted) for name, counted in batches.items()},
         doomed=doomed or 0,
     )
-    for kind in ("ready", "suspects", "held"):
-        for name in sorted(names[kind]):
-            await _note_standing(reader, shared, kind, name)
+    for place in PLACES:
+        for name in sorted(names[place.kind]) if not place.is_searchable else ():
+            await _note_standing(reader, shared, place.kind, name)
     return shared
 
 

@@ -4,31 +4,16 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-__all__ = ["BELONGINGS", "ENDED", "KEPT_AFTER_END", "PARKED", "PLACES", "Batch", "Place", "Process", "Run"]
+from factorial.mailbox.keys import KINDS
+from factorial.mailbox.places import ENDED
 
-ENDED = ("completed", "failed", "cancelled")
-PARKED = ("pending_tool_results", "pending_child_tasks")
-BELONGINGS = {
-    "conversation": "conversation", "fields": "context", "journal": "journal", "mail": "unread steering",
-    "seen": "list of accepted steering", "awaits": "list of awaits", "children": "list of children",
-}  # fmt: skip
-"""The keys that a run may have next to its hash, and what they hold, by kind."""
-KEPT_AFTER_END = ("conversation", "fields")
-"""Those that an ended run keeps."""
+__all__ = ["BELONGINGS", "Batch", "PlacedAt", "Process", "Run"]
 
-Place = tuple[str, str]
+BELONGINGS = tuple(kind for kind, about in KINDS.items() if about.is_of_run and kind != "run")
+"""The kinds of the keys that a run may have next to its hash."""
+
+PlacedAt = tuple[str, str]
 """Where a run is, as a kind of key and its name: ('ready', agent), ('held', process), ('ended', 'agent:status')."""
-PLACES = {
-    "ready": "the ready queue of agent {}",
-    "suspects": "the queue of suspects of agent {}",
-    "throttled": "the throttled runs of {}",
-    "held": "the runs held by process {}",
-    "due": "the due runs of agent {}",
-    "parked": "the parked runs of agent {}",
-    "ended": "the ended runs of {}",
-    "children": "the list of children of run {}",
-}
-"""What each kind of place is called, with its name in the braces."""
 
 
 @dataclass(slots=True)
@@ -57,7 +42,7 @@ class Run:
     """The id of its first event."""
     created_at: int = 0
     """In ms since 1970."""
-    places: tuple[Place, ...] = ()
+    places: tuple[PlacedAt, ...] = ()
     """All places where it was found. A place that has it twice is listed twice."""
     belongings: tuple[str, ...] = ()
     """The kinds of keys that it has next to its hash."""

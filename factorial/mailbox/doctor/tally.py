@@ -3,7 +3,8 @@
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
-from factorial.mailbox.doctor.stored import PARKED, Batch, Run
+from factorial.mailbox.doctor.stored import Batch, Run
+from factorial.mailbox.places import PARKED
 
 __all__ = ["Tally"]
 

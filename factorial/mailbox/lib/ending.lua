@@ -68,7 +68,7 @@ local function finish(run, status, now, error_text)
     publish_about(run, 'run_cancelled', now, ',"metadata":null')
     append_all(doomed_key(), redis.call('SMEMBERS', children_key(run.id)))
   end
-  redis.call('DEL', journal_key(run.id), seen_key(run.id), awaits_key(run.id), children_key(run.id))
+  redis.call('DEL', keys_of_active_run(run.id))
   redis.call('ZADD', ended_key(run.agent .. ':' .. status), now, run.id)
   tally_end(run, status, now)
   local active = add_to_count(owner_key(run.owner), 'active', -1)

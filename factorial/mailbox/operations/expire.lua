@@ -8,11 +8,6 @@
 -- include: lib/run.lua
 local agent, status, age, most = take(), take(), take_number(), take_number()
 
-local function remove(id)
-  redis.call('UNLINK', run_key(id), conversation_key(id), fields_key(id), journal_key(id), mail_key(id), seen_key(id),
-    awaits_key(id), children_key(id))
-end
-
 local ended = ended_key(agent .. ':' .. status)
 local over = redis.call('ZRANGEBYSCORE', ended, '-inf', now_ms() - age, 'LIMIT', 0, most)
 local removed = 0
@@ -22,7 +17,7 @@ for _, id in ipairs(over) do
   if type(parent_status) == 'string' and not is_final(parent_status) then
     redis.call('ZADD', ended, now_ms(), id)
   else
-    remove(id)
+    redis.call('UNLINK', keys_of_run(id))
     redis.call('ZREM', ended, id)
     removed = removed + 1
   end

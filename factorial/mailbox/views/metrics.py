@@ -12,13 +12,12 @@ from typing import Any, TypedDict
 from factorial._core.text import iso
 from factorial.config import MetricsTimelineConfig
 from factorial.mailbox.script import Scripts
-from factorial.mailbox.views.queues import Queue, read_queues
+from factorial.mailbox.views.queues import COUNTED, PlaceCounts, read_queues
 
 __all__ = ["AgentMetrics", "Bucket", "Counts", "InFlight", "Metrics", "read_metrics"]
 
 _COUNTED = ("enqueued", "completed", "failed", "cancelled", "retried", "recovered")
 _ENDS = ("completed", "failed", "cancelled")
-_NOTHING = Queue(ready=0, throttled=0, suspects=0, backoff=0, parked=0, held=0)
 
 
 class Counts(TypedDict):
@@ -94,7 +93,7 @@ async def read_metrics(scripts: Scripts, timeline: MetricsTimelineConfig, agent:
         "at": iso(datetime.fromtimestamp(int(now) / 1000, UTC)),
         "bucket_seconds": length,
         "agents": {
-            name: _agent(counted.get(name, {}), queues.get(name, _NOTHING), starts)
+            name: _agent(counted.get(name, {}), queues.get(name, {}), starts)
             for name in sorted({*counted, *(queues if agent is None else ())})
         },
     }
@@ -104,19 +103,23 @@ def _paired(flat: Sequence[Any]) -> dict[str, int]:
     return {name.decode(): int(value) for name, value in zip(flat[::2], flat[1::2], strict=True)}
 
 
-def _agent(counted: Mapping[int, list[Mapping[str, int]]], queue: Queue, starts: range) -> AgentMetrics:
+def _agent(counted: Mapping[int, list[Mapping[str, int]]], places: PlaceCounts, starts: range) -> AgentMetrics:
     return {
         "now": {
-            "queued": queue.ready + queue.throttled + queue.suspects,
-            "processing": queue.held,
-            "backoff": queue.backoff,
-            "parked": queue.parked,
+            "queued": _in_state("queued", places),
+            "processing": _in_state("processing", places),
+            "backoff": _in_state("backoff", places),
+            "parked": _in_state("parked", places),
         },
         "totals": _sum([part for parts in counted.values() for part in parts]),
         "buckets": [
             {"start": iso(datetime.fromtimestamp(start, UTC)), **_sum(counted.get(start, []))} for start in starts
         ],
     }
+
+
+def _in_state(state: str, places: PlaceCounts) -> int:
+    return sum(places.get(place.column, 0) for place in COUNTED if place.state == state)
 
 
 def _sum(parts: Sequence[Mapping[str, int]]) -> Counts:

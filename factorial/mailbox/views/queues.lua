@@ -2,7 +2,8 @@
 -- Count the runs in each place, for the named agents and for those that a process has registered for.
 --
 -- ARGV     agents (list)
--- Answers  {agent, ready runs, throttled runs, suspects, runs in backoff, parked runs, held runs, ...}
+-- Answers  {agent, {place, runs, place, runs, ...}, ...}
+--          A parked run with a deadline is counted as parked, not as due.
 -- include: lib/args.lua
 local agents, held = take_list(), {}
 for _, agent in ipairs(agents) do
@@ -30,9 +31,15 @@ end
 
 local answer = {}
 for _, agent in ipairs(agents) do
-  local due, parked = due_key(agent), parked_key(agent)
-  local backoff = redis.call('ZCARD', due) - redis.call('ZINTERCARD', 2, due, parked) -- parked runs may have deadlines
-  extend(answer, {agent, redis.call('LLEN', ready_key(agent)), throttled(agent),
-    redis.call('LLEN', suspects_key(agent)), backoff, redis.call('SCARD', parked), held[agent]})
+  local counts = {'throttled', throttled(agent), 'held', held[agent]}
+  for _, place in ipairs(PLACES_OF_AGENT) do
+    local kind, command = unpack(place)
+    local count = redis.call(command, KEYS[1] .. kind .. ':' .. agent)
+    if kind == 'due' then
+      count = count - redis.call('ZINTERCARD', 2, due_key(agent), parked_key(agent))
+    end
+    extend(counts, {kind, count})
+  end
+  extend(answer, {agent, counts})
 end
 return answer

@@ -1,32 +1,23 @@
 """Counts the runs in each place (`queues.lua`). Called by `status` and for metrics."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 
+from factorial.mailbox.places import PLACES
 from factorial.mailbox.script import Scripts, counted
 
-__all__ = ["Queue", "read_queues"]
+__all__ = ["COUNTED", "PlaceCounts", "read_queues"]
+
+PlaceCounts = Mapping[str, int]
+"""How many runs of one agent are in each place, by `Place.column`, in the order of `COUNTED`."""
+COUNTED = tuple(place for place in PLACES if place.column)
 
 
-@dataclass(frozen=True, slots=True)
-class Queue:
-    """How many runs of one agent are in each place."""
-
-    ready: int
-    """Queued, and free to be claimed."""
-    throttled: int
-    """Queued, until their owner has less than `owner_limit` held runs."""
-    suspects: int
-    """Queued, and claimed one to a process, because their processes crashed."""
-    backoff: int
-    """Due later, for the next attempt."""
-    parked: int
-    """Awaiting results of deferred tools, or children."""
-    held: int
-    """Held by a process."""
-
-
-async def read_queues(scripts: Scripts, agents: Iterable[str]) -> dict[str, Queue]:
+async def read_queues(scripts: Scripts, agents: Iterable[str]) -> dict[str, PlaceCounts]:
     """The counts of `agents`, and of all agents with a registered process, by name."""
     answer = await scripts.run("queues", *counted(sorted(set(agents))))
-    return {answer[i].decode(): Queue(*map(int, answer[i + 1 : i + 7])) for i in range(0, len(answer), 7)}
+    return {agent.decode(): _counts(flat) for agent, flat in zip(answer[::2], answer[1::2], strict=True)}
+
+
+def _counts(flat: list[bytes | int]) -> PlaceCounts:
+    runs = {kind.decode(): int(count) for kind, count in zip(flat[::2], flat[1::2], strict=True)}  # type: ignore[union-attr]
+    return {place.column: runs[place.kind] for place in COUNTED}

@@ -8,7 +8,7 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import asdict, astuple, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from factorial._core.text import one_line
@@ -17,7 +17,7 @@ from factorial.errors import ConfigError, SupervisionError
 from factorial.mailbox.supervisors.orders import send, wait_for_answer
 from factorial.mailbox.supervisors.reports import LOST_AFTER, Report, read_all
 from factorial.mailbox.transport.blocking import BlockingConnection
-from factorial.mailbox.views.queues import Queue, read_queues
+from factorial.mailbox.views.queues import PlaceCounts, read_queues
 from factorial.mailbox.visit import Visit, visiting
 from factorial.supervisor.operate.status import Subject, draw, span
 from factorial.supervisor.operate.verbs import USAGE
@@ -43,7 +43,7 @@ class Status:
     """The latest reports of some supervisors, and the queues of their agents."""
 
     supervisors: Sequence[Report]
-    queues: Mapping[str, Queue]
+    queues: Mapping[str, PlaceCounts]
     missing: SupervisionError | None
     """The error to raise if there is no such supervisor."""
 
@@ -55,13 +55,13 @@ class Status:
     def as_text(self) -> str:
         """A table per supervisor, and one of the queues. The queues are shown also if no supervisor is known."""
         subjects = [Subject(one.content, one.age, one.is_lost) for one in self.supervisors]
-        return draw(subjects, {agent: astuple(queue) for agent, queue in self.queues.items()})
+        return draw(subjects, self.queues)
 
     def as_json(self) -> dict[str, Any]:
         """Everything, as plain data."""
         return {
             "supervisors": [{**one.content, "age": one.age, "lost": one.is_lost} for one in self.supervisors],
-            "queues": {agent: asdict(queue) for agent, queue in self.queues.items()},
+            "queues": {agent: dict(counts) for agent, counts in self.queues.items()},
         }
 
 

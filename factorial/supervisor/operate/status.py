@@ -6,7 +6,7 @@ others are cut. `status --json` has everything at full length.
 """
 
 import textwrap
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,8 +15,7 @@ __all__ = ["Subject", "draw", "span"]
 _WIDTH = 120
 
 _COLUMNS = ("  NODE", "STATE", "PID", "UPTIME", "RESTARTS", "TASKS", "RSS", "CPU", "FILES", "LAG", "LAST EXIT")
-_QUEUE_COLUMNS = ("  QUEUE", "READY", "THROTTLED", "SUSPECTS", "BACKOFF", "PARKED", "HELD")
-_TO_THE_RIGHT = {"PID", "UPTIME", "TASKS", "RSS", "CPU", "FILES", "LAG", *_QUEUE_COLUMNS[1:]}
+_TO_THE_RIGHT = {"PID", "UPTIME", "TASKS", "RSS", "CPU", "FILES", "LAG"}
 _LONGEST_NAME = 40
 _MOST_NAMED = 5
 _MOST_LINES = 6
@@ -41,15 +40,16 @@ class Subject:
     is_lost: bool
 
 
-def draw(subjects: Sequence[Subject], queues: Mapping[str, Sequence[int]]) -> str:
+def draw(subjects: Sequence[Subject], queues: Mapping[str, Mapping[str, int]]) -> str:
     """The text for all supervisors and the queues.
 
-    `queues`: for each agent the number of tasks that are ready, throttled, suspects, in backoff, parked, and held.
+    `queues`: for each agent its numbers of tasks, by the name of the column. All agents have the same columns.
     """
     blocks = [_supervisor(subject) for subject in subjects]
     if queues:
-        rows = [(f"  {_text(agent)}", *map(str, counts)) for agent, counts in sorted(queues.items())]
-        blocks.append(_table(_QUEUE_COLUMNS, rows))
+        columns = tuple(name.upper() for name in next(iter(queues.values())))
+        rows = [(f"  {_text(agent)}", *map(str, counts.values())) for agent, counts in sorted(queues.items())]
+        blocks.append(_table(("  QUEUE", *columns), rows, to_the_right=columns))
     return "\n\n".join("\n".join(_fitted(line) for line in block) for block in blocks)
 
 
@@ -184,7 +184,7 @@ def _is_supervisor(node: _Node) -> bool:
 
 
 def _drawn(tree: _Node) -> list[str]:
-    return _table(_COLUMNS, list(_rows(tree)))
+    return _table(_COLUMNS, list(_rows(tree)), _TO_THE_RIGHT)
 
 
 def _rows(node: _Node, stem: str = "", branch: str = "", *, is_expected: bool = False) -> Iterable[Sequence[str]]:
@@ -230,13 +230,13 @@ def _last_exit(node: _Node) -> str:
     return _dash(node.get("last_exit")) if ago is None else f"{span(ago)} ago: {_text(node.get('last_exit'))}"
 
 
-def _table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+def _table(columns: Sequence[str], rows: Sequence[Sequence[str]], to_the_right: Collection[str]) -> list[str]:
     """Aligned columns, two blanks apart."""
     table = [columns, *rows]
     widths = [max(len(row[i]) for row in table) for i in range(len(columns))]
     return [
         "  ".join(
-            cell.rjust(width) if column in _TO_THE_RIGHT else cell.ljust(width)
+            cell.rjust(width) if column in to_the_right else cell.ljust(width)
             for column, cell, width in zip(columns, row, widths, strict=True)
         ).rstrip()
         for row in table
