@@ -33,40 +33,55 @@ if TYPE_CHECKING:
     from factorial.errors import FactorialError, FatalAgentError, RetryableError
     from factorial.events import AgentEvent, BaseEvent, BatchEvent, EventPublisher, QueueEvent
     from factorial.models import (
+        MODELS,
         Model,
         ModelSettings,
         MultiClient,
         Provider,
         ResolvedModelSettings,
+        ai_gateway,
         claude_4_opus,
         claude_4_sonnet,
         claude_35_haiku,
         claude_35_sonnet,
         claude_37_sonnet,
+        claude_45_haiku,
+        claude_45_opus,
+        claude_45_sonnet,
         fallback_models,
         find_model,
+        fireworks_kimi_k2,
+        fireworks_qwen_3_235b,
+        fireworks_qwen_3_coder_480b,
         gpt_5,
         gpt_5_mini,
         gpt_5_nano,
         gpt_41,
         gpt_41_mini,
         gpt_41_nano,
+        gpt_52,
         gpt_54,
         gpt_54_mini,
         grok_3,
         grok_3_mini,
+        grok_4,
         o3,
         o4_mini,
     )
     from factorial.orchestrator import Orchestrator
     from factorial.task import Task, TaskStatus
     from factorial.tools import (
+        AgentTool,
+        AgentToolAction,
+        AgentToolActionResult,
         FunctionTool,
         FunctionToolAction,
         FunctionToolActionResult,
         deferred_result,
+        deferred_tool,
         forking_tool,
         function_tool,
+        tool,
     )
 
 __all__ = [
@@ -74,13 +89,15 @@ __all__ = [
     "Agent", "AgentContext", "BaseAgent", "Batch", "ContextType", "ExecutionContext", "RunCompletion", "TurnCompletion",
     "publish_progress", "retry",
     # tools
-    "FunctionTool", "FunctionToolAction", "FunctionToolActionResult", "deferred_result", "forking_tool",
-    "function_tool",
+    "AgentTool", "AgentToolAction", "AgentToolActionResult", "FunctionTool", "FunctionToolAction",
+    "FunctionToolActionResult", "deferred_result", "deferred_tool", "forking_tool", "function_tool", "tool",
     # models
-    "Model", "ModelSettings", "MultiClient", "Provider", "ResolvedModelSettings", "fallback_models", "find_model",
-    "claude_35_haiku", "claude_35_sonnet", "claude_37_sonnet", "claude_4_opus", "claude_4_sonnet",
-    "gpt_41", "gpt_41_mini", "gpt_41_nano", "gpt_5", "gpt_54", "gpt_54_mini", "gpt_5_mini", "gpt_5_nano",
-    "grok_3", "grok_3_mini", "o3", "o4_mini",
+    "MODELS", "Model", "ModelSettings", "MultiClient", "Provider", "ResolvedModelSettings", "ai_gateway",
+    "fallback_models", "find_model",
+    "claude_35_haiku", "claude_35_sonnet", "claude_37_sonnet", "claude_45_haiku", "claude_45_opus", "claude_45_sonnet",
+    "claude_4_opus", "claude_4_sonnet", "fireworks_kimi_k2", "fireworks_qwen_3_235b", "fireworks_qwen_3_coder_480b",
+    "gpt_41", "gpt_41_mini", "gpt_41_nano", "gpt_5", "gpt_52", "gpt_54", "gpt_54_mini", "gpt_5_mini", "gpt_5_nano",
+    "grok_3", "grok_3_mini", "grok_4", "o3", "o4_mini",
     # tasks, and the system that runs them
     "AgentWorkerConfig", "EventsConfig", "HealthConfig", "LoggingConfig", "MaintenanceWorkerConfig",
     "MetricsTimelineConfig", "ObservabilityConfig", "Orchestrator", "RedisConfig", "RunnerSupervisorConfig",
@@ -104,14 +121,17 @@ _NAMES = {
     "factorial.errors": "FactorialError FatalAgentError RetryableError",
     "factorial.events": "AgentEvent BaseEvent BatchEvent EventPublisher QueueEvent",
     "factorial.models": (
-        "Model ModelSettings MultiClient Provider ResolvedModelSettings claude_4_opus claude_4_sonnet "
-        "claude_35_haiku claude_35_sonnet claude_37_sonnet fallback_models find_model gpt_5 gpt_5_mini "
-        "gpt_5_nano gpt_41 gpt_41_mini gpt_41_nano gpt_54 gpt_54_mini grok_3 grok_3_mini o3 o4_mini"
+        "MODELS Model ModelSettings MultiClient Provider ResolvedModelSettings ai_gateway claude_4_opus "
+        "claude_4_sonnet claude_35_haiku claude_35_sonnet claude_37_sonnet claude_45_haiku claude_45_opus "
+        "claude_45_sonnet fallback_models find_model fireworks_kimi_k2 fireworks_qwen_3_235b "
+        "fireworks_qwen_3_coder_480b gpt_5 gpt_5_mini gpt_5_nano gpt_41 gpt_41_mini gpt_41_nano gpt_52 gpt_54 "
+        "gpt_54_mini grok_3 grok_3_mini grok_4 o3 o4_mini"
     ),
     "factorial.orchestrator": "Orchestrator",
     "factorial.task": "Task TaskStatus",
     "factorial.tools": (
-        "FunctionTool FunctionToolAction FunctionToolActionResult deferred_result forking_tool function_tool"
+        "AgentTool AgentToolAction AgentToolActionResult FunctionTool FunctionToolAction FunctionToolActionResult "
+        "deferred_result deferred_tool forking_tool function_tool tool"
     ),
 }
 """The names that each module provides."""

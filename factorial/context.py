@@ -12,12 +12,14 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, ParamSpec, Protocol, Self, TypeVar, overload
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from factorial.errors import FactorialError
 from factorial.events import EventPublisher
 
-__all__ = ["AgentContext", "Batch", "ContextType", "ExecutionContext", "execution_context", "opening_messages"]
+__all__ = [
+    "AgentContext", "Batch", "ContextType", "ExecutionContext", "execution_context", "note_attempt", "opening_messages",
+]  # fmt: skip
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -44,6 +46,9 @@ class AgentContext(BaseModel):
     """How many turns are finished."""
     output: Any = None
     """The final output, once there is one."""
+    attempt: int = Field(default=0, exclude=True)
+    """How many attempts at the present turn, or at the present call of a method with `@retry`, have failed. It is not
+    stored."""
 
     def to_dict(self) -> dict[str, Any]:
         """The context as plain JSON data."""
@@ -66,6 +71,12 @@ class AgentContext(BaseModel):
 
 ContextType = TypeVar("ContextType", bound=AgentContext)
 """The class of an agent's contexts, for type annotations: `class MyAgent(BaseAgent[ContextType])`."""
+
+
+def note_attempt(context: AgentContext, attempt: int) -> None:
+    """Set `context.attempt`, unless its class has a field of its own by this name: for Factorial's own use."""
+    if type(context).model_fields["attempt"].exclude:
+        context.__dict__["attempt"] = attempt
 
 
 def opening_messages(context: AgentContext) -> list[dict[str, Any]]:
@@ -142,6 +153,11 @@ class ExecutionContext:
     idempotency_key: str = field(default="", repr=False)
     """Within a step: the same on every execution of the step, also after a crash. Pass it to services that can refuse
     a second order."""
+
+    @property
+    def current_tool_call_id(self) -> str:
+        """`tool_call_id` by its other name."""
+        return self.tool_call_id
 
     @classmethod
     def current(cls) -> "ExecutionContext":

@@ -10,6 +10,7 @@
      │    ├── TaskNotFoundError           no such task, or it was removed after its time to live
      │    ├── InactiveTaskError           the task has ended: it cannot be steered or cancelled
      │    └── CorruptedTaskDataError      what is stored for the task cannot be read
+     ├── BatchNotFoundError               no such batch, or it was removed after its time to live
      ├── MailboxError                     the Redis or Valkey server cannot be used
      │    ├── MailboxUnavailableError     the server does not answer
      │    ├── MailboxRefusedError         the server answers, but cannot be used: password, version, eviction policy
@@ -19,6 +20,7 @@
      │    ├── TruncatedResponseError      a streamed answer ended early
      │    └── ModelRefusedError           the provider rejects the request: key, model name, bad request
      ├── RetryableError                   raise it in an agent or a tool: the turn is retried, with backoff
+     │    └── InvalidLLMResponseError     raise it to reject a model's answer: the model is asked again
      ├── FatalAgentError                  raise it in an agent or a tool: the run fails at once
      │    ├── MaxTurnsError               the run did not end within `max_turns`
      │    └── ContextWindowError          the request does not fit into `context_window_limit`
@@ -91,6 +93,17 @@ class CorruptedTaskDataError(TaskError):
     """What is stored for the task cannot be read."""
 
 
+class BatchNotFoundError(FactorialError):
+    """No batch has this id, or the batch was removed after its time to live."""
+
+    def __init__(self, batch_id: str) -> None:
+        super().__init__(
+            f"there is no batch {batch_id!r}: it was never enqueued in this namespace, or its tasks have ended and its "
+            "time to live is over"
+        )
+        self.batch_id = batch_id
+
+
 class MailboxError(FactorialError):
     """The Redis or Valkey server cannot be used."""
 
@@ -138,6 +151,10 @@ class RetryableError(FactorialError):
     Finished steps are recalled and not repeated. A step that raises is not finished: raise this in `completion` to
     reject an answer and ask the model again.
     """
+
+
+class InvalidLLMResponseError(RetryableError):
+    """Raise it in `validate_completion` to reject a model's answer: the model is asked again, after a backoff."""
 
 
 class FatalAgentError(FactorialError):

@@ -200,6 +200,7 @@ class AgentEvent(BaseEvent):
 class QueueEvent(BaseEvent):
     """Something that happened to a task in the queue."""
 
+    turn: int | None = None
     worker_id: str | None = None
     batch_id: str | None = None
     data: Any = None

@@ -9,26 +9,23 @@ first used.
 from typing import Any
 
 from factorial.errors import (
+    BatchNotFoundError,
     CorruptedTaskDataError,
     FatalAgentError,
     InactiveTaskError,
+    InvalidLLMResponseError,
     InvalidTaskIdError,
     ModelError,
     ModelRefusedError,
     RateLimitError,
     RetryableError,
-    TaskError,
     TaskNotFoundError,
 )
 
 __all__ = [
-    "BatchNotFoundError", "CorruptedTaskDataError", "FatalAgentError", "InactiveTaskError", "InvalidTaskIdError",
-    "ModelError", "ModelRefusedError", "RateLimitError", "RetryableError", "TaskNotFoundError",
+    "BatchNotFoundError", "CorruptedTaskDataError", "FatalAgentError", "InactiveTaskError", "InvalidLLMResponseError",
+    "InvalidTaskIdError", "ModelError", "ModelRefusedError", "RateLimitError", "RetryableError", "TaskNotFoundError",
 ]  # fmt: skip
-
-
-class BatchNotFoundError(TaskError):
-    """Kept for `except` clauses. It is not raised: `orchestrator.get_batch_data` returns None."""
 
 
 _OF_THE_SDK = {

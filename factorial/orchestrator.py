@@ -261,9 +261,10 @@ class Orchestrator:
         """Have the task read `messages` before its next model call.
 
         They are appended to the conversation in this order. A task that was about to complete takes another turn; if
-        `max_turns` allows none, it completes, and `run_steering_failed` is published. Raises `ConfigError` for messages
-        that no model accepts, `TaskNotFoundError`, and `InactiveTaskError` if the task has ended. These errors publish
-        `run_steering_failed`, too.
+        `max_turns` allows none, it completes, and `run_steering_failed` is published. An empty list does nothing.
+
+        Raises `ConfigError` for messages that no model accepts, `TaskNotFoundError`, and `InactiveTaskError` if the
+        task has ended. These errors publish `run_steering_failed`, too.
         """
         await steer_task(await self._scripts(), task_id, messages)
 

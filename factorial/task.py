@@ -14,7 +14,7 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from enum import StrEnum, nonmember
+from enum import StrEnum
 from typing import Any, Generic
 
 from factorial._core.json import dump_json, load_json
@@ -43,9 +43,10 @@ class TaskStatus(StrEnum):
     FAILED = "failed"
     CANCELLED = "cancelled"
 
-    # Names of 0.1.x: no task was ever active or paused, but a program may ask whether one is.
-    ACTIVE = nonmember("active")
-    PAUSED = nonmember("paused")
+    ACTIVE = "active"
+    """A name of nfactorial 0.1.x. No task has this status."""
+    PAUSED = "paused"
+    """A name of nfactorial 0.1.x. No task has this status."""
 
     @property
     def is_final(self) -> bool:
@@ -63,6 +64,8 @@ class TaskMetadata:
     batch_id: str | None = None
     """The batch that it was spawned with."""
     created_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    max_turns: int | None = None
+    """What the progress of the task's batch counts with. It does not limit the run: `Agent(max_turns=)` does."""
 
     def to_dict(self) -> dict[str, Any]:
         """As plain JSON data; `created_at` in seconds since 1970."""
@@ -71,7 +74,28 @@ class TaskMetadata:
             "parent_id": self.parent_id,
             "batch_id": self.batch_id,
             "created_at": self.created_at.timestamp(),
+            "max_turns": self.max_turns,
         }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "TaskMetadata":
+        """What `to_dict` wrote."""
+        return cls(
+            owner_id=data["owner_id"],
+            parent_id=data.get("parent_id"),
+            batch_id=data.get("batch_id"),
+            created_at=datetime.fromtimestamp(float(data["created_at"]), UTC),
+            max_turns=data.get("max_turns"),
+        )
+
+    def to_json(self) -> str:
+        """As JSON text."""
+        return dump_json(self.to_dict()).decode()
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> "TaskMetadata":
+        """What `to_json` wrote."""
+        return cls.from_dict(load_json(text))
 
 
 def new_task_id() -> str:
@@ -102,10 +126,16 @@ class Task(Generic[ContextType]):
 
     @classmethod
     def create(
-        cls, owner_id: str, agent: str, payload: ContextType, batch_id: str | None = None
+        cls,
+        owner_id: str,
+        agent: str,
+        payload: ContextType,
+        batch_id: str | None = None,
+        max_turns: int | None = None,
     ) -> "Task[ContextType]":
         """A task for the agent of this name. `agent.create_task` knows the agent, and checks the payload."""
-        return Task(agent, payload, TaskMetadata(check_owner_id(owner_id), batch_id=batch_id))
+        metadata = TaskMetadata(check_owner_id(owner_id), batch_id=batch_id, max_turns=max_turns)
+        return Task(agent, payload, metadata)
 
     def to_dict(self) -> dict[str, Any]:
         """The task as plain JSON data."""
@@ -131,16 +161,10 @@ class Task(Generic[ContextType]):
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], context_class: type[ContextType]) -> "Task[ContextType]":
         """The task that `to_dict` or `orchestrator.get_task_data` told of. Raises pydantic's `ValidationError`."""
-        metadata = data["metadata"]
         return Task(
             agent=data["agent"],
             payload=context_class.from_dict(data["payload"]),
-            metadata=TaskMetadata(
-                owner_id=metadata["owner_id"],
-                parent_id=metadata["parent_id"],
-                batch_id=metadata["batch_id"],
-                created_at=datetime.fromtimestamp(metadata["created_at"], UTC),
-            ),
+            metadata=TaskMetadata.from_dict(data["metadata"]),
             id=data["id"],
             status=TaskStatus(data["status"]),
             retries=data["retries"],

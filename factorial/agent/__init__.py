@@ -18,11 +18,18 @@ from factorial.agent.completion import RunCompletion, TurnCompletion
 from factorial.agent.decorators import publish_progress, retry
 from factorial.context import AgentContext, ContextType, ExecutionContext
 from factorial.models import ModelSettings, ResolvedModelSettings
-from factorial.tools import FunctionTool, FunctionToolActionResult, function_tool
+from factorial.tools import (
+    AgentTool,
+    AgentToolActionResult,
+    FunctionTool,
+    FunctionToolActionResult,
+    function_tool,
+    tool,
+)
 from factorial.utils import serialize_data
 
 __all__ = [
-    "Agent", "AgentContext", "BaseAgent", "ContextType", "ExecutionContext", "FunctionTool",
-    "FunctionToolActionResult", "ModelSettings", "ResolvedModelSettings", "RunCompletion", "TurnCompletion",
-    "function_tool", "publish_progress", "retry", "serialize_data",
+    "Agent", "AgentContext", "AgentTool", "AgentToolActionResult", "BaseAgent", "ContextType", "ExecutionContext",
+    "FunctionTool", "FunctionToolActionResult", "ModelSettings", "ResolvedModelSettings", "RunCompletion",
+    "TurnCompletion", "function_tool", "publish_progress", "retry", "serialize_data", "tool",
 ]  # fmt: skip

@@ -26,17 +26,20 @@ from factorial.agent.lifecycle.window import Fitted, fit_window
 from factorial.config import AgentWorkerConfig
 from factorial.context import AgentContext, ContextType, ExecutionContext
 from factorial.errors import ConfigError, ContextError
-from factorial.events import AgentEvent, BaseEvent, EventType
+from factorial.events import AgentEvent, EventType
 from factorial.models import (
     DEFAULT_MODEL,
     AnyModel,
+    ModelClient,
     ModelRequest,
     ModelSettings,
     MultiClient,
     ResolvedModelSettings,
+    ask_client,
     check_model,
     complete,
     find_model,
+    is_own_client,
     refuse_http_client,
 )
 from factorial.task import Task, TaskMetadata, check_owner_id, check_task_id, new_task_id
@@ -78,7 +81,8 @@ class BaseAgent(Generic[ContextType]):
         stream: ask the model for its answer in pieces, each published as `progress_update_completion_chunk`.
         on_run_start, on_run_end, on_turn_start, on_turn_end, on_pending_tool_call, on_pending_tool_results,
             on_run_cancelled: called when something happens: see `factorial.agent.callbacks`.
-        client: a `MultiClient` with keys for the providers, which otherwise come from the environment.
+        client: a `MultiClient` with keys for the providers, which otherwise come from the environment; or an object of
+            your own with an async method `completion`, which is then asked instead of the model (`ModelClient`).
         http_client: refused with a `ConfigError` that says what to use instead.
 
     Raises `ConfigError` that names the parameter or the tool, and what to do.
@@ -99,7 +103,7 @@ class BaseAgent(Generic[ContextType]):
         context_window_limit: int | None = None,
         max_turns: int | None = None,
         http_client: None = None,
-        client: MultiClient | None = None,
+        client: MultiClient | ModelClient | None = None,
         request_timeout: float = 120.0,
         parse_tool_args: bool = True,
         context_class: type[ContextType] = AgentContext,  # type: ignore[assignment]  # the bound of the variable
@@ -128,7 +132,7 @@ class BaseAgent(Generic[ContextType]):
         self.parse_tool_args = parse_tool_args
         self.stream = stream
         refuse_http_client(f"agent {self.name!r}", http_client)
-        self.client: MultiClient = MultiClient() if client is None else client
+        self.client: MultiClient | ModelClient = MultiClient() if client is None else client
         self.final_output: FunctionTool | None = output_tool(self.name, output_type)
         self.on_run_start: Callback = self._callback("on_run_start", on_run_start)
         self.on_run_end: Callback = self._callback("on_run_end", on_run_end)
@@ -173,7 +177,7 @@ class BaseAgent(Generic[ContextType]):
     async def run_inline(
         self,
         agent_ctx: ContextType,
-        event_handler: Callable[[BaseEvent], Awaitable[None] | None] | None = None,
+        event_handler: Callable[[AgentEvent], Awaitable[None] | None] | None = None,
         *,
         owner_id: str = "inline",
         worker_config: AgentWorkerConfig | None = None,
@@ -205,15 +209,18 @@ class BaseAgent(Generic[ContextType]):
                 await self._publish_trimmed(limit, fitted)
                 answers = sum(message.get("role") == "assistant" for message in messages)
             messages = fitted.messages
+        client = self.client
+        if not is_own_client(client):
+            return await ask_client(client, model, messages, tools, settings)
         request = ModelRequest(
             messages=messages,
             tools=tools,
             settings=settings,
-            timeout=self.client.timeout or self.request_timeout,
+            timeout=client.timeout or self.request_timeout,
             stream=self.stream,
             answers=answers,
         )
-        return await complete(self.client.with_keys(model), request, self._publish_chunk if self.stream else None)
+        return await complete(client.with_keys(model), request, self._publish_chunk if self.stream else None)
 
     async def tool_action(
         self, tool_call: "ChatCompletionMessageToolCall", agent_ctx: ContextType
@@ -300,11 +307,13 @@ class BaseAgent(Generic[ContextType]):
 
     def check_ready(self) -> None:
         """Raise `ConfigError` if the agent cannot work as it is: its model has no key. Asked before workers start."""
-        kind = type(self)
+        kind, client = type(self), self.client
         if callable(self.model) or (kind.completion, kind.run_turn) != (BaseAgent.completion, BaseAgent.run_turn):
             return  # which model it asks, if it asks one, shows when it runs
+        if not is_own_client(client):
+            return
         try:
-            check_model(self.client.with_keys(self.model or DEFAULT_MODEL))
+            check_model(client.with_keys(self.model or DEFAULT_MODEL))
         except ConfigError as unready:
             chosen = "" if self.model is not None else f"no model was given, so it uses {DEFAULT_MODEL.name}; "
             raise ConfigError(f"agent {self.name!r}: {chosen}{unready}") from None

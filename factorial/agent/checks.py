@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from factorial._core.signature import can_take
 from factorial.context import AgentContext
 from factorial.errors import ConfigError
-from factorial.models import FallbackModels, Model, ModelSettings, MultiClient
+from factorial.models import FallbackModels, Model, ModelSettings
 from factorial.tools import (
     FINAL_OUTPUT,
     FunctionTool,
@@ -104,7 +104,7 @@ def _is_model(value: object) -> bool:
 
 
 def _is_client(value: object) -> bool:
-    return isinstance(value, MultiClient) and type(value).completion is MultiClient.completion
+    return callable(getattr(value, "completion", None))
 
 
 def _is_context_class(value: object) -> bool:
@@ -123,8 +123,7 @@ _OPTIONS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "parse_tool_args": (_is_flag, "use True or False"),
     "client": (
         _is_client,
-        "give a MultiClient; to ask a model in a way of your own, override `completion` in a class of your own, or "
-        "Model.transport",
+        "give a MultiClient, or an object of your own with an async method `completion`",
     ),
     "context_class": (_is_context_class, "it must extend AgentContext"),
 }

@@ -9,7 +9,7 @@ from typing import Any, ParamSpec, TypeVar, overload
 from factorial.agent.lifecycle.failure import is_final
 from factorial.agent.lifecycle.progress import Ending, Progress, showing
 from factorial.agent.lifecycle.steps import current_frame
-from factorial.context import AgentContext, ExecutionContext
+from factorial.context import AgentContext, ExecutionContext, note_attempt
 from factorial.errors import ConfigError
 
 __all__ = ["publish_progress", "retry"]
@@ -43,7 +43,7 @@ def retry(
 
     The pause before a further try is `delay` seconds, then `exponential_base` times as long, and so on up to
     `max_delay`; `jitter` makes it 0.5 to 1.5 times that. Errors that cannot pass (see `factorial.errors`) are raised
-    at once.
+    at once. Each failed try adds 1 to `attempt` of an `AgentContext` that is passed to the method.
     """
     if max_attempts < 1 or delay < 0 or max_delay < 0 or exponential_base < 1:
         raise ConfigError(
@@ -63,6 +63,8 @@ def retry(
                         raise
                 pause = min(delay * exponential_base ** (attempt - 1), max_delay)
                 await asyncio.sleep(pause * random.uniform(0.5, 1.5) if jitter else pause)
+                for context in (value for value in (*args, *kwargs.values()) if isinstance(value, AgentContext)):
+                    note_attempt(context, context.attempt + 1)
             return await method(*args, **kwargs)
 
         return persistent

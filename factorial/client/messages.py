@@ -54,6 +54,8 @@ class Served(Protocol):
 async def steer_task(scripts: Scripts, task_id: str, messages: Sequence[Mapping[str, Any]]) -> None:
     """Put `messages` into the task's mailbox. If they are rejected, `run_steering_failed` is published, too."""
     check_task_id(task_id)
+    if messages == []:
+        return
     try:
         encoded = encode_messages(_checked_messages(messages))
         await steer(scripts, task_id=task_id, message_id=uuid.uuid4().hex, messages=encoded)

@@ -1,18 +1,20 @@
-"""Keys that are passed in code: `Agent(client=MultiClient(openai_api_key=...))`.
+"""Keys that are passed in code: `Agent(client=MultiClient(openai_api_key=...))`, and clients of the user's own.
 
 If the keys are in the environment, no client is needed. A key that is passed here is sent to its provider's address
 only. It is not put into the environment, into Redis or into messages. Worker processes create the client when they
 import the agent, so the code should read the keys from where they are kept.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
+
+from typing_extensions import TypeIs  # typing has it from Python 3.13 on
 
 from factorial._core.redact import remember_secret
 from factorial.errors import ConfigError
-from factorial.models.catalogue import anthropic, openai, xai
+from factorial.models.catalogue import anthropic, fireworks, openai, vercel, xai
 from factorial.models.complete import complete
 from factorial.models.fallback import AnyModel, FallbackModels
 from factorial.models.model import Model
@@ -23,14 +25,25 @@ from factorial.models.settings import ResolvedModelSettings, ToolChoice
 if TYPE_CHECKING:
     from openai.types.chat import ChatCompletion
 
-__all__ = ["MultiClient", "refuse_http_client"]
+__all__ = ["ModelClient", "MultiClient", "ask_client", "is_own_client", "refuse_http_client"]
+
+
+class ModelClient(Protocol):
+    """Anything that asks models in a way of its own, such as a fake one in a test."""
+
+    @property
+    def completion(self) -> Callable[..., Awaitable[Any]]:
+        """Called with the keywords `model`, `messages`, `tools`, `temperature`, `max_completion_tokens`, `tool_choice`
+        and `parallel_tool_calls`. It returns a `ChatCompletion`."""
+        ...
 
 
 class MultiClient:
     """Keys and a timeout for the calls of an agent.
 
     Parameters:
-        openai_api_key, xai_api_key, anthropic_api_key: keys that take precedence over the environment's.
+        openai_api_key, xai_api_key, anthropic_api_key, fireworks_api_key, ai_gateway_api_key: keys that take
+            precedence over the environment's.
         timeout: seconds without an answer after which a call has failed. It takes precedence over the agent's
             `request_timeout`.
         max_connections, max_keepalive_connections: accepted and ignored. Connections are opened as needed, and shared
@@ -45,6 +58,8 @@ class MultiClient:
         openai_api_key: str | None = None,
         xai_api_key: str | None = None,
         anthropic_api_key: str | None = None,
+        fireworks_api_key: str | None = None,
+        ai_gateway_api_key: str | None = None,
         http_client: Any = None,
         max_connections: int | None = None,
         max_keepalive_connections: int | None = None,
@@ -53,9 +68,15 @@ class MultiClient:
         refuse_http_client("MultiClient", http_client)
         if timeout is not None and not timeout > 0:
             raise ConfigError(f"MultiClient: timeout={timeout!r}: use seconds above 0")
-        for key in (openai_api_key, xai_api_key, anthropic_api_key):
+        given = {
+            openai: openai_api_key,
+            xai: xai_api_key,
+            anthropic: anthropic_api_key,
+            fireworks: fireworks_api_key,
+            vercel: ai_gateway_api_key,
+        }
+        for key in given.values():
             remember_secret(key)
-        given = {openai: openai_api_key, xai: xai_api_key, anthropic: anthropic_api_key}
         self._keyed: dict[Provider, Provider] = {
             provider: replace(provider, key=key) for provider, key in given.items() if key
         }
@@ -118,6 +139,31 @@ class MultiClient:
 
     async def close(self) -> None:
         """Does nothing: connections belong to the event loop, and are closed with it."""
+
+
+def is_own_client(client: MultiClient | ModelClient) -> TypeIs[MultiClient]:
+    """Whether calls of `client` are ours: it is a `MultiClient`, and no subclass of it asks in a way of its own."""
+    return isinstance(client, MultiClient) and type(client).completion is MultiClient.completion
+
+
+async def ask_client(
+    client: ModelClient,
+    model: AnyModel,
+    messages: Sequence[Mapping[str, Any]],
+    tools: Sequence[Mapping[str, Any]],
+    settings: ResolvedModelSettings,
+) -> "ChatCompletion":
+    """The answer of a client of the user's own."""
+    answer: ChatCompletion = await client.completion(
+        model=model,
+        messages=messages,
+        tools=tools,
+        temperature=settings.temperature,
+        max_completion_tokens=settings.max_completion_tokens,
+        tool_choice=settings.tool_choice,
+        parallel_tool_calls=settings.parallel_tool_calls,
+    )
+    return answer
 
 
 def refuse_http_client(where: str, http_client: object) -> None:

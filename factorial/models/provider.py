@@ -37,10 +37,17 @@ class Provider:
     OPENAI: ClassVar["Provider"]
     ANTHROPIC: ClassVar["Provider"]
     XAI: ClassVar["Provider"]
+    FIREWORKS: ClassVar["Provider"]
+    AI_GATEWAY: ClassVar["Provider"]
 
     def __post_init__(self) -> None:
         if self.api not in get_args(Api):
             raise ConfigError(f"provider {self.name!r}: api={self.api!r}: use one of {', '.join(get_args(Api))}")
+
+    @property
+    def value(self) -> str:
+        """`name`, for programs of nfactorial 0.1.x, in which providers were members of an enumeration."""
+        return self.name
 
     @property
     def api_key(self) -> str | None:

@@ -3,16 +3,25 @@
 `function_tool` defines a tool, from what `inspection`, `schema` and `docstring` read of the function. `call` calls it,
 and `output` makes the result of what it returned. `deferred` has the tools whose results come later, and
 `final_output` the tool that ends a run.
+
+`tool`, `AgentTool`, `AgentToolAction` and `AgentToolActionResult` are `function_tool`, `FunctionTool`,
+`FunctionToolAction` and `FunctionToolActionResult` by the names that nfactorial 0.1.31 gave them.
 """
 
 from factorial.tools.call import call_tool
-from factorial.tools.deferred import Deferral, deferred_result, forking_tool
+from factorial.tools.deferred import Deferral, deferred_result, deferred_tool, forking_tool
 from factorial.tools.final_output import FINAL_OUTPUT, final_output_tool
-from factorial.tools.function_tool import FunctionTool, build_tools, function_tool
+from factorial.tools.function_tool import AgentTool, FunctionTool, build_tools, function_tool, tool
 from factorial.tools.inspection import execution_parameters
-from factorial.tools.output import FunctionToolAction, FunctionToolActionResult
+from factorial.tools.output import (
+    AgentToolAction,
+    AgentToolActionResult,
+    FunctionToolAction,
+    FunctionToolActionResult,
+)
 
 __all__ = [
-    "FINAL_OUTPUT", "Deferral", "FunctionTool", "FunctionToolAction", "FunctionToolActionResult", "build_tools",
-    "call_tool", "deferred_result", "execution_parameters", "final_output_tool", "forking_tool", "function_tool",
+    "FINAL_OUTPUT", "AgentTool", "AgentToolAction", "AgentToolActionResult", "Deferral", "FunctionTool",
+    "FunctionToolAction", "FunctionToolActionResult", "build_tools", "call_tool", "deferred_result", "deferred_tool",
+    "execution_parameters", "final_output_tool", "forking_tool", "function_tool", "tool",
 ]  # fmt: skip

@@ -1,13 +1,14 @@
 """Tools whose result is not the value that the function returns.
 
-    @deferred_result(timeout=3600)              the result is delivered by orchestrator.complete_deferred_tool
+    @deferred_tool(timeout=3600)                the result is delivered by orchestrator.complete_deferred_tool
     def ask_the_manager(question: str, execution_ctx: ExecutionContext) -> None: ...
 
     @forking_tool(timeout=600)                  the result is the output of the spawned tasks
     async def research(topics: list[str], execution_ctx: ExecutionContext) -> Batch: ...
 
 The function starts the work and returns at once. The task is then parked, without a worker, until all results of the
-turn are there. `function_tool` reads the mark of a function; `call` makes the result of what it returned.
+turn are there. The decorators return the function itself, with two marks: what its result awaits, and what kind of tool
+it is. `function_tool` reads the marks; `call` makes the result of what the function returned.
 """
 
 import inspect
@@ -16,7 +17,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar, cast
+from typing import Any, Literal, TypeVar
 
 from factorial._core.text import printable_text, shorten
 from factorial.context import Batch
@@ -26,13 +27,31 @@ from factorial.telemetry.task_log import task_fields
 from factorial.tools.inspection import where
 from factorial.tools.output import FunctionToolActionResult, failure
 
-__all__ = ["Deferral", "deferral_of", "deferred_result", "forking_tool"]
+__all__ = [
+    "Deferral", "IsEnabled", "ToolOptions", "deferral_of", "deferred_result", "deferred_tool", "forking_tool",
+    "tool_options_of",
+]  # fmt: skip
 
 _logger = logging.getLogger(__name__)
 
 _Function = TypeVar("_Function", bound=Callable[..., Any])
-_MARK = "factorial_deferral"
+_DEFERRAL = "factorial_deferral"
+_OPTIONS = "factorial_tool_options"
 _CHILD = re.compile(r"[0-9a-f]{32}")
+
+
+IsEnabled = bool | Callable[[Any], bool]
+"""Whether the model may call a tool: a constant, or a function of the agent's context."""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolOptions:
+    """How a function is presented to the model as a tool. None: as the function itself says."""
+
+    name: str | None = None
+    description: str | None = None
+    strict_json_schema: bool = False
+    is_enabled: IsEnabled = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,36 +87,72 @@ class Deferral:
         )
 
 
-def deferred_result(timeout: float) -> Callable[[_Function], _Function]:
+def deferred_tool(
+    timeout: float,
+    *,
+    name: str | None = None,
+    description: str | None = None,
+    strict_json_schema: bool = False,
+    is_enabled: IsEnabled = True,
+) -> Callable[[_Function], _Function]:
     """Mark a tool whose result is delivered from outside, by `orchestrator.complete_deferred_tool`.
 
     The function passes `execution_ctx.task_id` and `execution_ctx.tool_call_id` to the one who will deliver the result.
     A result that is delivered before the task is parked is kept. If none is delivered within `timeout` seconds, the
-    model sees an error. What the function raises is an ordinary error of the tool. Raises `ConfigError`.
+    model sees an error. What the function raises is an ordinary error of the tool. The other options are those of
+    `function_tool`. Raises `ConfigError`.
     """
+    options = ToolOptions(name, description, strict_json_schema, is_enabled)
+    return _marking("deferred_tool", Deferral("result", timeout), options)
+
+
+def deferred_result(timeout: float) -> Callable[[_Function], _Function]:
+    """`deferred_tool(timeout)`, to be combined with `function_tool`, which then has the other options."""
     return _marking("deferred_result", Deferral("result", timeout))
 
 
-def forking_tool(timeout: float) -> Callable[[_Function], _Function]:
+def forking_tool(
+    timeout: float,
+    *,
+    name: str | None = None,
+    description: str | None = None,
+    strict_json_schema: bool = False,
+    is_enabled: IsEnabled = True,
+) -> Callable[[_Function], _Function]:
     """Mark a tool that spawns child tasks and awaits all of them.
 
     The function returns what `execution_ctx.spawn_child_task(s)` returned, alone or in a list, or a pair of a text for
     the model and these. The model sees the text and, as a JSON list, each task's id, status, and output or error. Tasks
-    that have not ended within `timeout` seconds are cancelled, and shown as expired. Raises `ConfigError`.
+    that have not ended within `timeout` seconds are cancelled, and shown as expired. The other options are those of
+    `function_tool`. Raises `ConfigError`.
     """
-    return _marking("forking_tool", Deferral("children", timeout))
+    options = ToolOptions(name, description, strict_json_schema, is_enabled)
+    return _marking("forking_tool", Deferral("children", timeout), options)
 
 
 def deferral_of(function: Any) -> Deferral | None:
     """What the result of a function awaits, through wrappers and partials. None: the result is what it returns."""
+    found: Deferral | None = _mark_of(function, _DEFERRAL)
+    return found
+
+
+def tool_options_of(function: Any) -> ToolOptions | None:
+    """The options of the decorator that marked the function, through wrappers and partials."""
+    found: ToolOptions | None = _mark_of(function, _OPTIONS)
+    return found
+
+
+def _mark_of(function: Any, mark: str) -> Any:
     while function is not None:
-        if deferral := getattr(function, _MARK, None):
-            return cast(Deferral, deferral)
+        if found := getattr(function, mark, None):
+            return found
         function = getattr(function, "__wrapped__", None) or getattr(function, "func", None)
     return None
 
 
-def _marking(decorator: str, deferral: Deferral) -> Callable[[_Function], _Function]:
+def _marking(
+    decorator: str, deferral: Deferral, options: ToolOptions | None = None
+) -> Callable[[_Function], _Function]:
     timeout: object = deferral.timeout
     if callable(timeout):
         raise ConfigError(f"{decorator}: write @{decorator}(timeout=60), with parentheses")
@@ -113,10 +168,12 @@ def _marking(decorator: str, deferral: Deferral) -> Callable[[_Function], _Funct
         earlier = deferral_of(function)
         if earlier is not None and earlier.awaits != deferral.awaits:
             raise ConfigError(
-                f"{where(function)} has both deferred_result and forking_tool: a tool awaits children or a result "
-                "from outside; keep one"
+                f"{where(function)} is marked as deferred and as forking: a tool awaits children or a result from "
+                "outside; keep one of the decorators"
             )
-        setattr(function, _MARK, deferral)
+        setattr(function, _DEFERRAL, deferral)
+        if options is not None:
+            setattr(function, _OPTIONS, options)
         return function
 
     return mark

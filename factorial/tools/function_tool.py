@@ -2,7 +2,7 @@
 
     def get_weather(location: str) -> str: ...          # a plain function is a tool as it is
 
-    @function_tool(name="forecast", is_enabled=lambda ctx: ctx.turn > 0)
+    @tool(name="forecast", is_enabled=lambda ctx: ctx.turn > 0)
     async def get_forecast(location: str, agent_ctx: AgentContext) -> str: ...
 
 The schema and the checks are built when the tool is defined, so mistakes are reported there. Called by the agent's
@@ -21,16 +21,14 @@ from typing_extensions import TypeVar  # with a default, which typing has from P
 from factorial._core.signature import can_take
 from factorial.context import AgentContext
 from factorial.errors import ConfigError
-from factorial.tools.deferred import Deferral, deferral_of
+from factorial.tools.deferred import Deferral, IsEnabled, ToolOptions, deferral_of, tool_options_of
 from factorial.tools.docstring import read_docstring
 from factorial.tools.inspection import unwrapped, where
 from factorial.tools.schema import Parameters, described_parameters, read_parameters
 
-__all__ = ["FunctionTool", "build_tools", "function_tool"]
+__all__ = ["AgentTool", "FunctionTool", "build_tools", "function_tool", "tool"]
 
 _NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
-
-_IsEnabled = bool | Callable[[Any], bool]
 
 _AnyContext = TypeVar("_AnyContext", bound=AgentContext, default=Any)
 
@@ -56,7 +54,7 @@ class FunctionTool(Generic[_AnyContext]):
     strict_json_schema: bool = False
     """Whether the provider should enforce the schema. It applies only if all parameters are required.
     Factorial checks the arguments in any case."""
-    is_enabled: _IsEnabled = True
+    is_enabled: IsEnabled = True
     """Whether the model may call the tool: a constant, or a function of the agent's context."""
     is_final_output: bool = False
     """Whether the tool ends the run. Its arguments are then the output, and are always parsed."""
@@ -122,6 +120,9 @@ class FunctionTool(Generic[_AnyContext]):
         return self.param
 
 
+AgentTool = FunctionTool
+
+
 @overload
 def function_tool(function: Callable[..., Any], /) -> FunctionTool: ...
 @overload
@@ -130,7 +131,7 @@ def function_tool(
     name: str | None = None,
     description: str | None = None,
     strict_json_schema: bool = False,
-    is_enabled: _IsEnabled = True,
+    is_enabled: IsEnabled = True,
 ) -> Callable[[Callable[..., Any]], FunctionTool]: ...
 def function_tool(
     function: Callable[..., Any] | None = None,
@@ -139,9 +140,9 @@ def function_tool(
     name: str | None = None,
     description: str | None = None,
     strict_json_schema: bool = False,
-    is_enabled: _IsEnabled = True,
+    is_enabled: IsEnabled = True,
 ) -> FunctionTool | Callable[[Callable[..., Any]], FunctionTool]:
-    """Make a tool of a function, as `@function_tool` or `@function_tool(...)`.
+    """Make a tool of a function, as `@function_tool` or `@function_tool(...)`. `tool` is the same.
 
     Parameters:
         name: by default the function's name.
@@ -152,10 +153,15 @@ def function_tool(
     Raises `ConfigError` that names the function, with file and line, and the parameter.
     """
 
+    options = ToolOptions(name, description, strict_json_schema, is_enabled)
+
     def make(function: Callable[..., Any]) -> FunctionTool:
-        return _make(function, name, description, strict_json_schema, is_enabled)
+        return _make(function, options)
 
     return make if function is None else make(function)
+
+
+tool = function_tool
 
 
 def build_tools(functions: Iterable[Callable[..., Any]], *, parse_args: bool = True) -> dict[str, FunctionTool]:
@@ -166,42 +172,41 @@ def build_tools(functions: Iterable[Callable[..., Any]], *, parse_args: bool = T
     """
     tools: dict[str, FunctionTool] = {}
     for function in functions:
-        tool = function if isinstance(function, FunctionTool) else _make(function)
-        if tool.name in tools:
+        made = function if isinstance(function, FunctionTool) else _make(function)
+        if made.name in tools:
             raise ConfigError(
-                f"two tools have the name {tool.name!r}: {where(tools[tool.name].function)} and "
-                f"{where(tool.function)}: rename one with function_tool(name=...)"
+                f"two tools have the name {made.name!r}: {where(tools[made.name].function)} and "
+                f"{where(made.function)}: rename one with function_tool(name=...)"
             )
-        if not parse_args and len(tool.parameters.names) > 1 and not tool.is_final_output:
+        if not parse_args and len(made.parameters.names) > 1 and not made.is_final_output:
             raise ConfigError(
-                f"{where(tool.function)} has the parameters {', '.join(tool.parameters.names)}, but with "
+                f"{where(made.function)} has the parameters {', '.join(made.parameters.names)}, but with "
                 "parse_tool_args=False a tool takes a single one: the raw text of its arguments"
             )
-        tools[tool.name] = tool
+        tools[made.name] = made
     return tools
 
 
-def _make(
-    function: Any,
-    name: str | None = None,
-    description: str | None = None,
-    strict: bool = False,
-    is_enabled: _IsEnabled = True,
-) -> FunctionTool:
+def _make(function: Any, options: ToolOptions | None = None) -> FunctionTool:
     if not callable(function) or inspect.isclass(function):
         raise ConfigError(
             f"{function!r} is not a function, so it cannot be a tool: pass a function with typed parameters"
         )
+    marked = tool_options_of(function) or ToolOptions()
+    if options is None or options == ToolOptions():
+        options = marked
+    elif marked != ToolOptions():
+        raise ConfigError(f"{where(function)} has options from two decorators: give them to one")
     written = unwrapped(function)
     summary, descriptions = read_docstring(written)
     parameters = read_parameters(function, descriptions)
     return FunctionTool(
-        name=name or str(getattr(written, "__name__", type(written).__name__)),
-        description=summary if description is None else description,
+        name=options.name or str(getattr(written, "__name__", type(written).__name__)),
+        description=summary if options.description is None else options.description,
         params_json_schema=parameters.json_schema,
         on_invoke_tool=function,
-        strict_json_schema=strict,
-        is_enabled=is_enabled,
+        strict_json_schema=options.strict_json_schema,
+        is_enabled=options.is_enabled,
         parameters=parameters,
         deferral=deferral_of(function),
     )

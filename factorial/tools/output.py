@@ -8,7 +8,9 @@ from pydantic_core import to_json
 
 from factorial._core.text import printable_text, shorten
 
-__all__ = ["FunctionToolAction", "FunctionToolActionResult", "failure", "shape"]
+__all__ = [
+    "AgentToolAction", "AgentToolActionResult", "FunctionToolAction", "FunctionToolActionResult", "failure", "shape",
+]  # fmt: skip
 
 _LONGEST_ERROR = 2_000
 """Characters."""
@@ -50,6 +52,10 @@ class FunctionToolActionResult:
     def is_pending(self) -> bool:
         """Whether the result is not there yet."""
         return self.pending_result or bool(self.pending_child_task_ids)
+
+
+AgentToolAction = FunctionToolAction
+AgentToolActionResult = FunctionToolActionResult
 
 
 def shape(tool_call_id: str, value: Any) -> FunctionToolActionResult:

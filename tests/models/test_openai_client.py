@@ -158,7 +158,7 @@ async def test_a_temporary_error_is_retried_within_the_call(llmock: LLMock, requ
 
 async def test_an_outage_ends_the_call_after_a_few_tries(llmock: LLMock, request_: ModelRequest) -> None:
     llmock.outage()
-    with pytest.raises(ModelError, match=r"gpt_41 at openai.*HTTP 503") as failed:
+    with pytest.raises(ModelError, match=r"gpt-4\.1 at openai.*HTTP 503") as failed:
         await complete(gpt_41, request_)
     assert failed.value.status == 503 and not isinstance(failed.value, ModelRefusedError)
     assert len(llmock.requests) == 3

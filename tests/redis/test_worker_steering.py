@@ -191,7 +191,7 @@ async def test_an_ended_task_takes_no_steering_and_tells_its_owner(system: Syste
 @pytest.mark.parametrize(
     "messages",
     [
-        [], "be brief", None, {"role": "user", "content": "x"}, ["be brief"], [{"content": "x"}],
+        "be brief", None, {"role": "user", "content": "x"}, ["be brief"], [{"content": "x"}],
         [{"role": "boss", "content": "x"}], [{"role": "tool", "content": "x"}], [{"role": "user"}],
         [{"role": "user", "content": ""}],
     ],

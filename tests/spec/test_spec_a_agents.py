@@ -124,7 +124,7 @@ async def test_spec_A01_a_model_that_does_not_answer_within_request_timeout_is_a
     data = await system.ended(task_id, 30)
     assert data["payload"]["output"] == "Here I am."
     failed = await system.event(task_id, "task_failed")
-    assert failed["error"] == "gpt_41 at openai: no answer in time (raise request_timeout if the model needs longer)"
+    assert failed["error"] == "gpt-4.1 at openai: no answer in time (raise request_timeout if the model needs longer)"
     assert Agent(name="other").request_timeout == 120.0
 
 

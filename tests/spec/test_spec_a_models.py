@@ -149,8 +149,8 @@ async def test_spec_A04_when_all_models_refuse_the_run_fails_and_names_them(syst
     data = await run(system, Agent(name="a", model=fallback_models(gpt_5, gpt_41)))
     assert data["status"] == "failed"
     assert "all 2 models failed" in data["error"]
-    assert "gpt_5 at openai refuses the request (HTTP 401)" in data["error"]
-    assert "gpt_41 at openai refuses the request (HTTP 404)" in data["error"]
+    assert "gpt-5 at openai refuses the request (HTTP 401)" in data["error"]
+    assert "gpt-4.1 at openai refuses the request (HTTP 404)" in data["error"]
     assert asked(llmock) == ["gpt-5", "gpt-4.1"], "what is refused is not asked again"
 
 

@@ -93,7 +93,7 @@ async def test_spec_E07_an_outage_spends_the_tasks_retries_and_ends_the_run(syst
         "run_enqueued", "run_started", "task_failed", "task_retried", "task_failed", "run_failed",
     ]  # fmt: skip
     explanation = (await system.event(task_id, "run_failed"))["error"]
-    assert explanation.startswith(f"Agent a failed to complete task {task_id} due to max retries (1): gpt_41 at openai")
+    assert explanation.startswith(f"Agent a failed to complete task {task_id} due to max retries (1): gpt-4.1 at")
 
 
 @pytest.mark.parametrize("fault", ["disconnect", "truncate", "corrupt"])

@@ -87,7 +87,8 @@ async def test_spec_O07_the_status_says_where_the_task_stands(
 
 def test_spec_O07_the_words() -> None:
     words = {"queued", "processing", "completed", "failed", "cancelled", "backoff"}
-    assert set(TaskStatus) == words | {"pending_tool_results", "pending_child_tasks"}
+    of_older_programs = {"active", "paused"}
+    assert set(TaskStatus) == words | {"pending_tool_results", "pending_child_tasks"} | of_older_programs
     assert str(TaskStatus.PENDING_TOOL_RESULTS) == "pending_tool_results"
     assert str(TaskStatus.PENDING_CHILD_TASKS) == "pending_child_tasks"
 

@@ -39,7 +39,7 @@ async def test_spec_O04_a_failed_task_is_queued_again_max_retries_times(
     assert await story(system, task_id) == [*["task_failed", "task_retried"] * max_retries, "task_failed", "run_failed"]
     failed = await system.event(task_id, "run_failed")
     assert failed["error"].startswith(
-        f"Agent worker failed to complete task {task_id} due to max retries ({max_retries}): gpt_41 at openai: "
+        f"Agent worker failed to complete task {task_id} due to max retries ({max_retries}): gpt-4.1 at openai: "
     )
     assert data["error"] in failed["error"]
     assert (failed["agent_name"], failed["owner_id"]) == ("worker", "owner")

@@ -253,7 +253,6 @@ async def test_spec_E08_a_run_that_has_ended_takes_no_steering(system: System, p
 
 BAD: dict[str, Any] = {
     "nothing": None,
-    "no message": [],
     "text": "be brief",
     "one message, and no list": user("be brief"),
     "a list of text": ["be brief"],
@@ -339,7 +338,7 @@ async def test_spec_E08_the_owner_hears_of_it_live(system: System, provider: Pro
     )
     await system.orchestrator.steer_task(task_id, [user("be brief")])
     with pytest.raises(ConfigError):
-        await system.orchestrator.steer_task(task_id, [])
+        await system.orchestrator.steer_task(task_id, [{}])
     await system.start(agent, quick())
     failed, applied = await heard
     assert failed["event_type"] == "run_steering_failed" and failed["error"].startswith("Invalid steering message")

@@ -69,8 +69,10 @@ def test_a_wrong_setting_is_named(wrong: dict[str, Any]) -> None:
 
 def test_models_by_name() -> None:
     assert find_model("gpt_41") is gpt_41 and find_model("gpt-4.1") is gpt_41
+    assert find_model("claude_45_sonnet") is find_model("claude-4.5-sonnet") is find_model("claude-sonnet-4-5-20250929")
+    identifiers = {id(value): name for name, value in vars(factorial.models).items() if isinstance(value, Model)}
     for name, model in MODELS.items():
-        assert getattr(factorial.models, name) is model and model.context_window > 100_000
+        assert model.name == name and find_model(identifiers[id(model)]) is model and model.context_window > 100_000
     assert DEFAULT_MODEL in MODELS.values()
 
 
@@ -104,7 +106,7 @@ def test_an_invalid_address_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_missing_key_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     monkeypatch.delenv("ANTHROPIC_API_KEY", raising=False)
-    with pytest.raises(ConfigError, match=r"'gpt_41'.*OPENAI_API_KEY.*model=\.\.\..*factorial\.testing\.ScriptedModel"):
+    with pytest.raises(ConfigError, match=r"'gpt-4\.1'.*OPENAI_API_KEY.*model=\.\.\..*testing\.ScriptedModel"):
         check_model(gpt_41)
     both = fallback_models(claude_4_sonnet, gpt_5)
     with pytest.raises(ConfigError, match=r"ANTHROPIC_API_KEY.*OPENAI_API_KEY"):
@@ -117,7 +119,7 @@ def test_a_missing_key_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_fallback_models_are_a_flat_list() -> None:
     models = fallback_models(claude_4_sonnet, fallback_models(gpt_5, gpt_41))
     assert models.models == (claude_4_sonnet, gpt_5, gpt_41)
-    assert models.name == "claude_4_sonnet | gpt_5 | gpt_41" and models.context_window == 200_000
+    assert models.name == "claude-4-sonnet | gpt-5 | gpt-4.1" and models.context_window == 200_000
     with pytest.raises(ConfigError, match="at least one"):
         fallback_models()
     with pytest.raises(ConfigError, match="'gpt_5' is not a Model"):

@@ -30,7 +30,7 @@ from factorial.agent.lifecycle.step import Step
 from factorial.agent.lifecycle.steps import Frame, Steps
 from factorial.agent.lifecycle.waiting import answer_calls, read_results
 from factorial.config import AgentWorkerConfig
-from factorial.context import ContextType, ExecutionContext, entered, scope
+from factorial.context import ContextType, ExecutionContext, entered, note_attempt, scope
 from factorial.errors import ContextError, FactorialError, FatalAgentError, RetryableError, TurnTimeoutError
 from factorial.events import BaseEvent
 from factorial.telemetry.task_log import task_fields
@@ -168,6 +168,7 @@ class Activation(Generic[ContextType]):
         if self._is_new and state.agent.on_run_start is not None:
             await self._steps.take(self._run_start(state.agent.on_run_start), state.context)
         state.execution_ctx.iterations += 1
+        note_attempt(state.context, state.execution_ctx.retries)
         await self._call_back(state.agent.on_turn_start)
         progress = Progress("run_turn", state.execution_ctx, state.context)
         completion = await progress.follow(self._turn_in_time, lambda _: None)

@@ -36,7 +36,7 @@ from factorial.telemetry.task_log import TaskLog, task_fields
 
 __all__ = ["InlineRun", "run_inline"]
 
-_EventHandler = Callable[[BaseEvent], Awaitable[None] | None]
+_EventHandler = Callable[[Any], Awaitable[None] | None]
 
 
 @dataclass(frozen=True, slots=True)
