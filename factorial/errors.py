@@ -16,6 +16,7 @@
      │    ├── MailboxRefusedError         the server answers, but cannot be used: password, version, eviction policy
      │    └── MailboxFullError            the server is out of memory
      ├── ModelError                       a model call failed; see `retry_after` and `status`
+     │    ├── ModelUnavailableError       the provider cannot be reached, or fails (HTTP 5xx)
      │    ├── RateLimitError              the provider limits the rate of requests
      │    ├── TruncatedResponseError      a streamed answer ended early
      │    └── ModelRefusedError           the provider rejects the request: key, model name, bad request
@@ -131,6 +132,10 @@ class ModelError(FactorialError):
         super().__init__(message)
         self.retry_after = retry_after
         self.status = status
+
+
+class ModelUnavailableError(ModelError):
+    """The provider cannot be reached, or answers that it fails (HTTP 5xx). That is not the task's fault."""
 
 
 class RateLimitError(ModelError):

@@ -58,6 +58,7 @@ class EventType(StrEnum):
     CONTEXT_WINDOW_TRIMMED = "context_window_trimmed"
     TASK_FAILED = "task_failed"
     TASK_RETRIED = "task_retried"
+    TASK_DEFERRED = "task_deferred"
     TASK_RECLAIMED = "task_reclaimed"
     TASK_PENDING_TOOL_CALL_RESULTS = "task_pending_tool_call_results"
     TASK_PENDING_CHILD_TASK_RESULTS = "task_pending_child_task_results"
@@ -104,6 +105,11 @@ CATALOGUE: Mapping[str, CatalogueEntry] = MappingProxyType({
     EventType.TASK_FAILED: CatalogueEntry("a turn failed; `task_retried` or `run_failed` follows", ("error",)),
     EventType.TASK_RETRIED: CatalogueEntry(
         "a failed turn will be tried again after `data.delay` seconds", ("data.delay",)
+    ),
+    EventType.TASK_DEFERRED: CatalogueEntry(
+        "the task waits for a provider, or for code that can read it, and spends no retry; it is tried again until "
+        "`data.patience` seconds have passed",
+        ("error", "data.delay", "data.patience"),
     ),
     EventType.TASK_RECLAIMED: CatalogueEntry(
         "the task was reclaimed from a dead process, and is queued again",

@@ -9,6 +9,7 @@ from factorial.agent.lifecycle.outcome import (
     Cancel,
     Complete,
     Continue,
+    Defer,
     Fail,
     Outcome,
     Park,
@@ -34,6 +35,8 @@ def action_of(outcome: Outcome | None) -> Action:
             return Action.PARK
         case Backoff():
             return Action.BACKOFF
+        case Defer():
+            return Action.DEFER
         case Release() | None:
             return Action.RELEASE
         case Fail():
@@ -70,7 +73,7 @@ def changes_of(
 
 def due_in(work: Commit) -> float | None:
     """The seconds after which the run is due again that backs off, or is parked with a deadline."""
-    if work.action is Action.BACKOFF:
+    if work.action in (Action.BACKOFF, Action.DEFER):
         return work.delay
     return min((timeout for timeout in work.awaits.values() if timeout), default=None)
 
@@ -84,6 +87,8 @@ def log_commit(log: TaskLog, action: Action, work: Commit, *, turn: int, attempt
             log.parked(turn=turn, awaits=len(work.awaits))
         case Action.BACKOFF:
             log.retried(work.error, turn=turn, attempt=attempt, delay=work.delay)
+        case Action.DEFER:
+            task_log.deferred(work.error, turn=turn, delay=work.delay, is_first=not was_deferred)
         case Action.FAIL:
             log.failed(work.error, turn=turn, attempt=attempt)
         case Action.RELEASE:

@@ -41,6 +41,11 @@ class AgentWorkerConfig:
     """Seconds before the first retry. Each further retry doubles it, with jitter, up to `max_retry_delay`."""
     max_retry_delay: Seconds = 60.0
     """The longest pause between two attempts, in seconds, unless the provider asks for a longer one."""
+    provider_patience: Pause = 14_400.0
+    """Seconds for which a task is deferred while its provider cannot be reached, fails (HTTP 5xx) or limits the rate
+    (429). Meanwhile no worker holds the task, and no retry is spent. 0: such errors count as failed attempts."""
+    code_patience: Pause = 86_400.0
+    """Seconds for which a task is deferred while the deployed code cannot read its stored context. 0: it fails."""
     missed_heartbeats_threshold: InitVar[Annotated[int, Strict(), Ge(1), Le(100)] | None] = None
     """The name of `missed_heartbeats` in 0.1.x."""
     missed_heartbeats_grace_period: InitVar[Pause | None] = None

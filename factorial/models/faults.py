@@ -2,7 +2,8 @@
 
     cause                                          raised as                 same model    next model
     429                                            RateLimitError            yes           yes
-    408, 409, 425, 5xx, no connection, timeout     ModelError                yes           yes
+    5xx, no connection                             ModelUnavailableError     yes           yes
+    408, 409, 425, timeout                         ModelError                yes           yes
     a broken, cut or unreadable answer             TruncatedResponseError    no            yes
     a missing key, any other 4xx, no quota left    ModelRefusedError         no            yes
 
@@ -20,7 +21,13 @@ from typing import TYPE_CHECKING
 
 from factorial._core.redact import hide_secrets
 from factorial._core.text import shorten
-from factorial.errors import ModelError, ModelRefusedError, RateLimitError, TruncatedResponseError
+from factorial.errors import (
+    ModelError,
+    ModelRefusedError,
+    ModelUnavailableError,
+    RateLimitError,
+    TruncatedResponseError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -55,7 +62,7 @@ def explain(error: Exception, model: "Model") -> ModelError:
     if isinstance(error, openai.APITimeoutError):
         return ModelError(f"{where}: no answer in time (raise request_timeout if the model needs longer)")
     if isinstance(error, openai.APIConnectionError):
-        return ModelError(f"{where}: no connection to {model.provider.url}: {_reason(error, model)}")
+        return ModelUnavailableError(f"{where}: no connection to {model.provider.url}: {_reason(error, model)}")
     if isinstance(error, openai.APIError) and not isinstance(error, openai.APIResponseValidationError):
         return ModelError(f"{where}: {_public(error.message, model)}")
     return unreadable(model, error)
@@ -83,7 +90,8 @@ def _explain_status(error: "APIStatusError", model: "Model", where: str) -> Mode
     if status == 429 and error.code not in _NO_QUOTA:
         return RateLimitError(f"{where}: too many requests (HTTP 429): {said}", retry_after=wait, status=status)
     if status >= 500 or status in _TRANSIENT:
-        return ModelError(f"{where}: the provider failed (HTTP {status}): {said}", retry_after=wait, status=status)
+        kind = ModelUnavailableError if status >= 500 else ModelError
+        return kind(f"{where}: the provider failed (HTTP {status}): {said}", retry_after=wait, status=status)
     hint = {
         401: f". Check {model.provider.api_key_env or 'the key'}",
         403: f". Check {model.provider.api_key_env or 'the key'}",

@@ -53,6 +53,8 @@ class PickedUp:
     """When the task was claimed for the first time."""
     is_new: bool = True
     """No turn of the run is finished yet."""
+    deferred_for: float | None = None
+    """Seconds since the task was deferred first; None if its host cannot defer it."""
 
 
 class Activation(Generic[ContextType]):
@@ -69,7 +71,7 @@ class Activation(Generic[ContextType]):
     ) -> None:
         picked_up = picked_up or PickedUp()
         self.state: RunState[ContextType] = RunState(
-            agent, context, execution_ctx, host, picked_up.started_at, turn=context.turn
+            agent, context, execution_ctx, host, picked_up.started_at, picked_up.deferred_for, context.turn
         )
         self._policy = policy
         self._awaits = picked_up.awaits

@@ -6,8 +6,8 @@ from typing import Any
 from factorial._core.json import dump_json
 from factorial._core.text import listed
 from factorial.agent.completion import TurnCompletion
-from factorial.agent.lifecycle.failure import after_failure, describe, explain_failure, is_final
-from factorial.agent.lifecycle.outcome import AwaitedCall, Backoff, Complete, Continue, Fail, Outcome, Park
+from factorial.agent.lifecycle.failure import after_failure, describe, explain_failure, is_final, patience_with
+from factorial.agent.lifecycle.outcome import AwaitedCall, Backoff, Complete, Continue, Defer, Fail, Outcome, Park
 from factorial.agent.lifecycle.progress import metadata
 from factorial.agent.lifecycle.run_state import RunState
 from factorial.agent.lifecycle.turn import settled
@@ -40,7 +40,7 @@ def outcome_of_turn(state: RunState[Any], completion: TurnCompletion[Any]) -> Ou
 
 def outcome_of_failure(state: RunState[Any], error: BaseException, policy: AgentWorkerConfig) -> Outcome:
     """What the turn leads to that raised `error`."""
-    return after_failure(error, state.execution_ctx.retries, policy)
+    return after_failure(error, state.execution_ctx.retries, state.deferred_for, policy)
 
 
 def _is_last(state: RunState[Any]) -> bool:
@@ -81,6 +81,9 @@ def announced(state: RunState[Any], outcome: Outcome, policy: AgentWorkerConfig)
         case Backoff(delay, error):
             failed = events.of_queue(EventType.TASK_FAILED, error=describe(error))
             return failed, events.of_queue(EventType.TASK_RETRIED, data={"delay": round(delay, 3)})
+        case Defer(delay, error, is_first=True):
+            about = {"delay": round(delay, 3), "patience": patience_with(error, policy)}
+            return (events.of_queue(EventType.TASK_DEFERRED, error=describe(error), data=about),)
         case Fail(error):
             tries = None if is_final(error) else policy.max_retries
             context = state.execution_ctx

@@ -4,11 +4,19 @@ import random
 
 from factorial._core.redact import hide_secrets
 from factorial._core.text import printable_text
-from factorial.agent.lifecycle.outcome import Backoff, Fail
+from factorial.agent.lifecycle.outcome import Backoff, Defer, Fail
 from factorial.config import AgentWorkerConfig
-from factorial.errors import ConfigError, ContextError, FatalAgentError, ModelRefusedError
+from factorial.errors import (
+    ConfigError,
+    ContextError,
+    FatalAgentError,
+    ModelRefusedError,
+    ModelUnavailableError,
+    RateLimitError,
+    UnreadableContextError,
+)
 
-__all__ = ["after_failure", "describe", "explain_failure", "is_final"]
+__all__ = ["after_failure", "deferral", "describe", "explain_failure", "is_final", "patience_with"]
 
 _FINAL = (
     FatalAgentError, ModelRefusedError, ConfigError, ContextError, ImportError, NameError, NotImplementedError,
@@ -16,14 +24,41 @@ _FINAL = (
 """Errors that another attempt would meet again."""
 
 
-def after_failure(error: BaseException, retries: int, policy: AgentWorkerConfig) -> Backoff | Fail:
-    """The outcome after `error`. `retries` attempts in a row have failed before this one."""
+def after_failure(
+    error: BaseException, retries: int, deferred_for: float | None, policy: AgentWorkerConfig
+) -> Backoff | Defer | Fail:
+    """The outcome after `error`. `retries` attempts in a row have failed before this one. `deferred_for`: see
+    `deferral`."""
+    if (deferred := deferral(error, deferred_for, policy)) is not None:
+        return deferred
     if is_final(error) or retries >= policy.max_retries:
         return Fail(error)
-    delay = min(policy.retry_delay * 2**retries, policy.max_retry_delay) * random.uniform(0.5, 1.0)
-    asked_for = getattr(error, "retry_after", None)
-    # Never less than the provider asked for. The jitter keeps tasks that were refused together from returning together.
-    return Backoff(max(delay, (asked_for or 0.0) * random.uniform(1.0, 1.1)), error)
+    return Backoff(_pause(policy.retry_delay * 2**retries, error, policy), error)
+
+
+def deferral(error: BaseException, deferred_for: float | None, policy: AgentWorkerConfig) -> Defer | None:
+    """The deferral of a task that is not at fault for `error`; None if it is at fault, or has waited long enough.
+
+    `deferred_for`: the seconds since the task was deferred first; None if it cannot be deferred here.
+    """
+    if deferred_for is None or deferred_for >= patience_with(error, policy):
+        return None
+    pause = _pause(max(policy.retry_delay, deferred_for / 4), error, policy)
+    return Defer(pause, error, is_first=deferred_for == 0)
+
+
+def patience_with(error: BaseException, policy: AgentWorkerConfig) -> float:
+    """For how many seconds tasks are deferred for `error`; 0 if they are at fault themselves."""
+    if isinstance(error, ModelUnavailableError | RateLimitError):
+        return policy.provider_patience
+    return policy.code_patience if isinstance(error, UnreadableContextError) else 0.0
+
+
+def _pause(seconds: float, error: BaseException, policy: AgentWorkerConfig) -> float:
+    """The pause before the next attempt, in seconds: with jitter, so that tasks that failed together do not return
+    together; and never less than the provider asked for."""
+    pause = min(seconds, policy.max_retry_delay) * random.uniform(0.5, 1.0)
+    return max(pause, (getattr(error, "retry_after", None) or 0.0) * random.uniform(1.0, 1.1))
 
 
 def is_final(error: BaseException) -> bool:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 __all__ = [
-    "AwaitedCall", "Backoff", "Cancel", "Complete", "Continue", "Fail", "Outcome", "Park", "Release", "turn_is_done",
+    "AwaitedCall", "Backoff", "Cancel", "Complete", "Continue", "Defer", "Fail", "Outcome", "Park", "Release", "turn_is_done",
 ]  # fmt: skip
 
 
@@ -62,6 +62,17 @@ class Backoff:
 
 
 @dataclass(frozen=True, slots=True)
+class Defer:
+    """The turn needs something that is away and not at fault: a provider, or code that can read the task. It is tried
+    again after `delay` seconds. No retry is spent, and no process holds the task meanwhile."""
+
+    delay: float
+    error: BaseException
+    is_first: bool = True
+    """Whether the task was not deferred before, since its last finished step: then the deferral is announced."""
+
+
+@dataclass(frozen=True, slots=True)
 class Release:
     """The task goes back to the queue. No retry is spent."""
 
@@ -80,7 +91,7 @@ class Cancel:
     """The run ends as cancelled."""
 
 
-Outcome = Continue | Complete | Park | Backoff | Release | Fail | Cancel
+Outcome = Continue | Complete | Park | Backoff | Defer | Release | Fail | Cancel
 
 
 def turn_is_done(outcome: Outcome) -> bool:

@@ -21,5 +21,7 @@ class RunState(Generic[ContextType]):
     host: Host
     started_at: datetime
     """When the task was claimed for the first time."""
+    deferred_for: float | None = None
+    """Seconds since the task was deferred first, without a finished step in between; None if it cannot be deferred."""
     turn: int = 0
     """The turn that is being taken, or was taken last. `context.turn` counts finished turns."""

@@ -64,6 +64,8 @@ class Steps:
         self._check_open(key)
         urgent = step.urgent(result)
         await host.record(key, recorded, context, urgent=urgent)
+        if self.state.deferred_for:
+            self.state.deferred_for = 0.0
         if urgent and step.kind is StepKind.COMPLETION and "/" not in key:
             await host.boundary()
         return result
