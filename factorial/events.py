@@ -107,8 +107,8 @@ CATALOGUE: Mapping[str, CatalogueEntry] = MappingProxyType({
         "a failed turn will be tried again after `data.delay` seconds", ("data.delay",)
     ),
     EventType.TASK_DEFERRED: CatalogueEntry(
-        "the task waits for a provider, or for code that can read it, and spends no retry; it is tried again until "
-        "`data.patience` seconds have passed",
+        "a task is deferred for at most `data.patience` seconds, and spends no retry: the provider is away, or the "
+        "deployed code cannot read the task",
         ("error", "data.delay", "data.patience"),
     ),
     EventType.TASK_RECLAIMED: CatalogueEntry(

@@ -1,9 +1,12 @@
 """Outcomes as commits: the action that a commit asks for, and the outcome that was carried out."""
 
-from collections.abc import Mapping
-from dataclasses import replace
-from typing import assert_never
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, assert_never
 
+from factorial.actors.journal import Journal
+from factorial.actors.outbox import Pending
+from factorial.agent.lifecycle.failure import deferral, describe, explain_failure, patience_with
 from factorial.agent.lifecycle.outcome import (
     Backoff,
     Cancel,
@@ -17,11 +20,19 @@ from factorial.agent.lifecycle.outcome import (
     turn_is_done,
 )
 from factorial.agent.lifecycle.snapshot import Changes, ContextSnapshot
+from factorial.agent.lifecycle.waiting import awaited_keys, encode_plan
+from factorial.config import AgentWorkerConfig
 from factorial.context import AgentContext
+from factorial.events import BaseEvent, EventType, QueueEvent, encode_event
 from factorial.mailbox.operations.commit import Action, Commit
 from factorial.telemetry.task_log import TaskLog
 
-__all__ = ["action_of", "carried_out", "changes_of", "due_in", "log_commit"]
+__all__ = [
+    "Turn", "action_of", "carried_out", "changes_of", "commit_of", "commit_of_error", "due_in", "log_commit",
+]  # fmt: skip
+
+_ERROR_LIMIT = 2000
+"""Characters of an error that are stored with the task."""
 
 
 def action_of(outcome: Outcome | None) -> Action:
@@ -71,6 +82,60 @@ def changes_of(
     return replace(changes, fields=fields), output
 
 
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """What a turn leaves behind, before it is known what becomes of it."""
+
+    changes: Changes
+    output: Mapping[str, bytes]
+    unsent: Pending
+    journal: Journal
+    events: Sequence[BaseEvent]
+    """Events that announce the outcome."""
+
+
+def commit_of(outcome: Outcome, turn: Turn, *, is_draining: bool) -> Commit:
+    """The commit that asks for `outcome`."""
+    unsent, done = turn.unsent, turn_is_done(outcome)
+    error = outcome.error if isinstance(outcome, Backoff | Defer | Fail) else None
+    return Commit(
+        action=Action.RELEASE if is_draining and outcome == Continue() else action_of(outcome),
+        turn_done=done,
+        messages=[turn.journal.by_reference(message, unsent.entries) for message in turn.changes.messages],
+        rewrite=turn.changes.rewritten,
+        fields=turn.changes.fields,
+        entries={} if done else unsent.entries,
+        events=unsent.events,
+        unanswered=unsent.unanswered,
+        unanswered_events=unsent.unanswered_events,
+        delay=outcome.delay if isinstance(outcome, Backoff | Defer) else 0.0,
+        error="" if error is None else describe(error)[:_ERROR_LIMIT],
+        final_fields=turn.output,
+        final_events=[encode_event(event) for event in turn.events],
+        plan=encode_plan(outcome) if isinstance(outcome, Park) else b"",
+        awaits=awaited_keys(outcome) if isinstance(outcome, Park) else {},
+    )
+
+
+def commit_of_error(error: Exception, ids: Mapping[str, Any], deferred_for: float, policy: AgentWorkerConfig) -> Commit:
+    """The commit for a run that could not begin a turn. `ids` are those that its events begin with."""
+    deferred, text = deferral(error, deferred_for, policy), describe(error)
+    event: BaseEvent
+    if deferred is None:
+        explanation = explain_failure(ids["agent_name"], ids["task_id"], error)
+        event = QueueEvent(EventType.RUN_FAILED, **ids, error=explanation)
+        return Commit(Action.FAIL, turn_done=False, error=text[:_ERROR_LIMIT], final_events=[encode_event(event)])
+    about = {"delay": round(deferred.delay, 3), "patience": patience_with(error, policy)}
+    event = QueueEvent(EventType.TASK_DEFERRED, **ids, error=text, data=about)
+    return Commit(
+        Action.DEFER,
+        turn_done=False,
+        delay=deferred.delay,
+        error=text[:_ERROR_LIMIT],
+        final_events=[encode_event(event)] if deferred.is_first else [],
+    )
+
+
 def due_in(work: Commit) -> float | None:
     """The seconds after which the run is due again that backs off, or is parked with a deadline."""
     if work.action in (Action.BACKOFF, Action.DEFER):
@@ -88,7 +153,7 @@ def log_commit(log: TaskLog, action: Action, work: Commit, *, turn: int, attempt
         case Action.BACKOFF:
             log.retried(work.error, turn=turn, attempt=attempt, delay=work.delay)
         case Action.DEFER:
-            task_log.deferred(work.error, turn=turn, delay=work.delay, is_first=not was_deferred)
+            log.deferred(work.error, turn=turn, delay=work.delay, is_first=bool(work.final_events))
         case Action.FAIL:
             log.failed(work.error, turn=turn, attempt=attempt)
         case Action.RELEASE:

@@ -10,36 +10,41 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, assert_never
 
-from factorial.actors.commits import action_of, carried_out, changes_of, due_in, log_commit
+from factorial.actors.commits import (
+    Turn,
+    action_of,
+    carried_out,
+    changes_of,
+    commit_of,
+    commit_of_error,
+    due_in,
+    log_commit,
+)
 from factorial.actors.interruption import Interruption
 from factorial.actors.journal import Journal, expected
 from factorial.actors.outbox import Outbox, Reply
 from factorial.agent.agent import BaseAgent
 from factorial.agent.lifecycle.activation import RUN_START, Activation, PickedUp
 from factorial.agent.lifecycle.codec import decode_context, decode_message, encode_fields, encode_messages
-from factorial.agent.lifecycle.failure import describe, explain_failure
 from factorial.agent.lifecycle.fidelity import check_comes_back
 from factorial.agent.lifecycle.host import Child, Recorded
 from factorial.agent.lifecycle.outcome import (
-    Backoff,
     Cancel,
     Continue,
-    Fail,
+    Defer,
     Outcome,
-    Park,
     Release,
     turn_is_done,
 )
-from factorial.agent.lifecycle.snapshot import Changes, ContextSnapshot
-from factorial.agent.lifecycle.waiting import awaited_keys, encode_plan
+from factorial.agent.lifecycle.snapshot import ContextSnapshot
 from factorial.config import AgentWorkerConfig
 from factorial.context import AgentContext, ExecutionContext, opening_messages
-from factorial.errors import FactorialError, MailboxError, RetryableError
-from factorial.events import AgentEvent, BaseEvent, EventType, encode_event
+from factorial.errors import FactorialError, MailboxError, RetryableError, UnreadableContextError
+from factorial.events import BaseEvent, encode_event
 from factorial.mailbox.operations.cancel import cascade
 from factorial.mailbox.operations.claim import ClaimedRun
 from factorial.mailbox.operations.commit import Action, Commit, Committed, EntryMissing, commit
@@ -52,7 +57,6 @@ from factorial.telemetry.task_log import TaskLog
 __all__ = ["DurableHost", "Workplace"]
 
 _GOING_ON = (Action.CONTINUE, Action.RESUME)
-_ERROR_LIMIT = 2000
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +81,8 @@ class DurableHost:
         self._claimed = claimed
         self._token = claimed.token
         self._outbox = Outbox(workplace.scripts, claimed.task_id, claimed.token, self._on_reply)
+        if claimed.deferred_for:
+            self._outbox.hold_back()
         self._interruption = Interruption()
         self._log = TaskLog(claimed.task_id, workplace.agent.name, claimed.owner_id)
         self._turn = 0
@@ -126,15 +132,18 @@ class DurableHost:
             self._log.problem(logging.ERROR, f"releasing it: {lost}")
             await self._release_when_possible()
         except Exception as unexpected:  # nothing else would see it, and the run would be held for ever
-            self._log.problem(logging.ERROR, "it cannot be executed", unexpected)
-            await self._fail(unexpected)
+            if not isinstance(unexpected, UnreadableContextError):
+                self._log.problem(logging.ERROR, "it cannot be executed", unexpected)
+            await self._end_without_turn(unexpected)
         finally:
             self._outbox.close()
 
     async def _activate(self) -> None:
         activation = self._load()
-        state = activation.state
-        self._log.claimed(turn=self._turn, attempt=self._attempt, pickups=state.execution_ctx.pickups)
+        claimed = self._claimed
+        self._log.claimed(
+            turn=self._turn, attempt=self._attempt, pickups=claimed.pickups, is_deferred=claimed.deferred_for > 0
+        )
         try:
             with self._interruption.opened():
                 if self._interruption.wanted is None:
@@ -163,7 +172,7 @@ class DurableHost:
         )
         # As far as is known: nothing was committed, or no turn counts as finished, or only its start is recorded.
         is_new = claimed.token.seq == 0 or context.turn == 0 or RUN_START in claimed.journal
-        picked_up = PickedUp(claimed.awaits, claimed.started_at, is_new)
+        picked_up = PickedUp(claimed.awaits, claimed.started_at, is_new, claimed.deferred_for)
         self._claimed = replace(claimed, conversation=(), fields={}, journal={}, awaits={})  # the context has it all
         return Activation(agent, context, execution_ctx, self, self._workplace.policy, picked_up)
 
@@ -191,20 +200,11 @@ class DurableHost:
             else:
                 return
 
-    async def _fail(self, error: Exception) -> None:
-        """The run ends as failed: what is stored for it cannot be worked with, and never will."""
-        agent = self._workplace.agent.name
-        event = AgentEvent(
-            event_type=EventType.RUN_FAILED,
-            task_id=self.task_id,
-            owner_id=self._claimed.owner_id,
-            agent_name=agent,
-            error=explain_failure(agent, self.task_id, error),
-        )
-        failure = describe(error)[:_ERROR_LIMIT]
-        work = Commit(Action.FAIL, turn_done=False, error=failure, final_events=[encode_event(event)])
+    async def _end_without_turn(self, error: Exception) -> None:
+        """What is stored cannot be worked with: the task is deferred if other code may read it, else it fails."""
+        ids = {"task_id": self.task_id, "owner_id": self._claimed.owner_id, "agent_name": self._workplace.agent.name}
         try:
-            await self._commit(work)
+            await self._commit(commit_of_error(error, ids, self._claimed.deferred_for, self._workplace.policy))
         except MailboxError as lost:
             self._log.problem(logging.ERROR, f"releasing it: {lost}")
             await self._release_when_possible()
@@ -224,10 +224,11 @@ class DurableHost:
             with contextlib.suppress(MailboxError):
                 await Publisher(self._workplace.scripts, self._claimed.owner_id).publish_event(event)
             return
-        self._outbox.add_event(encode_event(event))
+        self._outbox.add_event(encode_event(event), is_progress=event.event_type.startswith("progress_update_"))
 
     async def publish_live(self, event: BaseEvent) -> None:
         """Send `event` to present subscribers. It is not stored, and no answer is awaited."""
+        self._outbox.let_out()
         await self._outbox.flush()
         scripts = self._workplace.scripts
         with contextlib.suppress(MailboxError):
@@ -241,6 +242,7 @@ class DurableHost:
         """Record a finished step, with the context fields that it changed."""
         if self._interruption.has_ended:
             return
+        self._outbox.let_out()
         self._outbox.add_entries(self._journal.entries_of(key, step, context))
         if urgent:
             await self._outbox.flush()
@@ -283,10 +285,13 @@ class DurableHost:
 
     async def settle(self, outcome: Outcome, context: AgentContext, events: Sequence[BaseEvent]) -> Outcome | None:
         """Commit the outcome."""
+        if not isinstance(outcome, Defer):
+            self._outbox.let_out()
         await self._finish_sending()
         self._turn = context.turn - turn_is_done(outcome)
         changes, output = changes_of(self._snapshot, outcome, context)
-        answer = await self._commit(self._commit_of(outcome, changes, output, events))
+        turn = Turn(changes, output, self._outbox.take(), self._journal, events)
+        answer = await self._commit(commit_of(outcome, turn, is_draining=self._interruption.is_draining))
         awaits = answer.awaits if answer is not None else {}
         if answer is not None and answer.action in _GOING_ON and self._is_to_leave:
             answer = await self._commit(Commit(action_of(self._interruption.wanted), turn_done=False))
@@ -318,30 +323,6 @@ class DurableHost:
             with self._outbox.held():  # pending events ride on the commit: a turn is durable before it is published
                 await self._outbox.answered()
 
-    def _commit_of(
-        self, outcome: Outcome, changes: Changes, output: Mapping[str, bytes], events: Sequence[BaseEvent]
-    ) -> Commit:
-        unsent, done = self._outbox.take(), turn_is_done(outcome)
-        action = Action.RELEASE if self._interruption.is_draining and outcome == Continue() else action_of(outcome)
-        error = outcome.error if isinstance(outcome, Backoff | Fail) else None
-        return Commit(
-            action=action,
-            turn_done=done,
-            messages=[self._journal.by_reference(message, unsent.entries) for message in changes.messages],
-            rewrite=changes.rewritten,
-            fields=changes.fields,
-            entries={} if done else unsent.entries,
-            events=unsent.events,
-            unanswered=unsent.unanswered,
-            unanswered_events=unsent.unanswered_events,
-            delay=outcome.delay if isinstance(outcome, Backoff) else 0.0,
-            error="" if error is None else describe(error)[:_ERROR_LIMIT],
-            final_fields=output,
-            final_events=[encode_event(event) for event in events],
-            plan=encode_plan(outcome) if isinstance(outcome, Park) else b"",
-            awaits=awaited_keys(outcome) if isinstance(outcome, Park) else {},
-        )
-
     async def _commit(self, work: Commit) -> Committed | None:
         with self._interruption.shielded(), self._outbox.held():
             answer = await self._send(work)
@@ -355,7 +336,7 @@ class DurableHost:
             with contextlib.suppress(MailboxError):  # what the run has spawned; otherwise maintenance cancels it
                 await cascade(self._workplace.scripts)
         self._token = self._outbox.token = self._token.next()
-        self.due_in = due_in(work) if answer.action in (Action.BACKOFF, Action.PARK) else None
+        self.due_in = due_in(work) if answer.action in (Action.BACKOFF, Action.DEFER, Action.PARK) else None
         return answer
 
     async def _send(self, work: Commit) -> Committed | Superseded:

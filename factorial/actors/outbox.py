@@ -51,13 +51,27 @@ class Outbox:
         number, so that its events are published once."""
         self._timer: asyncio.TimerHandle | None = None
         self._sender: asyncio.Task[None] | None = None
+        self._held_back: list[bytes] | None = None
         self._may_send = asyncio.Event()
         self._may_send.set()
 
-    def add_event(self, event: bytes) -> None:
+    def add_event(self, event: bytes, *, is_progress: bool = False) -> None:
         """Publish `event` soon."""
+        if is_progress and self._held_back is not None:
+            self._held_back.append(event)
+            return
         self._pending.events.append(event)
         self._arm()
+
+    def hold_back(self) -> None:
+        """Publish no progress until `let_out`: a deferred task makes many attempts, and most of them in vain."""
+        self._held_back = []
+
+    def let_out(self) -> None:
+        """The attempt is not in vain: publish the progress that was held back."""
+        held_back, self._held_back = self._held_back or [], None
+        for event in held_back:
+            self.add_event(event)
 
     def add_entries(self, entries: dict[str, bytes]) -> None:
         """Keep these journal entries soon."""

@@ -60,6 +60,7 @@ KINDS = {
     "suspects": Kind("<agent>", "LIST", "suspects to claim, one to a process"),
     "passed": Kind("<agent>", "SET", "processes that hold a suspect and passed the wake token on"),
     "due": Kind("<agent>", "ZSET", "runs in backoff, and parked runs with a deadline, by the time they are due"),
+    "deferred": Kind("<agent>", "HASH", "deferred runs in backoff, each with the error for which it is deferred"),
     "parked": Kind("<agent>", "SET", "runs that await results or children"),
     "wake": Kind("<agent>", "LIST", "one token if something is ready"),
     "ended": Kind("<agent>:<status>", "ZSET", "ended runs, by the time of their end"),

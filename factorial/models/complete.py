@@ -46,7 +46,9 @@ async def complete(model: AnyModel, request: ModelRequest, on_chunk: OnChunk | N
                 return await candidate.transport().create(candidate, request, on_chunk)
             except ModelError as error:
                 failures[candidate] = error
-                _logger.debug("model call failed: %s", error, extra=task_fields())  # the last error is in the task's log
+                _logger.debug(
+                    "model call failed: %s", error, extra=task_fields()
+                )  # the last error is in the task's log
         candidates = tuple(candidate for candidate in candidates if worth_another_try(failures[candidate]))
         pause = _pause(round_number, [failures[candidate] for candidate in candidates])
         if not candidates or round_number == _ROUNDS - 1 or time.monotonic() - started + pause > request.timeout:

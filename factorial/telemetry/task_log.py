@@ -6,6 +6,7 @@
     started      info      a worker claimed the task for the first time
     resumed      info      a worker claimed the task again: after a retry, a release, a crash, or a wait for results
     retried      warning   a turn failed, and will be tried again after `delay` seconds
+    deferred     warning   the task waits for something that is away, and spends no retry; logged once, then at debug
     released     info      the worker released the task at a step boundary; it continues in another process
     parked       info      the task is parked, and holds no worker; `awaits` is the number of results that it awaits
     completed    info      the task completed after `turns` turns, `seconds` after its last claim
@@ -60,19 +61,28 @@ class TaskLog:
         """Its cancellation was requested. `status`: `cancelled` if no process held it, else its holder ends it."""
         self._write(logging.DEBUG, "cancelling", f"cancellation requested, its status is {status}", status=status)
 
-    def claimed(self, *, turn: int, attempt: int, pickups: int) -> None:
-        """A worker claimed it. `pickups`: how often that has happened; `attempt`: at this turn, from 1."""
+    def claimed(self, *, turn: int, attempt: int, pickups: int, is_deferred: bool = False) -> None:
+        """A worker claimed it. `pickups`: how often that has happened; `attempt`: at this turn, from 1. The claims of a
+        deferred task are logged at debug."""
         self._claimed_at = time.monotonic()
         event = "started" if pickups <= 1 else "resumed"
         again = "" if attempt <= 1 else f", attempt {attempt}"
         text = f"{event} at turn {turn}{again}"
-        self._write(logging.INFO, event, text, turn=turn, attempt=attempt, pickups=pickups)
+        level = logging.DEBUG if is_deferred else logging.INFO
+        self._write(level, event, text, turn=turn, attempt=attempt, pickups=pickups)
 
     def retried(self, error: str, *, turn: int, attempt: int, delay: float) -> None:
         """An attempt at its turn failed. The next one is in `delay` seconds."""
         error = _plain(error)
         text = f"turn {turn} failed (attempt {attempt}), retry in {delay:.3g} s: {error}"
         self._write(logging.WARNING, "retried", text, turn=turn, attempt=attempt, delay=round(delay, 3), error=error)
+
+    def deferred(self, error: str, *, turn: int, delay: float, is_first: bool) -> None:
+        """What its turn needs is away. The next attempt is in `delay` seconds; only the first one is announced."""
+        error = _plain(error)
+        text = f"turn {turn} is deferred without a retry, next attempt in {delay:.3g} s: {error}"
+        level = logging.WARNING if is_first else logging.DEBUG
+        self._write(level, "deferred", text, turn=turn, delay=round(delay, 3), error=error)
 
     def released(self, *, turn: int | None = None) -> None:
         """Its holder released it."""

@@ -114,8 +114,7 @@ async def test_a_retry_after_of_the_provider_is_honoured(system: System) -> None
     task_id = await system.submit(agent)
     await system.reaches(task_id, "backoff")
     await wait_until(lambda: not process.holds, message="the process to let go of it")
-    retried = await system.event(task_id, "task_retried")
-    delay = retried["data"]["delay"]
+    delay = (await system.event(task_id, "task_deferred"))["data"]["delay"]
     assert 40 <= delay <= 44
     due = await system.execute("ZSCORE", (await system.mailbox()).keys.prefix + "due:busy", task_id)
     now = int((await system.execute("TIME"))[0])
@@ -300,7 +299,7 @@ async def test_a_task_whose_context_class_is_another_fails_with_a_clear_error(sy
 
     new: BaseAgent[Newer] = BaseAgent(name="versioned", model=ScriptedModel(["hi"]), context_class=Newer)
     task_id = await system.submit(old)
-    await system.start(new)
+    await system.start(new, quick(code_patience=0.0))
     data = await system.ended(task_id)
     assert data["status"] == "failed"
     assert data["error"] == "the stored context does not fit Newer: needed: Field required"

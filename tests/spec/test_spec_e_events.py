@@ -174,8 +174,9 @@ async def _works_fails_and_streams(system: System, agent: Agent, llmock: LLMock)
     process = await system.start(agent, quick(max_retries=1))
     llmock.call_tool("get_weather", {"city": "Oslo"}).call_tool("refuse", {"city": "Rome"}).reply("Sunny.")
     await system.ended(await system.submit(agent), 30)
-    llmock.fail(503, times=3).reply("At last.")
-    await system.ended(await system.submit(agent), 60)
+    for status in (408, 503):
+        llmock.fail(status, times=3).reply("At last.")
+        await system.ended(await system.submit(agent), 60)
     llmock.fail(401)
     assert (await system.ended(await system.submit(agent), 30))["status"] == "failed"
     await process.drain()
@@ -346,7 +347,7 @@ async def test_spec_E05_an_event_does_not_grow_with_the_conversation(system: Sys
 
 async def test_spec_E06_E07_a_run_that_fails_and_is_tried_again(system: System, agent: Agent, llmock: LLMock) -> None:
     llmock.outage(status=503)
-    await system.start(agent, quick(max_retries=1))
+    await system.start(agent, quick(max_retries=1, provider_patience=0.0))
     task_id = await system.submit(agent)
     heard = await system.updates(ended(task_id), 60, event_pattern="run_[^t]|task_")
     assert types([one for one in heard if not one["event_type"].startswith("run_turn")]) == [

@@ -219,7 +219,7 @@ def _read_by_types(
     context_class: type[ContextType], stored: Mapping[str, bytes], conversation: Sequence[bytes], loose: Collection[str]
 ) -> ContextType:
     values: dict[str, Any] = {"messages": [load_json(message) for message in conversation]}
-    complaints = []
+    complaints: dict[str, str] = {}
     for name, value in stored.items():
         if name in context_class.model_computed_fields:
             continue
@@ -230,12 +230,14 @@ def _read_by_types(
             if name in loose:
                 values[name] = load_json(value)
             else:
-                complaints.append(f"{name}: {_complaints(unfit)}")
+                complaints[name] = f"{name}: {_complaints(unfit)}"
     for name, field in context_class.model_fields.items():
         if name not in values and field.is_required():
-            complaints.append(f"{name}: Field required")
+            complaints[name] = f"{name}: Field required"
     if complaints:
-        listed = "; ".join(complaints)
+        listed = "; ".join(complaints.values())
+        if complaints.keys() & AgentContext.model_fields.keys():  # the same in every release
+            raise ContextError(f"the stored context is damaged: {listed}")
         raise UnreadableContextError(f"the stored context does not fit {context_class.__name__}: {listed}")
     return context_class.model_construct(**values)
 

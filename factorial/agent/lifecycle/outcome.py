@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 __all__ = [
-    "AwaitedCall", "Backoff", "Cancel", "Complete", "Continue", "Defer", "Fail", "Outcome", "Park", "Release", "turn_is_done",
+    "AwaitedCall", "Backoff", "Cancel", "Complete", "Continue", "Defer", "Fail", "Outcome", "Park", "Release",
+    "turn_is_done",
 ]  # fmt: skip
 
 

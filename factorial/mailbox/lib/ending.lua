@@ -62,7 +62,10 @@ end
 -- The run ends. A caller that ends it as completed or failed refuses its mail and publishes its end before.
 local function finish(run, status, now, error_text)
   write_run(run.id, 'status', status, 'ended_at', now, 'error', error_text, 'holder', '', 'message_number', '',
-    'recovery_limit', '')
+    'recovery_limit', '', 'deferred_at', '')
+  if run.deferred_at ~= '' then
+    redis.call('HDEL', deferred_key(run.agent), run.id)
+  end
   if status == 'cancelled' then
     refuse_mail(run, status, now)
     publish_about(run, 'run_cancelled', now, ',"metadata":null')

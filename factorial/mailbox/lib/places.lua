@@ -90,6 +90,14 @@ local function clear_holder(run, process)
   end
 end
 
+-- The run has finished a step: what it was deferred for is there again.
+local function clear_deferral(run)
+  if run.deferred_at ~= '' then
+    write_run(run.id, 'deferred_at', '')
+    run.deferred_at = ''
+  end
+end
+
 -- The run has finished a step, so it did not cause the deaths of its earlier processes.
 local function clear_blame(run)
   if run.recoveries > 0 then

@@ -3,7 +3,7 @@
 -- A run's hash, its events, and its unread steering.
 local RUN_FIELDS = {'status', 'agent', 'owner', 'epoch', 'nonce', 'seq', 'message_number', 'holder', 'retries',
   'recoveries', 'crashes', 'strikes', 'pickups', 'cancel_requested', 'last_commit', 'recovery_limit', 'parent', 'batch',
-  'started_at', 'created_at'}
+  'started_at', 'created_at', 'deferred_at'}
 local NUMBERS = {'epoch', 'seq', 'message_number', 'retries', 'recoveries', 'crashes', 'strikes', 'pickups'}
 
 -- Returns the run as a table, or nil if there is none, or if it lacks its status, agent or owner. A field that is not

@@ -4,7 +4,7 @@
 -- ARGV     process, worker, agent, count, nonce (unique to this request), recovery limit, owner limit (0: none)
 -- Answers  {'OK', ms until the next run is due or -1, {run, ...}} | {'NOLEASE'}: register the process first
 --          run = {id, owner, epoch, seq, retries, pickups, cancel request, {conversation}, {context fields}, {journal},
---          {what it was parked for, with the results}, ms since 1970 of its first claim}
+--          {what it was parked for, with the results}, ms since 1970 of its first claim, ms since it was deferred or 0}
 -- Events   run_started with the first claim of a run; run_steering_applied; run_failed for a run with damaged keys, which
 --          must not affect the runs that were popped with it
 --
@@ -31,7 +31,7 @@ local MOST_PASSED_OVER = 1000
 local function described(run, journal, awaits)
   return {run.id, run.owner, run.epoch, run.seq, run.retries, run.pickups, run.cancel_requested,
     redis.call('LRANGE', conversation_key(run.id), 0, -1), redis.call('HGETALL', fields_key(run.id)), journal, awaits,
-    tonumber(run.started_at)}
+    tonumber(run.started_at), run.deferred_at == '' and 0 or math.max(1, now - tonumber(run.deferred_at))}
 end
 
 -- Whether the journal holds a step of a turn: the model's answer, or a tool call. What callbacks recorded before it
@@ -52,6 +52,9 @@ local function hold(run)
   write_run(run.id, 'status', 'processing', 'holder', process, 'epoch', run.epoch, 'nonce', nonce, 'message_number', 0,
     'pickups', run.pickups, 'started_at', run.started_at, 'recovery_limit', recovery_limit)
   redis.call('SADD', held_key(process), run.id)
+  if run.deferred_at ~= '' then
+    redis.call('HDEL', deferred_key(agent), run.id)
+  end
   local running = add_to_count(running_key(agent), run.owner, 1)
   if owner_limit == 0 or running and running < owner_limit then
     unthrottle_next(run) -- the limit may have been raised

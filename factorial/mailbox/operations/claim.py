@@ -46,6 +46,8 @@ class ClaimedRun:
     """What the run was parked for, with the results; empty if it was not parked."""
     started_at: datetime
     """The time of its first claim."""
+    deferred_for: float = 0.0
+    """Seconds since it was deferred first, without a finished step in between; 0: it is not deferred."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +99,9 @@ async def claim(scripts: Scripts, request: ClaimRequest) -> Claim | NoLease:
 
 
 def _claimed_run(found: list[Any], request: ClaimRequest) -> ClaimedRun:
-    task_id, owner, epoch, seq, retries, pickups, cancel, conversation, fields, journal, awaits, started_at = found
+    task_id, owner, epoch, seq, retries, pickups, cancel, conversation, fields, journal, awaits, started, deferred = (
+        found
+    )
     return ClaimedRun(
         task_id=task_id.decode(),
         owner_id=owner.decode(),
@@ -110,5 +114,6 @@ def _claimed_run(found: list[Any], request: ClaimRequest) -> ClaimedRun:
         fields=paired(fields),
         journal=paired(journal),
         awaits=paired(awaits),
-        started_at=datetime.fromtimestamp(started_at / 1000, UTC),
+        started_at=datetime.fromtimestamp(started / 1000, UTC),
+        deferred_for=deferred / 1000,
     )

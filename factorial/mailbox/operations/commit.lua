@@ -7,10 +7,11 @@
 --          context fields (list of name, value), journal entries (list of name, value; kept if the turn is not done),
 --          events (list), number of a record message that was not answered or 0, how many of the events it carried (the
 --          first ones: they may have been published),
---          action, delay in ms (backoff), error text (fail),
+--          action, delay in ms (backoff, defer), error text (fail, backoff, defer),
 --          final fields (list of name, value) and final events (list): only if the action is carried out,
 --          plan, and what the run awaits (list of key, ms until its deadline or 0): only for `park`
--- action   continue | complete | conclude (complete, even over unread mail) | park | backoff | release | fail | cancel
+-- action   continue | complete | conclude (complete, even over unread mail) | park | backoff |
+--          defer | release | fail | cancel
 -- Answers  {'OK', action carried out, mail that has entered the conversation (list), {what the run awaited, with the
 --          results}} | {'SUPERSEDED'} | {'MISSING'}: a named journal entry does not exist, nothing was changed
 --          A `complete` with unread mail is carried out as `continue`, because accepted steering is never dropped. With
@@ -133,6 +134,7 @@ if turn_done and run.retries > 0 then
 end
 if turn_done or #entries > 0 then
   clear_blame(run)
+  clear_deferral(run)
 end
 
 if awaits then
@@ -156,6 +158,11 @@ elseif action == 'backoff' then
   write_run(id, 'status', 'backoff', 'holder', '', 'retries', run.retries + 1, 'error', error_text)
   redis.call('ZADD', due_key(run.agent), now + delay, id)
   tally(run.agent, 'retried', now)
+elseif action == 'defer' then
+  local since = run.deferred_at == '' and now or run.deferred_at
+  write_run(id, 'status', 'backoff', 'holder', '', 'error', error_text, 'deferred_at', since)
+  redis.call('HSET', deferred_key(run.agent), id, error_text)
+  redis.call('ZADD', due_key(run.agent), now + delay, id)
 elseif action == 'park' then
   local for_tools = string.sub(awaited_keys[1], 1, 5) == 'tool:'
   write_run(id, 'status', for_tools and 'pending_tool_results' or 'pending_child_tasks', 'holder', '')

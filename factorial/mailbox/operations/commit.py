@@ -23,6 +23,8 @@ class Action(StrEnum):
     RESUME = "resume"
     """Only an answer to `park`: everything that the run awaits has arrived."""
     BACKOFF = "backoff"
+    DEFER = "defer"
+    """`backoff` without a retry: what the run needs is away."""
     RELEASE = "release"
     FAIL = "fail"
     CANCEL = "cancel"

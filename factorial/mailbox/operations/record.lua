@@ -24,6 +24,7 @@ for i = 1, #entries, 2 do
 end
 if new_entries > 0 then
   clear_blame(run)
+  clear_deferral(run)
 end
 if message_number > run.message_number then
   for _, event in ipairs(events) do
