@@ -10,6 +10,9 @@ import pytest
 
 from factorial import Agent, AgentContext, BaseAgent
 from factorial.errors import ModelUnavailableError, RateLimitError
+from factorial.mailbox.doctor import check_namespace
+from factorial.mailbox.views.deferred import Deferred
+from factorial.supervisor.operate.remote import Selection, read_status
 from factorial.testing import ScriptedModel, call, say
 from tests.harness import System, quick
 from tests.support import wait_until
@@ -150,6 +153,13 @@ async def test_a_release_that_cannot_read_a_context_does_not_end_the_task(system
     assert data["error"] == "the stored context does not fit New: tenant: Field required"
     event = await system.event(task_id, "task_deferred")
     assert (event["error"], event["data"]["patience"]) == (data["error"], 86_400.0)
+    status = await read_status(system.redis, Selection())
+    assert status.deferred["versioned"] == Deferred(1, data["error"])
+    assert "! versioned: 1 deferred: the stored context does not fit New: tenant: Field required" in status.as_text()
+    namespace = await system.mailbox()
+    report = await check_namespace(namespace.connection, namespace.keys, still=True)
+    assert report.findings == []
+    assert any(note.endswith(f"The most frequent reason: {data['error']}.") for note in report.notes)
     await process.drain()
     await system.start(old)
     data = await system.ended(task_id)

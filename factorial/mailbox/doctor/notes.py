@@ -1,5 +1,6 @@
 """What violates no invariant, but an operator should know."""
 
+from collections import Counter
 from collections.abc import Iterator
 
 from factorial.mailbox.doctor.shared import Shared
@@ -23,6 +24,12 @@ def notes_on(shared: Shared, tally: Tally, now: int) -> Iterator[str]:
         oldest = _span(max(0, now - tally.oldest[agent]) // 1000)
         advice = "" if agent in served else " No living process works for this agent: start its runner."
         yield f"Agent {agent} has {plural(total, 'ready run')}. The oldest was enqueued {oldest} ago.{advice}"
+    for agent, errors in sorted(tally.deferred.items()):
+        what = Counter(errors).most_common(1)[0][0]
+        yield (
+            f"Agent {agent} has {plural(len(errors), 'deferred run')}, which wait for something that is away and spend "
+            f"no retries. The most frequent reason: {what}."
+        )
     for process in sorted(shared.processes.values(), key=lambda one: one.name):
         if process.is_registered and not process.is_alive:
             yield (

@@ -17,8 +17,9 @@ __all__ = ["read_runs", "read_with_places"]
 _RUN_FIELDS = (
     "status", "agent", "owner", "holder", "nonce", "last_commit", "error", "parent", "batch", "first_event",
     "epoch", "seq", "crashes", "recoveries", "strikes", "cancel_requested", "created_at",
+    "deferred_at",
 )  # fmt: skip
-_NUMBERS = ("epoch", "seq", "crashes", "recoveries", "strikes", "created_at")
+_NUMBERS = ("epoch", "seq", "crashes", "recoveries", "strikes", "created_at", "deferred_at")
 _LONGEST_DEADLINE = 20
 """Bytes. An open await is stored as '?' and a deadline, which are shorter than this. A longer value is a result."""
 

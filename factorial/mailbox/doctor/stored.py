@@ -36,6 +36,8 @@ class Run:
     last_commit: str = ""
     """The latest commit: 'epoch:nonce:seq:action:mail'. Empty: there was none."""
     error: str = ""
+    deferred_at: int = 0
+    """Since when it is deferred, in ms since 1970; 0: it is not."""
     parent: str = ""
     batch: str = ""
     first_event: str = ""

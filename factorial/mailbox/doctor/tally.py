@@ -28,6 +28,8 @@ class Tally:
     oldest: dict[str, int] = field(default_factory=dict)
     """By agent: when the oldest of these was enqueued, in ms since 1970."""
     batches: dict[str, Batch] = field(default_factory=lambda: defaultdict(Batch))
+    deferred: dict[str, list[str]] = field(default_factory=lambda: defaultdict(list))
+    """By agent: why its runs are deferred, one error for each."""
     without_deadline: int = 0
     """Parked runs that await something without a deadline."""
 
@@ -52,5 +54,7 @@ class Tally:
                     self.ready[whose] += 1
                     self.queued[run.agent][kind] += 1
                     self.oldest[run.agent] = min(run.created_at, self.oldest.get(run.agent, run.created_at))
+        elif run.status == "backoff" and run.deferred_at:
+            self.deferred[run.agent].append(run.error)
         elif run.status in PARKED and "?0" in (run.awaits or {}).values():
             self.without_deadline += 1

@@ -8,7 +8,7 @@ import asyncio
 import uuid
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from factorial._core.text import one_line
@@ -17,6 +17,7 @@ from factorial.errors import ConfigError, SupervisionError
 from factorial.mailbox.supervisors.orders import send, wait_for_answer
 from factorial.mailbox.supervisors.reports import LOST_AFTER, Report, read_all
 from factorial.mailbox.transport.blocking import BlockingConnection
+from factorial.mailbox.views.deferred import Deferred, read_deferred
 from factorial.mailbox.views.queues import PlaceCounts, read_queues
 from factorial.mailbox.visit import Visit, visiting
 from factorial.supervisor.operate.status import Subject, draw, span
@@ -44,6 +45,7 @@ class Status:
 
     supervisors: Sequence[Report]
     queues: Mapping[str, PlaceCounts]
+    deferred: Mapping[str, Deferred]
     missing: SupervisionError | None
     """The error to raise if there is no such supervisor."""
 
@@ -55,13 +57,15 @@ class Status:
     def as_text(self) -> str:
         """A table per supervisor, and one of the queues. The queues are shown also if no supervisor is known."""
         subjects = [Subject(one.content, one.age, one.is_lost) for one in self.supervisors]
-        return draw(subjects, self.queues)
+        waits = {agent: f"{one.tasks} deferred: {one.error}" for agent, one in self.deferred.items()}
+        return draw(subjects, self.queues, waits)
 
     def as_json(self) -> dict[str, Any]:
         """Everything, as plain data."""
         return {
             "supervisors": [{**one.content, "age": one.age, "lost": one.is_lost} for one in self.supervisors],
             "queues": {agent: dict(counts) for agent, counts in self.queues.items()},
+            "deferred": {agent: asdict(one) for agent, one in self.deferred.items()},
         }
 
 
@@ -133,7 +137,8 @@ async def read_status(redis: RedisConfig, selection: Selection) -> Status:
         chosen = [one for one in known if selection.name in ("", one.name)]
         agents = [agent for one in chosen for agent in _agents(one.content.get("tree"))]
         queues = await read_queues(visit.scripts, agents)
-    return Status(chosen, queues, None if chosen else _not_found(selection, known, visit.place))
+        deferred = await read_deferred(visit.scripts, queues)
+    return Status(chosen, queues, deferred, None if chosen else _not_found(selection, known, visit.place))
 
 
 @asynccontextmanager

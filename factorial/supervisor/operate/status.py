@@ -40,16 +40,21 @@ class Subject:
     is_lost: bool
 
 
-def draw(subjects: Sequence[Subject], queues: Mapping[str, Mapping[str, int]]) -> str:
+def draw(
+    subjects: Sequence[Subject], queues: Mapping[str, Mapping[str, int]], waits: Mapping[str, str] | None = None
+) -> str:
     """The text for all supervisors and the queues.
 
     `queues`: for each agent its numbers of tasks, by the name of the column. All agents have the same columns.
+    `waits`: for some agents, what their tasks wait for that is not here.
     """
     blocks = [_supervisor(subject) for subject in subjects]
     if queues:
         columns = tuple(name.upper() for name in next(iter(queues.values())))
         rows = [(f"  {_text(agent)}", *map(str, counts.values())) for agent, counts in sorted(queues.items())]
-        blocks.append(_table(("  QUEUE", *columns), rows, to_the_right=columns))
+        notes = [f"! {_text(agent)}: {_text(what)}" for agent, what in sorted((waits or {}).items())]
+        wrapped = [part for note in notes for part in _wrapped(note)]
+        blocks.append([*_table(("  QUEUE", *columns), rows, to_the_right=columns), *wrapped])
     return "\n\n".join("\n".join(_fitted(line) for line in block) for block in blocks)
 
 
