@@ -235,10 +235,10 @@ def _read_by_types(
         if name not in values and field.is_required():
             complaints[name] = f"{name}: Field required"
     if complaints:
-        listed = "; ".join(complaints.values())
-        if complaints.keys() & AgentContext.model_fields.keys():  # the same in every release
-            raise ContextError(f"the stored context is damaged: {listed}")
-        raise UnreadableContextError(f"the stored context does not fit {context_class.__name__}: {listed}")
+        # The fields of `AgentContext` are the same in every release: if one does not fit, it was damaged.
+        is_damaged = complaints.keys() & AgentContext.model_fields.keys()
+        listed = f"the stored context does not fit {context_class.__name__}: {'; '.join(complaints.values())}"
+        raise ContextError(listed) if is_damaged else UnreadableContextError(listed)
     return context_class.model_construct(**values)
 
 
