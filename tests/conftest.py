@@ -1,4 +1,4 @@
-"""One real Valkey for the whole test run, a namespace of its own for each test, and a system in it."""
+"""Fixtures for all tests: one real server per xdist worker, a namespace for each test, and a system in it."""
 
 import os
 import shutil
@@ -28,9 +28,9 @@ TEST_SERVER = os.environ.get("FACTORIAL_TEST_SERVER", "standalone")
 
 @pytest.fixture(scope="session")
 def valkey() -> Iterator[SharedServer]:
-    """A real Valkey, without persistence. Tests share it: do not stop or configure it.
+    """A real server without persistence. Tests share it: do not stop or configure it.
 
-    `FACTORIAL_TEST_SERVER` says of which kind: one server on a unix socket, a cluster, or one with sentinels.
+    `FACTORIAL_TEST_SERVER` selects the kind: one server on a unix socket, a cluster, or a server with sentinels.
     """
     # Not pytest's own tmp_path: the path of a unix socket must stay below 108 bytes.
     directory = Path(tempfile.mkdtemp(prefix="fct-"))
@@ -43,13 +43,13 @@ def valkey() -> Iterator[SharedServer]:
 
 @pytest.fixture(scope="session")
 def redis_url(valkey: SharedServer) -> str:
-    """The URL of the test run's Valkey: good in this process and in any other on this machine."""
+    """The URL of the shared server, for this process and any other on this machine."""
     return valkey.url
 
 
 @pytest.fixture(scope="session")
 def node_url(valkey: SharedServer) -> str:
-    """The same for one who knows neither clusters nor sentinels: a node of the cluster, or the primary."""
+    """The URL of one node for plain clients: a primary of the cluster, or the primary of the sentinels."""
     match valkey:
         case ValkeyCluster():
             return valkey.primaries[0].url
@@ -60,7 +60,7 @@ def node_url(valkey: SharedServer) -> str:
 
 @pytest.fixture(scope="session")
 def one_server_url(valkey: SharedServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The URL of one server that stands for itself, whatever the test run's is: for keys of all kinds."""
+    """The URL of a single server, whatever the kind of the shared server is. It stores keys of any name."""
     if isinstance(valkey, ValkeyServer):
         yield valkey.url
         return
@@ -70,7 +70,7 @@ def one_server_url(valkey: SharedServer, tmp_path_factory: pytest.TempPathFactor
 
 @pytest.fixture(scope="session")
 def server_doctor() -> Iterator[ServerDoctor]:
-    """Asserts the invariants of whole servers."""
+    """The doctor, which asserts the invariants of everything that a server stores."""
     server_doctor = ServerDoctor()
     yield server_doctor
     server_doctor.close()
@@ -78,9 +78,9 @@ def server_doctor() -> Iterator[ServerDoctor]:
 
 @pytest.fixture(autouse=True)
 def invariants_hold(request: pytest.FixtureRequest) -> Iterator[None]:
-    """After every test that uses the shared server: assert the invariants of all that it has stored, and remove it.
+    """After each test that uses the shared server: assert the invariants of what it stored, and remove that.
 
-    It is set up before all other fixtures of the test, so it comes when they are gone, and nothing moves any more.
+    This fixture is set up before the other fixtures of the test. So it is torn down after them, when nothing changes.
     """
     if "valkey" not in request.fixturenames:
         yield
@@ -108,7 +108,7 @@ def namespace() -> str:
 
 @pytest.fixture
 async def system(redis_url: str, namespace: str) -> AsyncIterator[System]:
-    """A namespace with an orchestrator; the test starts processes in it. Asserts the invariants at the end."""
+    """A namespace with an orchestrator. The test starts processes in it. Asserts the invariants at the end."""
     async with System(redis_url, namespace) as system:
         yield system
 
@@ -117,9 +117,9 @@ async def system(redis_url: str, namespace: str) -> AsyncIterator[System]:
 def own_valkey(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, server_doctor: ServerDoctor
 ) -> Iterator[ValkeyServer]:
-    """A Valkey for this test alone, on a TCP port: to be stopped, restarted and configured. Not yet started.
+    """A server for this test alone, on a TCP port. The test starts it, and may stop, restart and configure it.
 
-    If it runs when the test is over, the invariants of all that is stored there are asserted.
+    If it runs at the end of the test, the invariants of everything that it stores are asserted.
     """
     server = ValkeyServer(tmp_path_factory.mktemp("valkey"), tcp=True)
     try:
@@ -132,23 +132,23 @@ def own_valkey(
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Send what a fault test counted along with its report."""
+    """Attach what a fault test counted to its report."""
     report = yield
     report.user_properties += [("fault", row) for row in figures.news()]
     return report
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """The table of the faults that were survived: what a test has counted that failed is not in it."""
+    """Print the table of survived faults. It leaves out what failed tests counted."""
     reports = {outcome: terminalreporter.getreports(outcome) for outcome in ("passed", "failed", "error")}
     broken = {report.nodeid for outcome in ("failed", "error") for report in reports[outcome]}
-    told = [told for report in reports["passed"] if report.nodeid not in broken for told in report.user_properties]
-    if rows := sorted(row for name, row in told if name == "fault"):
+    counted = [row for report in reports["passed"] if report.nodeid not in broken for row in report.user_properties]
+    if rows := sorted(row for name, row in counted if name == "fault"):
         terminalreporter.section("faults survived")
         for line in figures.table(rows):
             terminalreporter.write_line(line)
 
 
 def pytest_report_header() -> str:
-    """Which server the tests run against."""
+    """The kind and the version of the server that the tests use."""
     return f"server: {TEST_SERVER}, {server_version()}"

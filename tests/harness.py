@@ -1,4 +1,4 @@
-"""Runner processes within the test's own process: real actors and a real Valkey, a fake lifeline, scripted models.
+"""Worker processes simulated in the test's own process: real actors, a real server, a fake lifeline, scripted models.
 
     async def test_it(system: System) -> None:
         agent = Agent(name="a", model=ScriptedModel([say("hi")]))
@@ -44,19 +44,19 @@ def tidy(**changes: Any) -> MaintenanceWorkerConfig:
 
 
 def before_the_first_step(monkeypatch: pytest.MonkeyPatch, act: Callable[[DurableHost], Any]) -> None:
-    """Have `act` called with the next execution in the moment of its start, when nothing of it has run."""
+    """Call `act` with the next host when it starts, before any of its steps."""
     start = DurableHost.start
 
-    def act_at_once(execution: DurableHost) -> "asyncio.Task[None]":
+    def act_at_once(host: DurableHost) -> "asyncio.Task[None]":
         monkeypatch.undo()
-        act(execution)
-        return start(execution)
+        act(host)
+        return start(host)
 
     monkeypatch.setattr(DurableHost, "start", act_at_once)
 
 
 class Lifeline:
-    """What a supervisor would hand to the process. Fake: the test pulls it."""
+    """The connection to a supervisor. Fake: the test sets its events."""
 
     def __init__(self, process: str) -> None:
         self.process = process
@@ -66,25 +66,25 @@ class Lifeline:
         self.gauges: dict[str, Callable[[], float]] = {}
 
     def ready(self) -> None:
-        """The process works."""
+        """The process accepts work."""
         self.up.set()
 
     def gauge(self, name: str, read: Callable[[], float]) -> None:
-        """What the process measures of itself."""
+        """Register a gauge of the process."""
         self.gauges[name] = read
 
 
 class Silence:
-    """The commands of a process that is dead: nothing leaves it any more."""
+    """The connection of a dead process: it sends nothing."""
 
     async def execute(self, *args: Any) -> NoReturn:
-        """Never answers."""
+        """Never return."""
         await asyncio.Event().wait()
         raise AssertionError("unreachable")
 
 
 class Process:
-    """One runner, as it lives in a worker process."""
+    """One simulated worker process."""
 
     def __init__(self, runner: WorkerProcess, mailbox: Namespace, lifeline: Lifeline) -> None:
         self.runner = runner
@@ -94,7 +94,7 @@ class Process:
         self.life: asyncio.Task[None] | None = None
 
     async def begin(self, grace: float) -> None:
-        """Start the runner, and return when it takes work."""
+        """Start it. Returns when it accepts work."""
         self.life = asyncio.create_task(self.runner.run(self.lifeline, grace))
         up = asyncio.create_task(self.lifeline.up.wait())
         await asyncio.wait({self.life, up}, return_when=asyncio.FIRST_COMPLETED)
@@ -108,13 +108,13 @@ class Process:
         return {task_id for worker in self.runner._workers for task_id in worker.hosts}
 
     async def drain(self) -> None:
-        """Stop gracefully, as on SIGTERM. Returns when the process has left."""
+        """Stop gracefully, as on SIGTERM. Returns when the process has ended."""
         self.lifeline.draining.set()
         assert self.life is not None
         await asyncio.wait_for(self.life, PATIENCE)
 
     async def kill(self) -> None:
-        """Die as by SIGKILL: from this moment on nothing reaches the server."""
+        """Die as by SIGKILL: from now on nothing reaches the server."""
 
         async def nothing(*args: Any) -> None:
             pass
@@ -127,7 +127,7 @@ class Process:
             await self.life
 
     async def stop(self) -> None:
-        """End it, whatever it does."""
+        """End the process, whatever it does."""
         if self.life is not None and not self.life.done():
             self.lifeline.leaving.set()
             await self.drain()
@@ -196,11 +196,11 @@ class System:
         return found
 
     async def ended(self, task_id: str, timeout: float = PATIENCE) -> dict[str, Any]:
-        """Wait until the task has ended, and give its data."""
+        """Wait until the task has ended. Returns its data."""
         return await self.reaches(task_id, "completed", "failed", "cancelled", timeout=timeout)
 
     async def events(self, task_id: str | None = None, owner_id: str = "owner") -> list[dict[str, Any]]:
-        """The owner's stored events; of one task, if it is given."""
+        """The owner's stored events, or those of one task."""
         mailbox = await self.mailbox()
         stored = await self.execute("XRANGE", mailbox.keys.events(owner_id), "-", "+")
         events = [{"id": event_id.decode(), **json.loads(parts[1])} for event_id, parts in stored]
@@ -212,7 +212,7 @@ class System:
         return types if progress else [name for name in types if not name.startswith("progress_")]
 
     async def make_due(self, task_id: str) -> None:
-        """If the task pauses, or waits with a deadline: have that be over."""
+        """If the task pauses, or is parked with a deadline: let that time pass now."""
         keys = (await self.mailbox()).keys
         agent = await self.execute("HGET", keys.run(task_id), "agent")
         await self.execute("ZADD", keys.key("due", agent.decode()), "XX", 1, task_id)
@@ -229,7 +229,7 @@ class System:
     async def updates(
         self, until: Callable[[list[dict[str, Any]]], bool], timeout: float = PATIENCE, **filters: Any
     ) -> list[dict[str, Any]]:
-        """What a subscriber hears until `until` says that it is enough."""
+        """What a subscriber receives until `until(received)` is true."""
         heard: list[dict[str, Any]] = []
         filters.setdefault("owner_id", "owner")
         async with (
@@ -249,7 +249,7 @@ class System:
         await self.close()
 
     async def close(self) -> None:
-        """Stop everything, and assert the invariants of what is left."""
+        """Stop everything. Asserts the invariants of what is stored."""
         for process in self.processes:
             await process.stop()
         await assert_invariants((await self.mailbox()).connection, self.redis.namespace)

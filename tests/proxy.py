@@ -103,7 +103,7 @@ class Proxy(Between):
         self.connections += 1
         try:
             server_reader, server_writer = await asyncio.open_connection("127.0.0.1", self.server_port)
-        except OSError:  # nobody listens there just now
+        except OSError:  # nothing listens there at the moment
             writer.transport.abort()
             return
         self._pairs.append((writer, server_writer))
@@ -131,7 +131,7 @@ class Proxy(Between):
         target.transport.abort()
 
     async def _pass(self, data: bytes, target: asyncio.StreamWriter) -> bool:
-        """Hand the piece on. Tells whether the connection is still whole."""
+        """Pass the piece on. Returns whether the connection is still open."""
         await asyncio.sleep(self.delay)
         if target in self._to_truncate:
             self._pairs = [pair for pair in self._pairs if target not in pair]

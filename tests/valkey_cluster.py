@@ -1,4 +1,4 @@
-"""A real cluster of Valkey processes on the loopback interface, put together by commands."""
+"""A real cluster of server processes on the loopback interface, assembled by commands."""
 
 import time
 from collections.abc import Callable
@@ -16,26 +16,26 @@ SLOTS = 16384
 
 
 class ValkeyCluster:
-    """Three primaries, each with a third of the slots, and as many `replicas` as one wants; to be started."""
+    """Three primaries, each with a third of the slots, and `replicas` replicas. Call `start`."""
 
     def __init__(self, directory: Path, *, replicas: int = 0, node_timeout: float = 15.0) -> None:
         self.primaries = [_node(directory / f"n{number}") for number in range(3)]
         self.replicas = [_node(directory / f"r{number}") for number in range(replicas)]
         self.node_timeout = node_timeout
-        """Seconds of silence after which a node is held for dead."""
+        """Seconds of silence after which a node counts as dead."""
 
     @property
     def nodes(self) -> list[ValkeyServer]:
-        """All of them, also those that were stopped."""
+        """All nodes, including stopped ones."""
         return [*self.primaries, *self.replicas]
 
     @property
     def url(self) -> str:
-        """The URL that names the three primaries of the beginning."""
+        """The URL with the three initial primaries."""
         return "redis://" + ",".join(f"127.0.0.1:{node.port}" for node in self.primaries)
 
     def start(self, **settings: str) -> None:
-        """Start the nodes, and return once all of them say that the cluster is whole."""
+        """Start the nodes. Returns when each reports a complete cluster."""
         buses = [free_port() for _ in self.nodes]
         for node, bus in zip(self.nodes, buses, strict=True):
             node.start(
@@ -53,7 +53,7 @@ class ValkeyCluster:
         pairs = [(replica, self.primaries[number % 3]) for number, replica in enumerate(self.replicas)]
         for replica, primary in pairs:
             ask(replica, "CLUSTER", "REPLICATE", ask(primary, "CLUSTER", "MYID"))
-        wait(lambda: all(_is_whole(node) for node in self.nodes), "the cluster to be whole")
+        wait(lambda: all(_is_whole(node) for node in self.nodes), "the cluster to be complete")
         wait(lambda: all(is_in_step(*pair) for pair in pairs), "the replicas to be in step")
 
     def stop(self) -> None:
@@ -62,16 +62,16 @@ class ValkeyCluster:
             node.stop()
 
     def slot_of(self, namespace: str) -> int:
-        """The slot that has all keys of `namespace`."""
+        """The slot of all keys of `namespace`."""
         return int(ask(self.primaries[0], "CLUSTER", "KEYSLOT", f"{{{namespace}:0}}:"))
 
     def serving(self, namespace: str) -> ValkeyServer:
-        """The node that has it at the moment."""
+        """The node that has the slot of `namespace` at present."""
         [node] = [node for node in self.nodes if node.answers() and _serves(node, namespace)]
         return node
 
     def node_without(self, namespace: str) -> ValkeyServer:
-        """A primary that does not have it."""
+        """A primary that does not have the slot of `namespace`."""
         return next(node for node in self.primaries if node is not self.serving(namespace))
 
     def replica_of(self, primary: ValkeyServer) -> ValkeyServer:
@@ -81,7 +81,7 @@ class ValkeyCluster:
         )
 
     def migrate(self, namespace: str, to: ValkeyServer) -> None:
-        """Have the namespace's slot moved to another node, at once and as a whole (Valkey 9)."""
+        """Move the slot of `namespace` to another node, as one atomic migration (Valkey 9)."""
         source, slot = self.serving(namespace), self.slot_of(namespace)
         target = ask(to, "CLUSTER", "MYID")
         ask(source, "CLUSTER", "MIGRATESLOTS", "SLOTSRANGE", slot, slot, "NODE", target)

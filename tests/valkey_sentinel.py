@@ -1,4 +1,4 @@
-"""A real primary with a replica, and real sentinels that watch them, all on the loopback interface."""
+"""A real primary with a replica, and real sentinels that monitor them, on the loopback interface."""
 
 import subprocess
 from pathlib import Path
@@ -12,12 +12,12 @@ SERVICE = "mymaster"
 
 
 class Sentinel(ValkeyServer):
-    """One sentinel: the same program, with a file in which it keeps what it knows."""
+    """One sentinel: the same program as the server, with a file for its state."""
 
     def start(self, **settings: str) -> None:
-        """Start it with the sentinel's `settings` for the service; returns once it answers."""
+        """Start it with the sentinel's `settings` for the service. Returns when it answers."""
         file = self.directory / "sentinel.conf"
-        if not file.exists():  # else it goes on with what it knew
+        if not file.exists():  # a restarted sentinel continues with its state
             lines = [f"sentinel {name.replace('_', '-')} {SERVICE} {value}" for name, value in settings.items()]
             file.write_text("\n".join([f"port {self.port}", "bind 127.0.0.1", f"dir {self.directory}", *lines, ""]))
         self._process = subprocess.Popen(
@@ -28,21 +28,21 @@ class Sentinel(ValkeyServer):
 
 
 class ValkeySentinels:
-    """Three sentinels, two of which must agree, over a primary and a replica; to be started."""
+    """Three sentinels with a quorum of two, over a primary and a replica. Call `start`."""
 
     def __init__(self, directory: Path, *, down_after: float = 0.5) -> None:
         self.servers = [ValkeyServer(_made(directory / name), tcp=True) for name in ("a", "b")]
         self.sentinels: list[ValkeyServer] = [Sentinel(_made(directory / f"s{n}"), tcp=True) for n in range(3)]
         self.down_after = down_after
-        """Seconds of silence after which a sentinel holds a server for dead."""
+        """Seconds of silence after which a sentinel considers a server dead."""
 
     @property
     def url(self) -> str:
-        """The URL that names the sentinels."""
+        """The URL with the three sentinels."""
         return f"redis+sentinel://{','.join(f'127.0.0.1:{each.port}' for each in self.sentinels)}/{SERVICE}/0"
 
     def start(self, **settings: str) -> None:
-        """Start all of them, the servers with `settings`; return once the sentinels know each other and the replica."""
+        """Start the servers with `settings`, then the sentinels. Returns when these know each other and the replica."""
         primary, replica = self.servers
         for server in self.servers:
             server.start(repl_diskless_sync_delay="0", **settings)
@@ -57,25 +57,25 @@ class ValkeySentinels:
         wait(lambda: all(map(_knows_the_others, self.sentinels)), "the sentinels to know each other and the replica")
 
     def stop(self) -> None:
-        """Kill all of them."""
+        """Kill all sentinels and servers."""
         for each in (*self.sentinels, *self.servers):
             each.stop()
 
     @property
     def primary(self) -> ValkeyServer:
-        """The server that the sentinels call the primary."""
+        """The primary, according to the first sentinel."""
         with_port = self.sentinels[0].command("SENTINEL", "GET-MASTER-ADDR-BY-NAME", SERVICE).decode()
         return next(server for server in self.servers if f"\r\n{server.port}\r\n" in with_port)
 
     @property
     def replica(self) -> ValkeyServer:
-        """The other one."""
+        """The server that is not the primary."""
         return next(server for server in self.servers if server is not self.primary)
 
     def fail_over(self) -> None:
-        """Have the two change places by order, without a loss (Valkey 9); returns once the sentinels say so.
+        """Order a coordinated failover, which loses nothing (Valkey 9). Returns when the sentinels report it.
 
-        On a busy machine a sentinel may hold a server for dead just then, and give the order up: it is given again.
+        On a busy machine a sentinel may consider a server dead at that moment and drop the order. So it is repeated.
         """
         successor, leader = self.replica, self.sentinels[0]
 

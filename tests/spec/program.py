@@ -66,7 +66,7 @@ class Program:
         await self.has_ready(before + children)
 
     async def has_ready(self, count: int) -> None:
-        """Wait until the log tells of so many processes that got ready, since the beginning."""
+        """Wait until the log has so many processes that became ready, since the start."""
         await wait_until(
             lambda: len(self.ready()) >= count or (self.process and self.process.returncode is not None), 60,
             f"{count} processes that are ready",

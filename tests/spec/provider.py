@@ -67,7 +67,7 @@ class Call:
         self._respond(status, {"error": {"message": message}}, headers)
 
     def garble(self) -> None:
-        """Answer with something that is no completion: a failure that the task's next try may not meet again."""
+        """Answer with something that is not a completion. The next try of the task may succeed."""
         self._respond(200, {"object": "riddle"})
 
     async def abandoned(self, timeout: float = 20.0) -> None:

@@ -1,4 +1,4 @@
-"""A run in each of the states in which somebody may cancel or steer it.
+"""A run in each of the states in which it may be cancelled or steered.
 
 `SITUATIONS` are functions that bring a run there and give a `Situation`: what its status is, how to let it go on, and
 how to see that it was broken off. In all of them the question is "hello", the agent is `worker`, and its model is
@@ -86,7 +86,7 @@ class Situation:
 
 
 async def queued(stage: Stage) -> Situation:
-    """Nobody has taken it up."""
+    """No process has claimed it."""
     task_id = await stage.system.submit(stage.agent, "hello")
     return Situation(task_id, "queued", stage.start, ["user: hello"])
 
@@ -199,7 +199,7 @@ async def in_a_thread(stage: Stage) -> Situation:
 
 
 async def held_by_a_dead_process(stage: Stage) -> Situation:
-    """Its process was killed in a model call, and nobody has noticed yet."""
+    """Its process was killed in a model call, and that has not been noticed yet."""
     process = await stage.start(heartbeat_interval=0.2, missed_heartbeats=2)
     task_id = await stage.system.submit(stage.agent, "hello")
     await stage.provider.called()
@@ -212,11 +212,11 @@ async def held_by_a_dead_process(stage: Stage) -> Situation:
 
 
 async def parked(stage: Stage) -> Situation:
-    """It waits for the result of a deferred tool, and nobody holds it."""
+    """It awaits the result of a deferred tool, and no process holds it."""
 
     @deferred_result(timeout=600)
     async def ask() -> None:
-        """Ask somebody."""
+        """Ask a person."""
 
     stage.agent = Agent(name="worker", model=gpt_41, tools=[ask])
     process = await stage.start()

@@ -1,5 +1,5 @@
 """The documents' snippets and examples, each by its place (see `documents.py`), and what is done to a snippet before
-it runs: the slips that are mended, and the level of the few lines whose indentation the syntax does not tell.
+it runs: the slips that are corrected, and the level of the few lines whose indentation does not follow from the syntax.
 
 A table holds one document, in its order. `test_spec_documents.py` runs them, and asserts that none is missing here.
 """

@@ -74,8 +74,8 @@ async def test_spec_A13_created_enqueued_turn_by_turn_and_done(system: System, l
         *A_TURN_WITH_A_TOOL,
         *THE_LAST_TURN,
     ]
-    told = [event for event in await system.events(task.id) if event["event_type"].startswith("progress_")]
-    assert [event["metadata"]["turn"] for event in told if event["event_type"].endswith("_started")] == [
+    published = [event for event in await system.events(task.id) if event["event_type"].startswith("progress_")]
+    assert [event["metadata"]["turn"] for event in published if event["event_type"].endswith("_started")] == [
         0, 0, 0, 1, 1, 1, 2, 2,
     ]  # fmt: skip
 

@@ -135,12 +135,12 @@ async def test_spec_A09_tool_action_may_answer_itself(system: System, llmock: LL
     task_id, data = await run(system, Guarded(name="guarded", tools=[look_up], model=gpt_41))
     results = [message["content"] for message in data["payload"]["messages"] if message["role"] == "tool"]
     assert results == ["That is not for you.", "public: a word"]
-    told = [
+    published = [
         event["data"]["result"]
         for event in await system.events(task_id)
         if event["event_type"] == "progress_update_tool_action_completed"
     ]
-    assert told == [{"refused": True}, "public: a word"]
+    assert published == [{"refused": True}, "public: a word"]
 
 
 async def test_spec_A10_run_turn_may_be_all_there_is(system: System) -> None:

@@ -3,7 +3,7 @@ the openai client. Fake: the language model.
 
     by the model call    rate limits, time-outs and server errors: twice more, after a short pause or `Retry-After`
     by the task          what is left of these, broken answers, `RetryableError`: `max_retries` times in a row
-    by nobody            a wrong key, a bad request, no quota, `FatalAgentError`
+    not at all           a wrong key, a bad request, no quota, `FatalAgentError`
 """
 
 import asyncio

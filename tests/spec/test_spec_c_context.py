@@ -449,7 +449,7 @@ class ShopContext(AgentContext):
 
 
 class MyExecution(ExecutionContext):
-    """Nobody makes one; a tool may still say that it takes one."""
+    """No object of it exists; a tool may still declare a parameter of it."""
 
 
 def by_name(item: str, agent_ctx, execution_ctx) -> str:  # type: ignore[no-untyped-def]
@@ -527,7 +527,7 @@ async def test_spec_C05_a_tool_gets_the_contexts_that_it_declares(system: System
     await system.start(agent)
     payload = (await system.ended(await system.submit(agent, ShopContext(query="Buy tea"), owner_id="zoe")))["payload"]
     assert payload["basket"] == [f"tea {tool.__name__} zoe"]  # what the tool changed is stored
-    for parameters in offered(llmock).values():  # and the model was told of the item alone
+    for parameters in offered(llmock).values():  # and the model sees the item alone
         assert list(parameters["properties"]) == parameters["required"] == ["item"]
 
 
@@ -545,7 +545,7 @@ async def test_spec_C05_with_postponed_annotations(system: System, llmock: LLMoc
 
 
 async def test_spec_C05_the_model_cannot_fill_in_a_context(system: System, llmock: LLMock) -> None:
-    """A model that sends one all the same is told that there is no such parameter, and nothing is overwritten."""
+    """A model that sends one gets the error that there is no such parameter, and nothing is overwritten."""
     llmock.call_tool("by_annotation", {"item": "tea", "mine": {"query": "mine!"}}).reply("Sorry.")
     agent = BaseAgent[ShopContext](name="shop", tools=[by_annotation], model=gpt_41, context_class=ShopContext)
     await system.start(agent)

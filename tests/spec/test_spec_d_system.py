@@ -56,11 +56,11 @@ async def running(program: Program, redis_url: str, namespace: str, provider: Pr
 
 
 async def whereabouts(system: System, task_id: str) -> dict[str, Any]:
-    """What the agent's tool told of the process in which it was executed."""
+    """What the agent's tool returned about the process that executed it."""
     data = await system.ended(task_id, timeout=30)
     assert data["status"] == "completed", data
-    [told] = [message["content"] for message in data["payload"]["messages"] if message["role"] == "tool"]
-    return dict(json.loads(told))
+    [answer] = [message["content"] for message in data["payload"]["messages"] if message["role"] == "tool"]
+    return dict(json.loads(answer))
 
 
 async def test_spec_D01_a_file_is_a_whole_system(running: Program, system: System, provider: Provider) -> None:
@@ -136,7 +136,7 @@ async def test_spec_D04_a_crashed_process_is_replaced(running: Program, system: 
 async def test_spec_D05_the_task_of_a_process_without_heartbeat_is_reclaimed(
     running: Program, system: System, provider: Provider
 ) -> None:
-    """It has not ended, so nobody but its heartbeat can tell. When it wakes up, it changes nothing any more."""
+    """It has not ended, so only its missing heartbeats show it. When it continues, it cannot change anything."""
     task_id = await system.submit(planner, "hello")
     await provider.called(30)
     holder = (await system.data(task_id))["process"]
@@ -180,7 +180,7 @@ print(sorted({"openai", "redis", "hiredis", "aiomultiprocess", "fastapi"} & set(
 
 @pytest.mark.parametrize("module", ["agents", "factorial.agent.agent", "factorial.orchestrator", "system"])
 def test_spec_D06_an_agent_module_imports_without_side_effects(tmp_path: Path, module: str) -> None:
-    """No connection, no process, no thread, no file, no key: whoever defines agents may import them anywhere."""
+    """No connection, process, thread, file or key: agents may be defined and imported anywhere."""
     (tmp_path / "my_agents.py").write_text(AGENTS)
     statement = {
         "agents": "import my_agents",
@@ -201,7 +201,7 @@ def test_spec_D06_an_agent_module_imports_without_side_effects(tmp_path: Path, m
 async def test_spec_D07_a_signal_ends_the_system_gracefully(
     running: Program, system: System, provider: Provider
 ) -> None:
-    """Model calls that are under way come to their end, tasks are given back without a retry, nothing is left."""
+    """Model calls in flight finish, tasks are released without a retry, and no process is left."""
     task_ids = [await system.submit(planner, f"question {number}") for number in range(3)]
     under_way = [await provider.called(30) for _ in task_ids]
     assert running.process is not None

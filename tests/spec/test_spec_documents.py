@@ -536,8 +536,8 @@ async def test_spec_A11_A12_errors_and_retries(system: System, llmock: LLMock) -
     await system.start(agent)
     task_id = await system.submit(agent)
     assert (await system.ended(task_id))["payload"]["output"] == "processed"
-    told = await system.types(task_id, progress=True)
-    assert [name for name in told if "data_processing" in name] == [
+    published = await system.types(task_id, progress=True)
+    assert [name for name in published if "data_processing" in name] == [
         "progress_update_data_processing_started", "progress_update_data_processing_completed",
     ]  # fmt: skip
 
@@ -604,7 +604,7 @@ async def test_spec_E12_the_web_backend(system: System, llmock: LLMock) -> None:
 
 async def test_spec_E12_a_client_of_the_web_backend_that_reconnects(system: System, llmock: LLMock) -> None:
     """Cut off while the run is under way, and back while it still is, and once more when it has ended: as the
-    document's backend knows of no event id, each time it is told everything from the beginning of the run."""
+    backend of the document knows no event ids, it receives everything from the beginning of the run each time."""
     go_on = asyncio.Event()
 
     async def look() -> str:
@@ -727,8 +727,8 @@ async def test_spec_A12_the_progress_decorator(
     await system.start(agent)
     task_id = await system.submit(agent)
     assert (await system.ended(task_id))["payload"]["output"] == "Done."
-    told = [name for name in await system.types(task_id, progress=True) if "work" in name or "custom" in name]
-    assert told == [
+    published = [name for name in await system.types(task_id, progress=True) if "work" in name or "custom" in name]
+    assert published == [
         "my_custom_run_turn_started_event",
         "progress_update_do_some_work_started",
         "progress_update_do_some_work_completed",

@@ -264,8 +264,8 @@ async def test_spec_dropin_the_keys_of_a_client_go_to_their_provider_and_nowhere
     first.refuse(401, f"the key {secret} is wrong")
     data = await system.ended(task_id, timeout=20)
     assert data["status"] == "failed"
-    told = f"{data}{await system.events()}{caplog.text}{client!r}{client.with_keys(gpt_41)!r}"
-    assert secret not in told and "***" in told
+    published = f"{data}{await system.events()}{caplog.text}{client!r}{client.with_keys(gpt_41)!r}"
+    assert secret not in published and "***" in published
     for key in await system.execute("KEYS", "*"):
         assert secret.encode() not in (await system.execute("DUMP", key))
     assert dict(os.environ) == environment
@@ -306,7 +306,7 @@ async def test_spec_dropin_an_own_completion_asks_through_the_client(system: Sys
 
 
 async def test_spec_dropin_a_tool_with_a_schema_of_its_own(system: System, llmock: LLMock) -> None:
-    """As somebody would wrap the tools of another server."""
+    """A tool by hand, as for the tools of another server."""
     got: list[dict[str, Any]] = []
 
     async def forward(agent_ctx: AgentContext, **arguments: Any) -> FunctionToolActionResult:
@@ -349,16 +349,18 @@ async def test_spec_dropin_what_events_carry_is_what_the_guide_says() -> None:
         heard.setdefault(event.event_type, event.to_dict())
 
     await agent.run_inline(AgentContext(query="?"), note)
-    told = {name.removeprefix("progress_update_"): event["data"] for name, event in heard.items() if event.get("data")}
-    assert told["run_turn_started"]["context"] == {"query": "?", "turn": 0, "messages": 1}
-    assert (told["run_turn_completed"]["args"], "result" in told["run_turn_completed"]) == ([], False)
-    assert (told["completion_started"]["args"], told["completion_started"]["kwargs"]) == ([], {"messages": 1})
-    assert told["completion_completed"]["result"].keys() == {"model", "content", "tool_calls", "usage"}
-    assert told["completion_completed"]["result"]["tool_calls"] == ["look"]
-    [tool_call] = told["tool_action_started"]["args"]
+    published = {
+        name.removeprefix("progress_update_"): event["data"] for name, event in heard.items() if event.get("data")
+    }
+    assert published["run_turn_started"]["context"] == {"query": "?", "turn": 0, "messages": 1}
+    assert (published["run_turn_completed"]["args"], "result" in published["run_turn_completed"]) == ([], False)
+    assert (published["completion_started"]["args"], published["completion_started"]["kwargs"]) == ([], {"messages": 1})
+    assert published["completion_completed"]["result"].keys() == {"model", "content", "tool_calls", "usage"}
+    assert published["completion_completed"]["result"]["tool_calls"] == ["look"]
+    [tool_call] = published["tool_action_started"]["args"]
     assert tool_call["function"] == {"name": "look", "arguments": '{"x":1}'}
-    assert told["tool_action_completed"]["result"] == {"x": 1}
-    assert told["agent_output"] == "end"
+    assert published["tool_action_completed"]["result"] == {"x": 1}
+    assert published["agent_output"] == "end"
     assert not {"turn", "data"} & heard["run_completed"].keys() and heard["run_completed"]["metadata"]["turn"] == 1
     assert {event["agent_name"] for event in heard.values()} == {"my_agent_one"}
 
@@ -692,6 +694,6 @@ def offered(body: dict[str, Any]) -> list[str]:
 
 
 def is_over(task_id: str) -> Any:
-    """Whether the last update tells of the task's end."""
+    """Whether the last update is the end of the task."""
     ends = ("run_completed", "run_failed", "run_cancelled")
     return lambda heard: bool(heard) and heard[-1].get("task_id") == task_id and heard[-1]["event_type"] in ends

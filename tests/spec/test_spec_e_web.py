@@ -196,7 +196,7 @@ async def test_spec_E12_a_client_that_left_leaves_nothing_behind(
     await system.start(agent)
     await ask(backend)
 
-    async def nobody() -> bool:
+    async def no_subscriber() -> bool:
         return not await listeners()
 
-    await wait_until(nobody, 20, "nobody is subscribed any more")
+    await wait_until(no_subscriber, 20, "the end of all subscriptions")

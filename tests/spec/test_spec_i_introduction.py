@@ -338,7 +338,7 @@ async def test_spec_I07_several_machines_share_the_work_through_redis_alone(
     one, two = [await farm.start() for _ in range(2)]
     async with Orchestrator(redis_url=own_valkey.url) as orchestrator:
         places: Counter[int] = Counter()
-        while len(places) < 2:  # whoever is free takes a task: soon each has had one
+        while len(places) < 2:  # a free machine takes a task: soon each has had one
             tasks = [
                 await orchestrator.enqueue_task(agent, owner_id="owner", payload=AgentContext(query="Where?"))
                 for _ in range(20)
@@ -426,8 +426,8 @@ async def test_spec_I09_a_running_task_is_monitored_steered_and_cancelled(system
     await system.orchestrator.cancel_task(task_id)
     await second.abandoned()
     assert (await system.ended(task_id))["status"] == "cancelled"
-    told = await system.types(task_id)
-    assert told == ["run_enqueued", "run_started", "run_steering_applied", "run_cancelled"]
+    published = await system.types(task_id)
+    assert published == ["run_enqueued", "run_started", "run_steering_applied", "run_cancelled"]
 
 
 # -- I13: sensible defaults

@@ -114,7 +114,7 @@ maintenance = {{ interval = 0.2 }}
         return [line for line in self.objects if line.get("event") and line["task_id"] == task_id]
 
     def events(self, task_id: str) -> list[str]:
-        """What they tell of."""
+        """The events of the lines."""
         return [line["event"] for line in self.story(task_id)]
 
 
@@ -240,17 +240,17 @@ async def test_spec_I10_the_text_can_be_read(logged: Logged) -> None:
     await logged.stop()
     lines = [line for line in logged.log.read_text().splitlines() if "factorial.task: " in line and line[0] == "2"]
     said = [re.sub(r"^[\d-]+ [\d:,]+ ", "", re.sub(r"1-\w{6}|\d\.\d+(?= s)", "X", line)) for line in lines]
-    told = "key ***, ***, redis://app:***@db:6379/0 "
+    what = "key ***, ***, redis://app:***@db:6379/0 "
     assert said[0] == f"INFO    desk.X factorial.task: task {retried} of desk for me: started at turn 0"
     assert said[1].startswith(
-        f"WARNING desk.X factorial.task: task {retried} of desk for me: turn 0 failed (attempt 1), retry in X s: {told}"
+        f"WARNING desk.X factorial.task: task {retried} of desk for me: turn 0 failed (attempt 1), retry in X s: {what}"
     )
     assert said[2] == f"INFO    desk.X factorial.task: task {retried} of desk for me: resumed at turn 0, attempt 2"
     assert re.sub(r"[\d.]+ s$", "X s", said[3]) == (
         f"INFO    desk.X factorial.task: task {retried} of desk for me: completed after 2 turns, X s"
     )
     assert said[4] == f"INFO    desk.X factorial.task: task {failed} of desk for me: started at turn 0"
-    assert said[5].startswith(f"ERROR   desk.X factorial.task: task {failed} of desk for me: failed in turn 0: {told}")
+    assert said[5].startswith(f"ERROR   desk.X factorial.task: task {failed} of desk for me: failed in turn 0: {what}")
     assert len(said) == 6
 
 
@@ -272,7 +272,7 @@ async def test_spec_I10_a_turn_that_goes_well_writes_no_line(logged: Logged) -> 
     ]
     between = logged.objects[logged.objects.index(within[0]) : logged.objects.index(written) + 1]
     loggers = {line["logger"] for line in between if not line["logger"].startswith("factorial.supervisor")}
-    assert loggers == {"factorial.task", *its_own}  # no library tells of a model call
+    assert loggers == {"factorial.task", *its_own}  # no library logs a model call
 
 
 async def test_spec_I10_the_level_is_that_of_the_configuration(logged: Logged) -> None:
@@ -312,7 +312,7 @@ async def test_spec_I10_a_task_that_waits_for_a_result_is_parked_and_resumed(
 
     @deferred_result(timeout=60)
     def ask(question: str, execution_ctx: ExecutionContext) -> None:
-        """Ask somebody who has no time now."""
+        """Ask a person who has no time now."""
         asked.append(execution_ctx.tool_call_id)
 
     llmock.call_tool("ask", {"question": "May I?"}).reply("I may.")
@@ -323,24 +323,24 @@ async def test_spec_I10_a_task_that_waits_for_a_result_is_parked_and_resumed(
         await system.reaches(task_id, "pending_tool_results", timeout=60)
         await system.orchestrator.complete_deferred_tool(task_id, asked[0], "Yes.")
         await system.ended(task_id, timeout=60)
-        told = await wait_until(lambda: len(lines()) >= 4 and lines())  # the last line comes after what it tells of
-    assert [fields["event"] for fields in told] == ["started", "parked", "resumed", "completed"]
-    assert (told[1]["turn"], told[1]["awaits"], told[3]["turns"]) == (0, 1, 2)
-    assert {(fields["task_id"], fields["agent"], fields["owner_id"]) for fields in told} == {
+        written = await wait_until(lambda: len(lines()) >= 4 and lines())  # the last line comes after the event itself
+    assert [fields["event"] for fields in written] == ["started", "parked", "resumed", "completed"]
+    assert (written[1]["turn"], written[1]["awaits"], written[3]["turns"]) == (0, 1, 2)
+    assert {(fields["task_id"], fields["agent"], fields["owner_id"]) for fields in written} == {
         (task_id, "clerk", "owner")
     }
 
 
-async def test_spec_I10_the_client_tells_of_what_it_asks_for_to_whoever_listens(
+async def test_spec_I10_the_client_logs_what_it_asks_for_at_debug_level(
     logged: Logged, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.DEBUG, logger="factorial.task"):
         task_id = await logged.enqueue("nothing")
         await logged.orchestrator.cancel_task(task_id)
     records = [record for record in caplog.records if record.name == "factorial.task"]
-    told = [vars(record) for record in records]
+    written = [vars(record) for record in records]
     assert [record.levelname for record in records] == ["DEBUG", "DEBUG"]
-    assert [fields["event"] for fields in told] == ["enqueued", "cancelling"]
-    assert told[1]["status"] == "cancelled"
-    for fields in told:
+    assert [fields["event"] for fields in written] == ["enqueued", "cancelling"]
+    assert written[1]["status"] == "cancelled"
+    for fields in written:
         assert (fields["task_id"], fields["agent"], fields["owner_id"]) == (task_id, "desk", "me")

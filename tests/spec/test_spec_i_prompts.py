@@ -249,8 +249,8 @@ async def test_spec_I12_an_invalid_structured_answer_is_corrected_by_its_error_a
         "tools": [FINAL_OUTPUT],
         "tool_choice": "required",
     }
-    told = [called(1, "final_output", city="Oslo", days=0), answered(1, TOO_FEW_DAYS)]
-    assert second == {**first, "messages": [SYSTEM, QUESTION, *told]}
+    exchange = [called(1, "final_output", city="Oslo", days=0), answered(1, TOO_FEW_DAYS)]
+    assert second == {**first, "messages": [SYSTEM, QUESTION, *exchange]}
     assert data["payload"]["output"] == {"city": "Oslo", "days": 2}
 
 
@@ -258,10 +258,10 @@ async def test_spec_I12_the_last_turn_is_asked_for_by_settings_not_by_words(syst
     llmock.call_tool("get_weather", {"city": "Oslo"}).reply("Go.")
     agent = Agent(instructions="You plan trips. Be brief.", tools=[get_weather], model=gpt_41, max_turns=2)
     await run(system, agent)
-    told = [called(1, "get_weather", city="Oslo"), answered(1, "1 dry days in Oslo")]
+    exchange = [called(1, "get_weather", city="Oslo"), answered(1, "1 dry days in Oslo")]
     assert sent(llmock) == [
         {"model": "gpt-4.1", "messages": [SYSTEM, QUESTION], "tools": [GET_WEATHER]},
-        {"model": "gpt-4.1", "messages": [SYSTEM, QUESTION, *told], "tools": [GET_WEATHER], "tool_choice": "none"},
+        {"model": "gpt-4.1", "messages": [SYSTEM, QUESTION, *exchange], "tools": [GET_WEATHER], "tool_choice": "none"},
     ]
 
 
@@ -277,9 +277,9 @@ async def test_spec_I12_the_last_turn_of_a_structured_run_is_asked_for_by_settin
         "tools": [GET_WEATHER, FINAL_OUTPUT],
         "tool_choice": "required",
     }
-    told = [called(1, "get_weather", city="Oslo"), answered(1, "1 dry days in Oslo")]
+    exchange = [called(1, "get_weather", city="Oslo"), answered(1, "1 dry days in Oslo")]
     only = {"type": "function", "function": {"name": "final_output"}}
-    assert sent(llmock) == [first, {**first, "messages": [QUESTION, *told], "tool_choice": only}]
+    assert sent(llmock) == [first, {**first, "messages": [QUESTION, *exchange], "tool_choice": only}]
 
 
 async def test_spec_I12_a_retried_call_and_a_retried_turn_send_the_same_again(system: System, llmock: LLMock) -> None:
@@ -287,8 +287,8 @@ async def test_spec_I12_a_retried_call_and_a_retried_turn_send_the_same_again(sy
     agent = Agent(instructions="You plan trips. Be brief.", tools=[book], model=gpt_41)
     data = await run(system, agent)
     first = {"model": "gpt-4.1", "messages": [SYSTEM, QUESTION], "tools": [BOOK]}
-    told = [called(1, "book", seat="12A"), answered(1, '{"booked":"12A"}')]
-    assert sent(llmock) == [first] * 5 + [{**first, "messages": [SYSTEM, QUESTION, *told]}]
+    exchange = [called(1, "book", seat="12A"), answered(1, '{"booked":"12A"}')]
+    assert sent(llmock) == [first] * 5 + [{**first, "messages": [SYSTEM, QUESTION, *exchange]}]
     assert "task_retried" in await system.types(data["id"])
 
 
@@ -300,8 +300,8 @@ async def test_spec_I12_a_fallback_model_is_sent_the_same(system: System, llmock
     bodies = sent(llmock)
     assert [body.pop("model") for body in bodies] == ["gpt-4.1", "gpt-4.1-mini"] * 2
     first = {"messages": [QUESTION], "tools": [GET_WEATHER]}
-    told = [called(1, "get_weather", city="Oslo"), answered(1, "1 dry days in Oslo")]
-    second = {**first, "messages": [QUESTION, *told]}
+    exchange = [called(1, "get_weather", city="Oslo"), answered(1, "1 dry days in Oslo")]
+    second = {**first, "messages": [QUESTION, *exchange]}
     assert bodies == [first, first, second, second]
 
 
@@ -309,10 +309,10 @@ async def test_spec_I12_streaming_adds_what_asks_for_it(system: System, llmock: 
     llmock.call_tool("get_weather", {"city": "Oslo"}).reply("Go.")
     await run(system, Agent(tools=[get_weather], model=gpt_41, stream=True))
     streaming = {"stream": True, "stream_options": {"include_usage": True}}
-    told = [called(1, "get_weather", city="Oslo"), answered(1, "1 dry days in Oslo")]
+    exchange = [called(1, "get_weather", city="Oslo"), answered(1, "1 dry days in Oslo")]
     assert sent(llmock) == [
         {"model": "gpt-4.1", "messages": [QUESTION], "tools": [GET_WEATHER], **streaming},
-        {"model": "gpt-4.1", "messages": [QUESTION, *told], "tools": [GET_WEATHER], **streaming},
+        {"model": "gpt-4.1", "messages": [QUESTION, *exchange], "tools": [GET_WEATHER], **streaming},
     ]
 
 

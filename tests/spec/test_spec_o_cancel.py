@@ -23,12 +23,12 @@ ENDS = {"run_completed", "run_failed", "run_cancelled", "agent_output"}
 
 
 async def ended_as_cancelled(system: System, task_id: str) -> None:
-    """It is cancelled, its owner was told so once, and nothing has been published since."""
+    """It is cancelled, one event says so, and nothing has been published since."""
     data = await system.ended(task_id, timeout=20)
     assert (data["status"], data["payload"]["output"], data["process"]) == ("cancelled", None, None)
     await later_work_is_done(system)
     types = await system.types(task_id, progress=True)
-    own = [name for name in types if not name.startswith("batch_")]  # those tell of children, which end after it
+    own = [name for name in types if not name.startswith("batch_")]  # those are about children, which end after it
     assert own[-1] == "run_cancelled"
     assert [name for name in types if name in ENDS] == ["run_cancelled"]
 
@@ -54,7 +54,7 @@ async def test_spec_O09_a_run_ends_as_cancelled_whatever_it_is_doing(
     cancel, status = system.orchestrator.cancel_task, system.orchestrator.get_task_status
     assert await status(run.task_id) == run.status
     asked = len(provider.calls)
-    # Nobody holds it: it ends at once. Somebody does: it is processing until that process has let go.
+    # A task that no process holds ends at once. Otherwise it is processing until its holder has released it.
     assert await cancel(run.task_id) == ("processing" if run.status == "processing" else "cancelled")
     assert await cancel(run.task_id) in ("processing", "cancelled")
     await asyncio.wait_for(run.is_broken_off(), 20)
@@ -139,7 +139,7 @@ async def test_spec_O09_what_a_run_has_spawned_is_cancelled_with_it(system: Syst
     def level(number: int) -> Agent:
         @forking_tool(timeout=600)
         async def fork(execution_ctx: ExecutionContext) -> list[str]:
-            """Have somebody else work."""
+            """Let another agent work."""
             return [await execution_ctx.spawn_child_task(agents[number + 1], AgentContext(query="part"))]
 
         return Agent(name=f"level{number}", model=gpt_41, tools=[fork])
@@ -202,7 +202,7 @@ async def test_spec_O09_a_cancelled_child_does_not_cancel_its_parent(system: Sys
 
     @forking_tool(timeout=600)
     async def fork(execution_ctx: ExecutionContext) -> list[str]:
-        """Have somebody else work."""
+        """Let another agent work."""
         return [await execution_ctx.spawn_child_task(child, AgentContext(query="part"))]
 
     agent = Agent(name="worker", model=gpt_41, tools=[fork])
@@ -220,7 +220,7 @@ async def test_spec_O09_a_cancelled_child_does_not_cancel_its_parent(system: Sys
 
 
 async def test_spec_O09_a_result_after_the_cancel_is_too_late(system: System, provider: Provider) -> None:
-    """The deferred tool's answer comes when nobody waits for it any more: an answer, and no crash."""
+    """The result of the deferred tool arrives when it is not awaited any longer: it is refused, without a crash."""
     run = await parked(Stage(system, provider))
     assert await system.orchestrator.cancel_task(run.task_id) == "cancelled"
     assert not await system.orchestrator.complete_deferred_tool(

@@ -207,7 +207,7 @@ async def test_spec_O14_what_a_tool_raises(provider: Provider) -> None:
 
 
 async def test_spec_O14_a_run_that_is_cancelled_abandons_its_model_call(provider: Provider) -> None:
-    """Whoever awaits it may cancel it, as any coroutine."""
+    """The caller may cancel it, like any coroutine."""
     agent, heard = Agent(name="worker", model=gpt_41), Heard()
     run = asyncio.create_task(agent.run_inline(AgentContext(query="hello"), event_handler=heard))
     request = await provider.called()
@@ -338,11 +338,11 @@ async def test_spec_O15_children_run_beside_their_parent(provider: Provider) -> 
 
 
 async def test_spec_O15_a_result_from_outside_cannot_come_and_is_not_waited_for(provider: Provider) -> None:
-    """Nobody outside knows of an inline run: it fails at once, and says why."""
+    """An inline run cannot be reached from outside. So it fails at once, and the error says why."""
 
     @deferred_result(timeout=600)
     async def ask() -> None:
-        """Ask somebody."""
+        """Ask a person."""
 
     provider.replies = [call("ask"), "never asked"]
     agent, heard = Agent(name="worker", model=gpt_41, tools=[ask]), Heard()

@@ -262,7 +262,7 @@ async def test_spec_O12_buckets_come_in_order_with_the_empty_ones(system: System
 
 
 async def test_spec_O12_each_bucket_has_its_own_durations(system: System) -> None:
-    """A slow run ends in one bucket and a quick one in another: each tells of its own, and the totals of both."""
+    """A slow run ends in one bucket and a quick one in another: each has its own durations, the totals have both."""
     agent, payload = Moody(), AgentContext(query="answer")
     async with client(system, timeline_duration=60, bucket_size="seconds") as orchestrator:
         slow_task = await orchestrator.enqueue_task(agent, owner_id="owner", payload=payload)
@@ -275,10 +275,10 @@ async def test_spec_O12_each_bucket_has_its_own_durations(system: System) -> Non
         fast = lasted(await system.ended(quick_task.id))
         metrics = await orchestrator.get_metrics()
     found = metrics["agents"]["moody"]
-    told = [bucket for bucket in found["buckets"] if bucket["completed"]]
-    assert (metrics["bucket_seconds"], len(told)) == (1, 2) and slow > 1 > fast
+    filled = [bucket for bucket in found["buckets"] if bucket["completed"]]
+    assert (metrics["bucket_seconds"], len(filled)) == (1, 2) and slow > 1 > fast
     for kind in ("mean_duration", "max_duration"):
-        assert [bucket[kind]["completed"] for bucket in told] == pytest.approx([slow, fast])
+        assert [bucket[kind]["completed"] for bucket in filled] == pytest.approx([slow, fast])
         assert not any(bucket[kind]["failed"] for bucket in found["buckets"])
     assert found["totals"]["mean_duration"]["completed"] == pytest.approx((slow + fast) / 2)
     assert found["totals"]["max_duration"]["completed"] == pytest.approx(slow)

@@ -1,7 +1,7 @@
-"""Failed turns: which are tried again, when, how often, and what is told of them (O04, E06, E07).
+"""Failed turns: which are retried, when, how often, and what is published of them (O04, E06, E07).
 
 Real: Valkey, HTTP, the openai client, the actors. Fake: the language model, and the lifeline of a worker process.
-An answer that is no completion is "garbled": the turn fails at once, and the task's next try may do better.
+An answer that is not a completion is "garbled": the turn fails at once, and the task's next try may do better.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ KINDS = ("task_failed", "task_retried", "run_failed", "run_completed")
 
 
 async def story(system: System, task_id: str) -> list[str]:
-    """What was told of failures and of the end, in order."""
+    """The published events of failures and of the end, in order."""
     return [name for name in await system.types(task_id) if name in KINDS]
 
 
@@ -210,7 +210,7 @@ async def test_spec_O04_a_finished_turn_starts_the_count_afresh(system: System, 
     assert len(executed) == 2
     assert await story(system, task_id) == [*["task_failed", "task_retried"] * 6, "run_completed"]
     delays = [one["data"]["delay"] for one in await system.events(task_id) if one["event_type"] == "task_retried"]
-    assert all(delay <= 0.021 for delay in delays[::2])  # the pauses begin anew, too
+    assert all(delay <= 0.021 for delay in delays[::2])  # the pauses start over, too
 
 
 async def test_spec_O04_a_retried_turn_does_not_repeat_its_finished_steps(system: System, provider: Provider) -> None:

@@ -48,10 +48,10 @@ def script(program: Program, redis_url: str, namespace: str) -> str:
 
 
 async def executed(system: System, task_id: str) -> dict[str, Any]:
-    """What the agent's tool told of its process."""
+    """What the agent's tool returned about its process."""
     data = await system.ended(task_id, timeout=30)
-    [told] = [message["content"] for message in data["payload"]["messages"] if message["role"] == "tool"]
-    return dict(json.loads(told))
+    [answer] = [message["content"] for message in data["payload"]["messages"] if message["role"] == "tool"]
+    return dict(json.loads(answer))
 
 
 async def test_spec_O02_several_agents_have_a_runner_each(

@@ -90,7 +90,7 @@ async def test_spec_O10_many_at_once_keep_their_order(system: System, provider: 
     first = await provider.called()
     for number in range(30):
         await system.orchestrator.steer_task(task_id, [user(f"{number}a"), user(f"{number}b")])
-    # From several places at the same time: nobody has promised an order between them, but none is lost.
+    # From several places at the same time: no order between them is promised, but none is lost.
     await asyncio.gather(
         *(system.orchestrator.steer_task(task_id, [user(f"x{one}"), user(f"y{one}")]) for one in "123")
     )
@@ -172,7 +172,7 @@ async def test_spec_O10_a_steer_during_the_last_turn_of_ones_own_leads_to_anothe
 
 
 async def test_spec_O10_a_steer_at_any_moment_is_read_or_refused(system: System, provider: Provider) -> None:
-    """Forty runs of two turns each, steered a little later each: the model reads it, or the caller is told."""
+    """Forty runs of two turns, each steered a little later: the model reads the message, or it is refused."""
     provider.replies = lambda messages: call("look") if messages[-1]["content"] == "hello" else "done"
     stage = Stage(system, provider)
     stage.gate.set()
@@ -193,8 +193,8 @@ async def test_spec_O10_a_steer_at_any_moment_is_read_or_refused(system: System,
         data = await system.ended(task_id)
         assert texts(data["payload"]["messages"]).count("user: marked") == (expected == "run_steering_applied")
         assert texts(data["payload"]["messages"])[-1] == "assistant: done"
-        told = [name for name in await system.types(task_id) if "steering" in name]
-        assert told == [expected]
+        published = [name for name in await system.types(task_id) if "steering" in name]
+        assert published == [expected]
     assert read
 
 
@@ -202,7 +202,7 @@ async def test_spec_O10_a_steer_at_any_moment_is_read_or_refused(system: System,
 async def test_spec_O17_a_steer_in_the_last_allowed_turn_is_answered_and_leads_to_no_further_one(
     system: System, provider: Provider, max_turns: int
 ) -> None:
-    """There is no next model call that could read it: the run ends with its output, and the owner hears why."""
+    """No further model call could read it. The run ends with its output, and an event says why."""
     stage = Stage(system, provider)
     stage.gate.set()
     stage.agent.max_turns = max_turns

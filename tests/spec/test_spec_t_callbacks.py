@@ -20,10 +20,10 @@ NAMES = {
 
 
 class Diary:
-    """Callbacks that write down what they are told; every other one is async."""
+    """Callbacks that write an entry for each call. Every other one is async."""
 
     def __init__(self) -> None:
-        self.told: list[str] = []
+        self.entries: list[str] = []
         self.last: dict[str, tuple[Any, ...]] = {}
 
     def callbacks(self) -> dict[str, Any]:
@@ -34,7 +34,7 @@ class Diary:
         def note(*arguments: Any) -> None:
             agent_ctx, execution_ctx, *_ = arguments
             assert isinstance(agent_ctx, AgentContext) and isinstance(execution_ctx, ExecutionContext)
-            self.told.append(f"{name.removeprefix('on_')} {agent_ctx.turn}")
+            self.entries.append(f"{name.removeprefix('on_')} {agent_ctx.turn}")
             self.last[name] = arguments
 
         async def note_later(*arguments: Any) -> None:
@@ -56,14 +56,14 @@ async def test_spec_T04_each_callback_at_its_time(system: System, provider: Prov
     await system.start(agent)
     task_id = await system.submit(agent)
     data = await system.reaches(task_id, "pending_tool_results")
-    assert diary.told == ["run_start 0", "turn_start 0", "pending_tool_call 0", "turn_end 1"]
+    assert diary.entries == ["run_start 0", "turn_start 0", "pending_tool_call 0", "turn_end 1"]
     call_id = data["awaits"][0].removeprefix("tool:")
     assert diary.last["on_pending_tool_call"][2].id == call_id
     assert diary.last["on_turn_end"][2].pending_tool_call_ids == [call_id]
     await system.orchestrator.complete_deferred_tool(task_id, call_id, {"answer": "yes"})
     await system.ended(task_id)
-    await wait_until(lambda: "run_end 2" in diary.told)
-    assert diary.told[4:] == ["pending_tool_results 1", "turn_start 1", "turn_end 2", "run_end 2"]
+    await wait_until(lambda: "run_end 2" in diary.entries)
+    assert diary.entries[4:] == ["pending_tool_results 1", "turn_start 1", "turn_end 2", "run_end 2"]
     assert diary.last["on_pending_tool_results"][2] == [(call_id, {"answer": "yes"})]
     end = diary.last["on_run_end"][2]
     assert (end.output, end.error) == ("Done.", None) and end.duration > 0
@@ -76,14 +76,21 @@ async def test_spec_T04_a_failed_run_and_a_cancelled_one(system: System, provide
     failing = await system.submit(agent)
     (await provider.called()).refuse(401, "wrong key")
     assert (await system.ended(failing))["status"] == "failed"
-    await wait_until(lambda: "run_end 0" in diary.told)
+    await wait_until(lambda: "run_end 0" in diary.entries)
     assert "wrong key" in str(diary.last["on_run_end"][2].error)
     unwanted = await system.submit(agent)
     await provider.called()
     await system.orchestrator.cancel_task(unwanted)
     assert (await system.ended(unwanted))["status"] == "cancelled"
-    await wait_until(lambda: "run_cancelled 0" in diary.told)
-    assert diary.told == ["run_start 0", "turn_start 0", "run_end 0", "run_start 0", "turn_start 0", "run_cancelled 0"]
+    await wait_until(lambda: "run_cancelled 0" in diary.entries)
+    assert diary.entries == [
+        "run_start 0",
+        "turn_start 0",
+        "run_end 0",
+        "run_start 0",
+        "turn_start 0",
+        "run_cancelled 0",
+    ]
 
 
 async def test_spec_T04_a_run_that_nobody_holds_is_cancelled(system: System, provider: Provider) -> None:
@@ -96,10 +103,10 @@ async def test_spec_T04_a_run_that_nobody_holds_is_cancelled(system: System, pro
     for cancels in (1, 2):
         task_id = await system.submit(agent)
         await system.reaches(task_id, "pending_tool_results")
-        diary.told.clear()
+        diary.entries.clear()
         for _ in range(cancels):
             assert await system.orchestrator.cancel_task(task_id) == "cancelled"
-        assert diary.told == ["run_cancelled 1"]
+        assert diary.entries == ["run_cancelled 1"]
         agent_ctx, execution_ctx = diary.last["on_run_cancelled"]
         assert (execution_ctx.task_id, agent_ctx.messages[0]["content"]) == (task_id, "question")
 
@@ -157,7 +164,7 @@ async def test_spec_T04_a_run_that_is_taken_up_again_starts_once(system: System,
     provider.replies = ["Done."]
     await system.start(agent)
     assert (await system.ended(task_id))["status"] == "completed"
-    assert diary.told.count("run_start 0") == 1 and diary.told.count("turn_start 0") == 2
+    assert diary.entries.count("run_start 0") == 1 and diary.entries.count("turn_start 0") == 2
 
 
 async def test_spec_T04_inline(provider: Provider) -> None:
@@ -165,13 +172,13 @@ async def test_spec_T04_inline(provider: Provider) -> None:
     diary = Diary()
     agent = Agent(name="clerk", model=gpt_41, **diary.callbacks())
     await agent.run_inline(AgentContext(query="q"))
-    assert diary.told == ["run_start 0", "turn_start 0", "turn_end 1", "run_end 1"]
+    assert diary.entries == ["run_start 0", "turn_start 0", "turn_end 1", "run_end 1"]
     provider.replies = None
     running = asyncio.create_task(agent.run_inline(AgentContext(query="q")))
     await provider.called()
     running.cancel()
     await asyncio.gather(running, return_exceptions=True)
-    assert diary.told[-1] == "run_cancelled 0"
+    assert diary.entries[-1] == "run_cancelled 0"
 
 
 @pytest.mark.parametrize(("name", "arguments"), NAMES.items())

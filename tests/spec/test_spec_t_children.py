@@ -126,9 +126,10 @@ async def test_spec_T03_the_progress_of_a_small_batch_is_told_task_by_task(syste
     await system.start(child, quick(batch_size=1))
     task_id = await system.submit(parent.agent)
     await system.ended(task_id)
-    told = [one for one in await system.events(task_id) if one["event_type"].startswith("batch_")]
+    published = [one for one in await system.events(task_id) if one["event_type"].startswith("batch_")]
     assert [
-        (one["event_type"], one["progress"], one["completed_tasks"], one["total_tasks"], one["status"]) for one in told
+        (one["event_type"], one["progress"], one["completed_tasks"], one["total_tasks"], one["status"])
+        for one in published
     ] == [
         ("batch_progress", 33, 1, 3, "active"),
         ("batch_progress", 66, 2, 3, "active"),
@@ -136,7 +137,9 @@ async def test_spec_T03_the_progress_of_a_small_batch_is_told_task_by_task(syste
         ("batch_completed", 100, 3, 3, "completed"),
     ]
     (batch,) = parent.batches
-    assert {(one["batch_id"], one["agent_name"], one["owner_id"]) for one in told} == {(batch.id, "parent", "owner")}
+    assert {(one["batch_id"], one["agent_name"], one["owner_id"]) for one in published} == {
+        (batch.id, "parent", "owner")
+    }
     types = await system.types(task_id, progress=True)
     assert types.index("batch_completed") < types.index("progress_update_tool_action_completed")
 
@@ -224,7 +227,7 @@ async def test_spec_T03_failed_cancelled_and_expired_children(system: System, pr
     shown = await results(system, task_id)
     assert shown[0]["status"] == "failed" and "no such thing" in shown[0]["error"]
     assert [one["status"] for one in shown] == ["failed", "cancelled", "expired", "completed"]
-    # What nobody waits for any longer is not paid for any longer.
+    # A child whose result is not awaited any longer costs no further model call.
     assert (await system.ended(ids[2]))["status"] == "cancelled"
     assert (await system.event(task_id, "batch_completed"))["completed_tasks"] == 4
     counts = await system.orchestrator.get_batch_data(parent.batches[0].id)

@@ -135,7 +135,7 @@ async def test_spec_T02_a_result_that_comes_before_the_park_is_kept(system: Syst
 
     @deferred_result(timeout=60)
     async def ask(execution_ctx: ExecutionContext) -> None:
-        """Ask somebody who knows already."""
+        """Ask a person who knows the answer already."""
         for _ in range(2):
             answered.append(
                 await system.orchestrator.complete_deferred_tool(
@@ -263,7 +263,7 @@ async def test_spec_T01_a_turn_that_was_broken_off_asks_once(system: System, pro
 
 
 async def test_spec_T01_the_process_that_resumes_dies(system: System, provider: Provider) -> None:
-    """The results are there, and whoever was to go on with them is killed before the next model call is answered."""
+    """The results have arrived, and the process that continues is killed before the next model call is answered."""
     desk = Desk()
     provider.replies = lambda messages: ASKED if len(messages) == 1 else None
     first = await system.start(desk.agent)
