@@ -6,7 +6,7 @@ from typing import Any, assert_never
 
 from factorial.actors.journal import Journal
 from factorial.actors.outbox import Pending
-from factorial.agent.lifecycle.failure import deferral, describe, explain_failure, patience_with
+from factorial.agent.lifecycle.failure import describe, explain_failure, patience_with
 from factorial.agent.lifecycle.outcome import (
     Backoff,
     Cancel,
@@ -117,22 +117,26 @@ def commit_of(outcome: Outcome, turn: Turn, *, is_draining: bool) -> Commit:
     )
 
 
-def commit_of_error(error: Exception, ids: Mapping[str, Any], deferred_for: float, policy: AgentWorkerConfig) -> Commit:
+def commit_of_error(outcome: Backoff | Defer | Fail, ids: Mapping[str, Any], policy: AgentWorkerConfig) -> Commit:
     """The commit for a run that could not begin a turn. `ids` are those that its events begin with."""
-    deferred, text = deferral(error, deferred_for, policy), describe(error)
-    event: BaseEvent
-    if deferred is None:
-        explanation = explain_failure(ids["agent_name"], ids["task_id"], error)
-        event = QueueEvent(EventType.RUN_FAILED, **ids, error=explanation)
-        return Commit(Action.FAIL, turn_done=False, error=text[:_ERROR_LIMIT], final_events=[encode_event(event)])
-    about = {"delay": round(deferred.delay, 3), "patience": patience_with(error, policy)}
-    event = QueueEvent(EventType.TASK_DEFERRED, **ids, error=text, data=about)
+    error, text = outcome.error, describe(outcome.error)
+    events: list[BaseEvent] = []
+    match outcome:
+        case Fail():
+            explanation = explain_failure(ids["agent_name"], ids["task_id"], error)
+            events.append(QueueEvent(EventType.RUN_FAILED, **ids, error=explanation))
+        case Backoff():
+            events.append(QueueEvent(EventType.TASK_FAILED, **ids, error=text))
+            events.append(QueueEvent(EventType.TASK_RETRIED, **ids, data={"delay": round(outcome.delay, 3)}))
+        case Defer(is_first=True):
+            about = {"delay": round(outcome.delay, 3), "patience": patience_with(error, policy)}
+            events.append(QueueEvent(EventType.TASK_DEFERRED, **ids, error=text, data=about))
     return Commit(
-        Action.DEFER,
+        action_of(outcome),
         turn_done=False,
-        delay=deferred.delay,
+        delay=0.0 if isinstance(outcome, Fail) else outcome.delay,
         error=text[:_ERROR_LIMIT],
-        final_events=[encode_event(event)] if deferred.is_first else [],
+        final_events=[encode_event(event) for event in events],
     )
 
 

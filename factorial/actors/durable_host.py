@@ -30,12 +30,14 @@ from factorial.actors.outbox import Outbox, Reply
 from factorial.agent.agent import BaseAgent
 from factorial.agent.lifecycle.activation import RUN_START, Activation, PickedUp
 from factorial.agent.lifecycle.codec import decode_context, decode_message, encode_fields, encode_messages
+from factorial.agent.lifecycle.failure import after_failure
 from factorial.agent.lifecycle.fidelity import check_comes_back
 from factorial.agent.lifecycle.host import Child, Recorded
 from factorial.agent.lifecycle.outcome import (
     Cancel,
     Continue,
     Defer,
+    Fail,
     Outcome,
     Release,
     turn_is_done,
@@ -201,10 +203,14 @@ class DurableHost:
                 return
 
     async def _end_without_turn(self, error: Exception) -> None:
-        """What is stored cannot be worked with: the task is deferred if other code may read it, else it fails."""
-        ids = {"task_id": self.task_id, "owner_id": self._claimed.owner_id, "agent_name": self._workplace.agent.name}
+        """What is stored cannot be worked with. The task is deferred if other code may read it, and tried again if a
+        validator failed. Otherwise it fails."""
+        claimed, policy = self._claimed, self._workplace.policy
+        ids = {"task_id": self.task_id, "owner_id": claimed.owner_id, "agent_name": self._workplace.agent.name}
+        is_known = isinstance(error, FactorialError)
+        outcome = after_failure(error, claimed.retries, claimed.deferred_for, policy) if is_known else Fail(error)
         try:
-            await self._commit(commit_of_error(error, ids, self._claimed.deferred_for, self._workplace.policy))
+            await self._commit(commit_of_error(outcome, ids, policy))
         except MailboxError as lost:
             self._log.problem(logging.ERROR, f"releasing it: {lost}")
             await self._release_when_possible()

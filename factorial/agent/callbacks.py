@@ -8,12 +8,15 @@
     on_run_end               (agent_ctx, execution_ctx, RunCompletion)     the run has completed, or failed
     on_run_cancelled         (agent_ctx, execution_ctx)                    the run was cancelled
 
-What a callback changes in the context is kept, except for the last two. What it raises is logged, and the run goes on;
-`FatalAgentError` ends the run as failed. A callback may be called again if its process dies before the next step is
-recorded; `on_run_start` is a step itself, and is not called again once it is recorded. The last two are called after
-the end was stored, and are not called if the process dies just then. A task that no process holds when it is cancelled
-ends at once, and `Orchestrator.cancel_task` calls `on_run_cancelled` if the agent has a runner in that orchestrator.
-For its children, and for a task that ends with `crash_loop`, no callback is called: their events are published.
+What a callback changes in the context is kept, except for the last two. An exception that it raises, or `SystemExit`,
+is logged, and the run goes on. `FatalAgentError` ends the run as failed. Anything else, such as a `CancelledError`
+though nobody cancelled the run, fails the attempt at the turn.
+
+A callback may be called again if its process dies before the next step is recorded; `on_run_start` is a step itself,
+and is not called again once it is recorded. The last two are called after the end was stored, and are not called if the
+process dies just then. A task that no process holds when it is cancelled ends at once, and `Orchestrator.cancel_task`
+calls `on_run_cancelled` if the agent has a runner in that orchestrator. For its children, and for a task that ends with
+`crash_loop`, no callback is called: their events are published.
 
 Called by `activation.py` and `calls.py`.
 """
@@ -21,8 +24,10 @@ Called by `activation.py` and `calls.py`.
 import inspect
 import logging
 from collections.abc import Awaitable, Callable
+from contextvars import Context
 from typing import Any
 
+from factorial._core.boundary import Raised, attempt, ordinary
 from factorial._core.signature import can_take
 from factorial.errors import ConfigError, FatalAgentError
 
@@ -54,17 +59,26 @@ def checked_callback(agent: str, name: str, callback: Callback) -> Callback:
     return callback
 
 
-async def call_back(callback: Callback, *arguments: Any) -> None:
-    """Call `callback`, if there is one. Raises `FatalAgentError` if it does; any other error is logged."""
+async def call_back(callback: Callback, *arguments: Any, context: Context | None = None) -> None:
+    """Call `callback`, if there is one, in `context`. An exception that it raises is logged.
+
+    Raises `FatalAgentError` if it does, and `RetryableError` if it raises what is neither an `Exception` nor
+    `SystemExit`.
+    """
     if callback is None:
         return
-    try:
+
+    async def called() -> None:
         answer = callback(*arguments)
         if inspect.isawaitable(answer):
             await answer
-    except FatalAgentError:
-        raise
-    except (Exception, SystemExit) as error:  # the boundary to the user's code: a callback does not decide
-        task_id = getattr(arguments[1], "task_id", "")
-        name = getattr(callback, "__name__", type(callback).__name__)
-        _logger.warning("task %s: callback %s failed", task_id, name, exc_info=error)
+
+    result = await attempt(called, context)
+    if not isinstance(result, Raised):
+        return
+    name = getattr(callback, "__name__", type(callback).__name__)
+    error = ordinary(f"callback {name}", result.error)
+    if isinstance(error, FatalAgentError) or (error is not result.error and not isinstance(result.error, SystemExit)):
+        raise error
+    task_id = getattr(arguments[1], "task_id", "")
+    _logger.warning("task %s: callback %s failed", task_id, name, exc_info=result.error)

@@ -20,6 +20,7 @@ from factorial.errors import (
     FatalAgentError,
     InactiveTaskError,
     MailboxFullError,
+    RetryableError,
 )
 from factorial.events import EventType, QueueEvent
 from factorial.mailbox.operations.cancel import cancel
@@ -143,5 +144,6 @@ async def _call_back_cancelled(scripts: Scripts, task_id: str, runners: Mapping[
         async with asyncio.timeout(served.worker.turn_timeout):
             with entered(execution_ctx, None):
                 await call_back(agent.on_run_cancelled, context, execution_ctx)
-    except (FatalAgentError, ContextError, TimeoutError) as error:  # the task has ended: this cannot change that
+    except (FatalAgentError, RetryableError, ContextError, TimeoutError) as error:
+        # The task has ended: this cannot change that.
         _logger.warning("task %s of %s: on_run_cancelled: %s", task_id, agent.name, describe(error))

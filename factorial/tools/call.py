@@ -1,8 +1,8 @@
 """A tool call, from the model's text to the result that the model sees.
 
-A mistake of the model (an unknown tool, invalid JSON, an invalid argument) and an ordinary exception of the tool become
-results that say what went wrong, and the run continues. `FatalAgentError`, `RetryableError` and cancellation pass
-through to the run's host.
+A mistake of the model (an unknown tool, invalid JSON, an invalid argument) and whatever the tool raises become results
+that say what went wrong, and the run continues: also `SystemExit`, and a `CancelledError` if nobody cancelled the run.
+Only `FatalAgentError` and `RetryableError` pass through to the run's host, alone or in an exception group.
 
 Called by the agent's `tool_action`.
 """
@@ -10,16 +10,17 @@ Called by the agent's `tool_action`.
 import asyncio
 import inspect
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
-from functools import cache
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from pydantic import ValidationError
 
+from factorial._core.boundary import Raised, attempt, found_in, result_of_call
 from factorial._core.json import dump_json
-from factorial._core.text import shorten
+from factorial._core.text import error_text, safe_repr
 from factorial.context import AgentContext, ExecutionContext
 from factorial.errors import FatalAgentError, RetryableError
 from factorial.telemetry.task_log import task_fields
@@ -70,39 +71,29 @@ async def call_tool(
         output = arguments["output"]
         return shape(tool_call.id, (dump_json(output).decode(), output))
     arguments |= tool.parameters.inject(agent_ctx, execution_ctx)
-    try:
-        value = await _run(tool, arguments)
-    except (FatalAgentError, RetryableError):
-        raise
-    # The model sees whatever the user's code raises. Including SystemExit: a tool that calls sys.exit() must not end
-    # the worker process.
-    except (Exception, SystemExit) as error:
-        _logger.info("tool %s failed", tool.name, exc_info=error, extra=task_fields())
-        return failure(tool_call.id, f"{type(error).__name__}: {error}")
+    value = await _run(tool, arguments)
+    if isinstance(value, Raised):
+        if for_the_host := found_in(value.error, FatalAgentError, RetryableError):
+            raise for_the_host
+        _logger.info("tool %s failed", tool.name, exc_info=value.error, extra=task_fields())
+        return failure(tool_call.id, error_text(value.error))
     return shape(tool_call.id, value) if tool.deferral is None else tool.deferral.shape(tool.name, tool_call.id, value)
 
 
 async def _run(tool: FunctionTool, arguments: dict[str, Any]) -> Any:
-    """The function's value. Plain functions run in a thread, with the caller's context variables."""
+    """What the function returns or raises. Plain functions run in a thread, with the caller's context variables."""
+    call = partial(tool.function, **arguments)
     if tool.is_async:
-        return await tool.function(**arguments)
+        return await attempt(call)
     context = copy_context()
-    thread = asyncio.get_running_loop().run_in_executor(_threads(), context.run, _guarded, tool.function, arguments)
-    value = await thread
-    return await value if inspect.isawaitable(value) else value
+    value = await asyncio.get_running_loop().run_in_executor(_threads(), context.run, result_of_call, call)
+    return await attempt(lambda: value) if inspect.isawaitable(value) else value
 
 
 @cache
 def _threads() -> ThreadPoolExecutor:
     """Threads for tools only. In the event loop's default pool, tools that hang would block lookups of host names."""
     return ThreadPoolExecutor(_MOST_THREADS, thread_name_prefix="tool")
-
-
-def _guarded(function: Callable[..., Any], arguments: dict[str, Any]) -> Any:
-    try:
-        return function(**arguments)
-    except StopIteration as stop:  # a future cannot hold it: the caller would wait forever
-        raise RuntimeError("the tool raised StopIteration") from stop
 
 
 def _explain(tool: FunctionTool, invalid: ValidationError) -> str:
@@ -121,4 +112,4 @@ def _complaint(error: Any) -> str:
         return f"{field!r} is missing"
     if error["type"] == "extra_forbidden":
         return f"{field!r} is not a parameter"
-    return f"{field!r}: {error['msg']} (you sent {shorten(repr(error['input']), 100)})"
+    return f"{field!r}: {error['msg']} (you sent {safe_repr(error['input'], 100)})"

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
-from factorial._core.text import printable_text, shorten
+from factorial._core.text import printable_text, safe_repr
 from factorial.context import Batch
 from factorial.errors import ConfigError, InvalidTaskIdError
 from factorial.task import check_task_id
@@ -73,7 +73,7 @@ class Deferral:
             task_ids = _task_ids(children)
         except InvalidTaskIdError:
             mistake = (
-                f"the forking tool {tool!r} returned {shorten(repr(children), 200)}: return the id or the batch that "
+                f"the forking tool {tool!r} returned {safe_repr(children)}: return the id or the batch that "
                 "spawn_child_task(s) returned, a list of them, or a pair of a text for the model and one of these"
             )
             _logger.warning("%s", mistake, extra=task_fields())

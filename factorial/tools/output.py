@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic_core import to_json
 
-from factorial._core.text import printable_text, shorten
+from factorial._core.text import error_text, printable_text, shorten
 
 __all__ = [
     "AgentToolAction", "AgentToolActionResult", "FunctionToolAction", "FunctionToolActionResult", "failure", "shape",
@@ -46,7 +46,7 @@ class FunctionToolActionResult:
             self.tool_call_id = tool_call.id
         error: object = self.error
         if isinstance(error, BaseException):
-            self.error = f"{type(error).__name__}: {error}"
+            self.error = error_text(error)
 
     @property
     def is_pending(self) -> bool:

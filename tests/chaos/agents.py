@@ -113,6 +113,10 @@ def recurse() -> None:
     recurse()
 
 
+async def leave_in_a_task_of_its_own() -> None:
+    raise SystemExit("I leave, and the event loop with me")
+
+
 async def do(agent_ctx: HarmContext) -> str:
     """Wait a moment, and then do harm, or nothing."""
     with witnessed("do", agent_ctx.turn):
@@ -135,6 +139,12 @@ async def do(agent_ctx: HarmContext) -> str:
                 recurse()
             case "leave":
                 raise SystemExit("I leave")
+            case "interrupt":
+                raise KeyboardInterrupt
+            case "close":
+                raise GeneratorExit
+            case "leave elsewhere":
+                await asyncio.gather(leave_in_a_task_of_its_own(), asyncio.sleep(0.1))
             case "exhaust":
                 bytearray(2**62)
         return "done"

@@ -12,7 +12,7 @@ from tests.chaos.system import System
 from tests.redis.doctor import assert_invariants
 
 DEADLY = long_or_short(["be killed", "crash", "exit", "abort", "block", "hoard"], ["exit", "abort"])
-FAILING = ["recurse", "exhaust", "leave"]
+FAILING = ["recurse", "exhaust", "leave", "interrupt", "close"]
 """These raise what a process survives: the model is told of it."""
 HEALTHY = long_or_short(300, 30)
 

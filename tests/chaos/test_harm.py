@@ -37,6 +37,20 @@ async def test_a_task_that_kills_its_process_three_times_alone_is_ended(system: 
     assert await system.stop() == 0
 
 
+async def test_an_asyncio_task_that_leaves_ends_neither_its_process_nor_its_neighbours(system: System) -> None:
+    """asyncio lets `SystemExit` in any task stop the event loop, also in one that a tool has started."""
+    system.configure(agent="harm", processes=1, batch_size=10)
+    await system.start()
+    neighbours = [await system.enqueue_harm(seconds=1.0) for _ in range(5)]
+    await wait_until(lambda: len(system.witness()) >= 5, message="5 tasks under way")
+    culprit = await system.finished(await system.enqueue_harm(harm="leave elsewhere", seconds=0.1))
+    assert (culprit["status"], culprit["pickups"]) == ("completed", 1)
+    assert "SystemExit: I leave, and the event loop with me" in culprit["payload"]["messages"][2]["content"]
+    assert {(each["status"], each["pickups"]) for each in await system.all_end(neighbours)} == {("completed", 1)}
+    assert "SystemExit was raised in an asyncio task" in system.log.read_text()
+    assert await system.stop() == 0
+
+
 async def test_the_neighbours_of_a_culprit_lose_no_attempt(system: System) -> None:
     system.configure(agent="harm", processes=3, workers=4, batch_size=10)
     await system.start()

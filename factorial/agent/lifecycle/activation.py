@@ -9,11 +9,13 @@ Called by `inline.py` and by `actors/durable_host.py`, each with itself as the h
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from contextvars import Context, copy_context
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Generic
+from typing import Any, Generic, TypeVar
 
+from factorial._core.boundary import Raised, attempt, ordinary
 from factorial._core.json import dump_json, load_json
 from factorial.agent.callbacks import Callback, call_back
 from factorial.agent.completion import RunCompletion, TurnCompletion
@@ -30,7 +32,7 @@ from factorial.agent.lifecycle.step import Step
 from factorial.agent.lifecycle.steps import Frame, Steps
 from factorial.agent.lifecycle.waiting import answer_calls, read_results
 from factorial.config import AgentWorkerConfig
-from factorial.context import ContextType, ExecutionContext, entered, note_attempt, scope
+from factorial.context import ContextType, ExecutionContext, entered, execution_context, note_attempt, scope
 from factorial.errors import ContextError, FactorialError, FatalAgentError, RetryableError, TurnTimeoutError
 from factorial.events import BaseEvent
 from factorial.telemetry.task_log import task_fields
@@ -38,6 +40,8 @@ from factorial.telemetry.task_log import task_fields
 __all__ = ["RUN_START", "Activation", "PickedUp"]
 
 _logger = logging.getLogger(__name__)
+
+_T = TypeVar("_T")
 
 RUN_START = "run_start"
 """The key of the step in which `on_run_start` is called."""
@@ -77,6 +81,8 @@ class Activation(Generic[ContextType]):
         self._awaits = picked_up.awaits
         self._is_new = picked_up.is_new
         self._steps = Steps(self.state, "")
+        self._context = copy_context()
+        """In which all of the agent's own code runs, apart from its steps."""
 
     async def take_turns(self) -> None:
         """Take turns until the activation is over."""
@@ -134,13 +140,14 @@ class Activation(Generic[ContextType]):
         """Call back within the time that a turn may take."""
         if callback is not None:
             async with asyncio.timeout(self._policy.turn_timeout):
-                await call_back(callback, self.state.context, self.state.execution_ctx, *arguments)
+                everything = (self.state.context, self.state.execution_ctx, *arguments)
+                await call_back(callback, *everything, context=self._agents_context())
 
     async def _call_back_finally(self, callback: Callback, *arguments: Any) -> None:
         """Call back, and log what it raises."""
         try:
             await self._call_back(callback, *arguments)
-        except (FatalAgentError, TimeoutError) as error:
+        except (FatalAgentError, RetryableError, TimeoutError) as error:
             about = (self.state.execution_ctx.task_id, self.state.execution_ctx.agent_name, describe(error))
             _logger.warning("task %s of %s: a callback failed after the run's end: %s", *about, extra=task_fields())
 
@@ -152,15 +159,11 @@ class Activation(Generic[ContextType]):
             outcome = outcome_of_turn(self.state, completion)
             await self.state.execution_ctx.events.publish_event(ended)  # with the commit, which follows at once
             return outcome
-        except asyncio.CancelledError:
+        except asyncio.CancelledError:  # not by the agent's code, which runs in asyncio tasks of its own
             if interruption := self.state.host.interruption():
                 return interruption
-            if _is_being_cancelled():
-                raise
-            return self._after_failure(RetryableError("the turn was cancelled from within"))
-        except (KeyboardInterrupt, GeneratorExit):
             raise
-        except BaseException as error:  # the boundary to the user's code: whatever it raises fails the turn alone
+        except Exception as error:  # whatever the agent's code raises fails the attempt, and affects nothing else
             return self._after_failure(error)
 
     async def _turn(self) -> tuple[TurnCompletion[ContextType], BaseEvent]:
@@ -168,7 +171,7 @@ class Activation(Generic[ContextType]):
         state.turn = state.context.turn
         self._begin_steps("")
         if self._is_new and state.agent.on_run_start is not None:
-            await self._steps.take(self._run_start(state.agent.on_run_start), state.context)
+            await self._attempt("on_run_start", self._take_run_start)
         state.execution_ctx.iterations += 1
         note_attempt(state.context, state.execution_ctx.retries)
         await self._call_back(state.agent.on_turn_start)
@@ -183,9 +186,24 @@ class Activation(Generic[ContextType]):
         await self._call_back(state.agent.on_turn_end, completion)
         return completion, progress.event("completed")
 
-    def _run_start(self, callback: Callback) -> Step[Any]:
-        """The callback `on_run_start` as a step: what it changes is kept for all attempts at the first turn."""
-        context = self.state.context
+    async def _attempt(self, what: str, call: Callable[[], Awaitable[_T]]) -> _T:
+        """What awaiting the agent's own code returns. Raises an `Exception` whatever it raises.
+
+        All of it runs in one `contextvars.Context`: a callback may set a variable for the turn that follows.
+        """
+        result = await attempt(call, self._agents_context())
+        if isinstance(result, Raised):
+            raise ordinary(what, result.error)
+        return result
+
+    def _agents_context(self) -> Context:
+        self._context.run(execution_context.set, self.state.execution_ctx)
+        self._context.run(scope.set, Frame(self._steps))
+        return self._context
+
+    async def _take_run_start(self) -> None:
+        """Call `on_run_start` as a step: what it changes is kept for all attempts at the first turn."""
+        callback, context = self.state.agent.on_run_start, self.state.context
         count, before = len(context.messages), dump_json(context.messages)
 
         async def call() -> None:
@@ -200,7 +218,7 @@ class Activation(Generic[ContextType]):
             if change := load_json(recorded.result):
                 context.messages[: change["before"]] = change["messages"]
 
-        return Step(
+        step = Step(
             name=RUN_START,
             kind=StepKind.CALLBACK,
             about="on_run_start",
@@ -209,11 +227,12 @@ class Activation(Generic[ContextType]):
             recall=recall,
             urgent=lambda _: False,
         )
+        await self._steps.take(step, context)
 
     async def _turn_in_time(self) -> TurnCompletion[ContextType]:
         try:
             async with asyncio.timeout(self._policy.turn_timeout) as limit:
-                return await self.state.agent.run_turn(self.state.context)
+                return await self._attempt("run_turn", lambda: self.state.agent.run_turn(self.state.context))
         except TimeoutError as late:
             if not limit.expired():
                 raise
@@ -240,13 +259,8 @@ class Activation(Generic[ContextType]):
 
     def _after_failure(self, error: BaseException) -> Outcome:
         state = self.state
-        if not isinstance(error, FactorialError):  # the user's code: where it failed is what they need to know
+        raised = error.__cause__ if isinstance(error, RetryableError) and error.__cause__ else error
+        if not isinstance(raised, FactorialError):  # the user's code: where it failed is what they need to know
             about = (state.execution_ctx.task_id, state.execution_ctx.agent_name, state.turn)
-            _logger.warning("task %s of %s: turn %d failed", *about, exc_info=error, extra=task_fields())
+            _logger.warning("task %s of %s: turn %d failed", *about, exc_info=raised, extra=task_fields())
         return outcome_of_failure(state, error, self._policy)
-
-
-def _is_being_cancelled() -> bool:
-    """Whether this asyncio task was cancelled from outside; if not, a `CancelledError` comes from the agent's code."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0

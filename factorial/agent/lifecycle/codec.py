@@ -26,8 +26,9 @@ from pydantic import (
 from pydantic_core import PydanticSerializationError, to_json
 
 from factorial._core.json import dump_json, load_json
+from factorial._core.text import error_text
 from factorial.context import AgentContext, ContextType
-from factorial.errors import ContextError, UnreadableContextError
+from factorial.errors import ContextError, FatalAgentError, RetryableError, UnreadableContextError
 
 __all__ = [
     "ABOUT", "MAX_VALUE_BYTES", "decode_context", "decode_message", "encode_fields",
@@ -164,8 +165,8 @@ def decode_context(
 
     What was accepted once is not refused for what it is now: if a check of the class fails (a file is gone, a date has
     passed, a tool has set something else), the fields are read by their types alone. Raises `UnreadableContextError`
-    that names the field if the stored data does not fit the types of `context_class`, and `ContextError` if the data is
-    damaged.
+    that names the field if the stored data does not fit the types of `context_class`, `ContextError` if the data is
+    damaged, and `RetryableError` if a validator raises what does not say that something is invalid.
     """
     about = _about(fields)
     stored = {name: _opened(value) if name in about["secrets"] else value for name, value in fields.items() if name}
@@ -181,6 +182,10 @@ def decode_context(
         if any(error["type"] == "json_invalid" for error in unfit.errors(include_input=False, include_url=False)):
             raise ContextError(f"the stored context is damaged: {_complaints(unfit)}") from None
         return _read_by_types(context_class, stored, conversation, about["loose"])
+    except FatalAgentError:
+        raise
+    except BaseException as error:  # the boundary to the user's code: a validator may raise anything
+        raise RetryableError(f"a validator of {context_class.__name__} raised {error_text(error)}") from error
     if _has_validators(context_class):
         _undo_validators(context, stored)
     return context

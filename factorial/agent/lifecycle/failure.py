@@ -2,8 +2,9 @@
 
 import random
 
+from factorial._core.boundary import found_in
 from factorial._core.redact import hide_secrets
-from factorial._core.text import printable_text
+from factorial._core.text import error_text
 from factorial.agent.lifecycle.outcome import Backoff, Defer, Fail
 from factorial.config import AgentWorkerConfig
 from factorial.errors import (
@@ -62,8 +63,8 @@ def _pause(seconds: float, error: BaseException, policy: AgentWorkerConfig) -> f
 
 
 def is_final(error: BaseException) -> bool:
-    """Whether `error` ends the run whatever the number of retries: one of `_FINAL`, or not an ordinary exception."""
-    return isinstance(error, _FINAL) or not isinstance(error, Exception)
+    """Whether `error` ends the run whatever the number of retries: one of `_FINAL`, alone or in an exception group."""
+    return found_in(error, *_FINAL) is not None
 
 
 def explain_failure(agent: str, task_id: str, error: BaseException, tries: int | None = None) -> str:
@@ -74,7 +75,6 @@ def explain_failure(agent: str, task_id: str, error: BaseException, tries: int |
 
 def describe(error: BaseException) -> str:
     """`error` in one line: the message, with the type's name where the message alone would not say enough."""
-    message = hide_secrets(printable_text(str(error).strip()))
-    return (
-        message if message and type(error).__module__.startswith("factorial") else f"{type(error).__name__}: {message}"
-    )
+    text = hide_secrets(error_text(error))
+    message = text.partition(": ")[2]
+    return message if message and type(error).__module__.startswith("factorial") else text

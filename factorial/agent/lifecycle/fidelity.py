@@ -6,10 +6,10 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from factorial._core.text import shorten, with_article
+from factorial._core.text import safe_repr, with_article
 from factorial.agent.lifecycle.codec import decode_context
 from factorial.context import AgentContext
-from factorial.errors import ContextError
+from factorial.errors import ContextError, RetryableError
 
 __all__ = ["check_comes_back"]
 
@@ -23,7 +23,7 @@ def check_comes_back(context: AgentContext, fields: Mapping[str, bytes]) -> None
     kind = type(context).__name__
     try:
         read = decode_context(type(context), fields, ())
-    except ContextError as unfit:
+    except (ContextError, RetryableError) as unfit:
         raise ContextError(
             f"{kind} cannot be read back from JSON: {unfit}. Give the field a type that pydantic can read from what it "
             "writes, or exclude the field"
@@ -56,7 +56,7 @@ def _difference(was: Any, comes: Any, depth: int) -> str:
             return "its length would differ"
         pairs = list(zip(was, comes, strict=True))
     else:
-        return "" if _is_same(was, comes) else f"{shorten(repr(was), 60)} would be {shorten(repr(comes), 60)}"
+        return "" if _is_same(was, comes) else f"{safe_repr(was, 60)} would be {safe_repr(comes, 60)}"
     return next((found for one, other in pairs if (found := _difference(one, other, depth - 1))), "")
 
 

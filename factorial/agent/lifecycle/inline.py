@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, cast
 
+from factorial._core.boundary import Raised, attempt, result_of_call
 from factorial._core.json import dump_json
 from factorial._core.text import with_article
 from factorial.agent.completion import RunCompletion
@@ -117,13 +118,14 @@ class InlineHost:
 
     async def publish_event(self, event: BaseEvent) -> None:
         """Pass `event` to the handler. What it raises ends the run, because another attempt would cost again."""
-        if self._how.event_handler is None:
+        handler = self._how.event_handler
+        if handler is None:
             return
-        try:
-            handled = self._how.event_handler(event)
-            if inspect.isawaitable(handled):
-                await handled
-        except Exception as broken:
+        handled: Any = result_of_call(lambda: handler(event))
+        if inspect.isawaitable(handled):
+            handled = await attempt(lambda: handled)
+        if isinstance(handled, Raised):
+            broken = handled.error
             raise FatalAgentError(f"event_handler failed on {event.event_type}: {describe(broken)}") from broken
 
     publish_live = publish_event

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from factorial._core.boundary import is_ending
 from factorial._core.text import shorten
 from factorial.agent.lifecycle.failure import describe
 from factorial.context import AgentContext, ExecutionContext
@@ -82,8 +83,9 @@ class Progress:
         await self.publish("started")
         try:
             result = await call()
-        except Exception as error:  # the boundary to the user's code: the error is published, and raised again
-            await self.publish("failed", error=describe(error))
+        except BaseException as error:  # the boundary to the user's code: the error is published, and raised again
+            if not is_ending(error):
+                await self.publish("failed", error=describe(error))
             raise
         if ended := ending(result):
             await self.publish_end(ended)

@@ -5,10 +5,13 @@ Called by `BaseAgent.run_turn`, which a user's agent may override. Its `TurnComp
 
 import asyncio
 from collections.abc import Sequence
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
+from factorial._core.boundary import Raised, caught, ordinary
 from factorial.agent.completion import TurnCompletion
 from factorial.agent.lifecycle.definition import AgentDefinition
+from factorial.agent.lifecycle.failure import is_final
 from factorial.agent.lifecycle.steps import current_frame
 from factorial.agent.lifecycle.waiting import answer_calls
 from factorial.context import ContextType, ExecutionContext
@@ -55,13 +58,14 @@ async def _answer(
     tool_calls = [call for call in calls if not agent.is_final_output(call)]
     if (frame := current_frame()) is not None:
         frame.steps.expect_calls(len(tool_calls))
-    results = iter(
-        await asyncio.gather(*(agent.tool_action(call, agent_ctx) for call in tool_calls), return_exceptions=True)
-    )
+    returned = await asyncio.gather(*(caught(partial(agent.tool_action, call, agent_ctx)) for call in tool_calls))
+    if errors := [ordinary("tool_action", one.error) for one in returned if isinstance(one, Raised)]:
+        raise next(filter(is_final, errors), errors[0])
+    results = iter(cast(list[FunctionToolActionResult], returned))
     return [
         await call_tool(agent.final_output, call, agent_ctx, ExecutionContext.get())
         if agent.is_final_output(call)
-        else _checked(call, next(results))
+        else next(results)
         for call in calls
     ]
 
@@ -69,12 +73,3 @@ async def _answer(
 def settled(result: FunctionToolActionResult) -> FunctionToolActionResult:
     """`result`, or if it is still to come an error: the run does not await it, and each call needs an answer."""
     return failure(result.tool_call_id, "the run has ended without this result") if result.is_pending else result
-
-
-def _checked(call: Any, returned: Any) -> FunctionToolActionResult:
-    if isinstance(returned, asyncio.CancelledError):
-        raise RetryableError(f"tool {call.function.name!r} was cancelled from within")
-    if isinstance(returned, BaseException):
-        raise returned
-    result: FunctionToolActionResult = returned
-    return result

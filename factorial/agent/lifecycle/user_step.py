@@ -16,6 +16,7 @@ from typing import Any
 from pydantic import PydanticUserError, TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError, to_json
 
+from factorial._core.boundary import Raised, caught, result_of_call
 from factorial._core.json import load_json
 from factorial.agent.lifecycle.codec import MAX_VALUE_BYTES
 from factorial.agent.lifecycle.guard import StepKind
@@ -72,7 +73,7 @@ async def called(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapp
     """What `function` returns. A plain function is called in a thread, because it may block."""
     if inspect.iscoroutinefunction(inspect.unwrap(function)) or inspect.iscoroutinefunction(function):
         return await function(*args, **kwargs)
-    value = await asyncio.to_thread(_guarded, function, args, kwargs)
+    value = _value_of(await asyncio.to_thread(result_of_call, partial(function, *args, **kwargs)))
     return await value if inspect.isawaitable(value) else value
 
 
@@ -96,34 +97,28 @@ def called_in_thread(
     async def call_there() -> Any:
         future: asyncio.Future[Any] = loop.create_future()
         wanted.put(future)
-        return await future
+        return _value_of(await future)
 
-    taken = asyncio.run_coroutine_threadsafe(take(call_there), loop)
+    taken = asyncio.run_coroutine_threadsafe(caught(lambda: take(call_there)), loop)
     taken.add_done_callback(lambda _: wanted.put(None))  # it was recalled, or refused
     if (future := wanted.get()) is not None:
-        try:
-            value = _guarded(call, (), {})
-        except BaseException as error:  # it is raised where the step is taken, and comes back by `taken.result()`
-            loop.call_soon_threadsafe(_settle, future, None, error)
-        else:
-            loop.call_soon_threadsafe(_settle, future, value, None)
-    return taken.result()
+        loop.call_soon_threadsafe(_settle, future, result_of_call(call))
+    result: bytes = _value_of(taken.result())
+    return result
 
 
-def _settle(future: "asyncio.Future[Any]", value: Any, error: BaseException | None) -> None:
-    if future.done():  # the turn was broken off meanwhile
-        return
-    if error is None:
-        future.set_result(value)
-    else:
-        future.set_exception(error)
+def _settle(future: "asyncio.Future[Any]", result: Any) -> None:
+    if not future.done():  # else the turn was broken off meanwhile
+        future.set_result(result)
 
 
-def _guarded(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
-    try:
-        return function(*args, **kwargs)
-    except StopIteration as stop:  # a future cannot carry it: the caller would wait for ever
-        raise RuntimeError("the step's function raised StopIteration") from stop
+def _value_of(result: Any) -> Any:
+    """What a call returned; raises what it raised."""
+    if isinstance(result, Raised):
+        if isinstance(result.error, StopIteration):  # a coroutine cannot raise it
+            raise RuntimeError("the step's function raised StopIteration") from result.error
+        raise result.error
+    return result
 
 
 def _encoded(name: str, value: Any) -> bytes:

@@ -12,6 +12,7 @@ from dataclasses import asdict
 from typing import Any
 
 from factorial._core.json import dump_json, load_json
+from factorial._core.text import error_text
 from factorial.agent.lifecycle.calls import tool_message
 from factorial.agent.lifecycle.codec import MAX_VALUE_BYTES, readable
 from factorial.agent.lifecycle.outcome import AwaitedCall, Park
@@ -58,9 +59,7 @@ def encode_result(tool_call_id: str, value: Any) -> bytes:
     Raises `ContextError` if it is neither text nor JSON, or too large.
     """
     result = (
-        failure(tool_call_id, f"{type(value).__name__}: {value}")
-        if isinstance(value, BaseException)
-        else shape(tool_call_id, value)
+        failure(tool_call_id, error_text(value)) if isinstance(value, BaseException) else shape(tool_call_id, value)
     )
     if result.error is not None and not isinstance(value, BaseException | FunctionToolActionResult):
         reason = result.error.removeprefix("the tool returned ")

@@ -27,7 +27,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -148,10 +148,26 @@ def run_child(unit: Any) -> None:
     code = 1
     with asyncio.Runner() as runner:
         try:
-            code = runner.run(unit.target(*unit.args))
+            code = _run_to_its_end(runner.get_loop(), unit.target(*unit.args))
         finally:
             _leave_soon(code)
     sys.exit(code)
+
+
+def _run_to_its_end(loop: asyncio.AbstractEventLoop, main: Coroutine[Any, Any, int]) -> int:
+    """Run `main` on `loop`, and return its result.
+
+    `SystemExit` and `KeyboardInterrupt` in any other asyncio task, such as one that a tool has started, stop the loop,
+    too. They are not a request to end, because SIGINT has a handler: the loop goes on, and the task has its exception.
+    """
+    task = loop.create_task(main)
+    while True:
+        try:
+            return loop.run_until_complete(task)
+        except (SystemExit, KeyboardInterrupt) as raised:
+            if task.done():
+                raise
+            _logger.warning("%s was raised in an asyncio task, and ends only that task", type(raised).__name__)
 
 
 async def serve(assignment: Assignment) -> int:
