@@ -1,9 +1,8 @@
 """Checks the model of the mailbox protocol with Spin: `make model`, or `python formal/check.py [--quick]`.
 
-First the protocol as it is, within several bounds: Spin has to visit every state and find no error. Then the protocol
-with one fault at a time: Spin has to find the error that belongs to each, or the model would be too blind to be
-believed.
-The exit code is 1 if anything is otherwise than expected, and 2 if Spin or gcc is not installed.
+First the protocol itself, within several bounds: Spin must visit every state and find no error. Then the protocol with
+one fault at a time: Spin must find the error that belongs to each. A model that finds none of them proves nothing.
+The exit code is 1 if a result is not as expected, and 2 if Spin or gcc is not installed.
 """
 
 import re
@@ -20,8 +19,8 @@ from pathlib import Path
 MODEL = Path(__file__).with_name("mailbox.pml")
 NEEDS = "make model needs Spin and gcc: apt-get install spin gcc (Debian, Ubuntu), brew install spin (macOS)"
 
-NOTHING = {"CRASHES": 0, "ZOMBIES": 0, "LOST": 0, "LATE": 0, "TROUBLES": 0, "STEERS": 0, "CANCELS": 0, "GIVERS": 1}
-"""Nothing goes wrong, and nobody interferes: what a search adds to is named."""
+NOTHING = {"CRASHES": 0, "ZOMBIES": 0, "LOST": 0, "LATE": 0, "TROUBLES": 0, "STEERS": 0, "CANCELS": 0, "SENDERS": 1}
+"""No faults and no interference. Each search names what it adds."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,7 @@ class Search:
     """One run of Spin.
 
     `claim`: the liveness property to check; without it, the assertions are. `fault`: macros. `expects`: with a fault,
-    what Spin has to say of the error: a part of the assertion that is violated, or that the claim is.
+    a part of the violated assertion, or what Spin reports of a violated claim.
     """
 
     name: str
@@ -53,7 +52,7 @@ class Search:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What Spin found: `error` is empty if there is none, and `complete` says whether it has seen every state."""
+    """What Spin found. `error` is empty if there is none. `complete`: it has visited every state."""
 
     states: int
     depth: int
@@ -68,7 +67,7 @@ ALL = {"STEERS": 1, "CANCELS": 1}
 PROTOCOL = [
     Search("safety", {"CRASHES": 2, "ZOMBIES": 1, "STEERS": 1}),
     Search("safety", {"CRASHES": 2, "ZOMBIES": 1, "CANCELS": 1}),
-    Search("safety", {"CRASHES": 1, "LOST": 1, "GIVERS": 2} | ALL),
+    Search("safety", {"CRASHES": 1, "LOST": 1, "SENDERS": 2} | ALL),
     Search("safety", {"CRASHES": 1, "ZOMBIES": 1, "TROUBLES": 1, "STEERS": 1}),
     Search("safety", {"CRASHES": 1, "ZOMBIES": 1, "LATE": 1}),
     Search("safety", {"CRASHES": 1, "ZOMBIES": 1, "LOST": 1}),
@@ -90,33 +89,36 @@ FAULTS = [
     ),
     Search("seq not checked", {"LATE": 1, "TROUBLES": 1}, fault="NO_SEQ_CHECK", expects="seq=="),
     Search("commit not deduplicated", {"LOST": 1}, fault="NO_DEDUP", claim="ends", quick=True),
-    Search("claim does not know its nonce again", {"LOST": 1}, fault="CLAIM_FORGETS_NONCE", claim="ends"),
+    Search("claim does not recognise its nonce", {"LOST": 1}, fault="CLAIM_FORGETS_NONCE", claim="ends"),
     Search(
         "claim reads mail in the middle of a turn",
         {"CRASHES": 1, "STEERS": 1},
         fault="CLAIM_READS_MAIL_ALWAYS",
         expects="said==applied",
     ),
-    Search("park forgets a result that came early", {}, fault="PARK_FORGETS_EARLY_RESULT", claim="ends", quick=True),
+    Search("park forgets a result that arrived early", {}, fault="PARK_FORGETS_EARLY_RESULT", claim="ends", quick=True),
     Search("deferred tool begins before it is expected", {}, fault="NO_EXPECT", expects="accepted!=0"),
     Search(
-        "a second result is accepted", {"GIVERS": 2}, fault="SECOND_RESULT_ACCEPTED", expects="accepted==0", quick=True
+        "a second result is accepted", {"SENDERS": 2}, fault="SECOND_RESULT_ACCEPTED", expects="accepted==0", quick=True
     ),
     Search(
-        "give does not know its message again", {"LOST": 1}, fault="GIVE_FORGETS_MESSAGE", expects="told||(accepted!=g)"
+        "deliver does not recognise its message",
+        {"LOST": 1},
+        fault="DELIVER_FORGETS_MESSAGE",
+        expects="was_accepted||(accepted!=g)",
     ),
     Search(
         "complete ignores unread mail",
         {"STEERS": 1},
         fault="COMPLETE_IGNORES_MAIL",
-        expects="applied==posted",
+        expects="applied==steered",
         quick=True,
     ),
     Search(
-        "post does not know its message again",
+        "steer does not recognise its message",
         {"LOST": 1, "STEERS": 1},
-        fault="POST_FORGETS_MESSAGE",
-        expects="applied==posted",
+        fault="STEER_FORGETS_MESSAGE",
+        expects="applied==steered",
     ),
     Search(
         "commit ignores the cancel flag",
@@ -126,34 +128,37 @@ FAULTS = [
         quick=True,
     ),
     Search(
-        "cancel of a run that nobody holds is lost",
+        "the cancel of a run that no process holds is lost",
         {"CANCELS": 1},
         fault="CANCEL_LOST_UNLESS_HELD",
         expects="!(cancel_accepted)",
     ),
     Search("journal not recalled", {"TROUBLES": 1}, fault="JOURNAL_IS_NOT_RECALLED", expects="effects<=", quick=True),
     Search(
-        "no wake token for what is ready again",
+        "no wake token for a run that is ready again",
         {"CRASHES": 1},
         fault="NO_WAKE",
         expects="(status!=0)||wake",
         quick=True,
     ),
     Search(
-        "the wake token dies with its process", {"CRASHES": 1}, fault="BURY_KEEPS_TOKEN", expects="(status!=0)||wake"
+        "the wake token is lost with its process",
+        {"CRASHES": 1},
+        fault="RECLAIM_KEEPS_TOKEN",
+        expects="(status!=0)||wake",
     ),
     Search(
-        "a late claim is carried out, nothing is given back",
+        "a late claim is carried out, nothing is released",
         {"LATE": 1},
-        fault="LATE_CLAIM_TAKES NO_DISOWN",
+        fault="LATE_CLAIM_TAKES NO_RELEASE",
         claim="ends",
     ),
-    Search("a run that is not executed is not given back", {"LATE": 1, "ZOMBIES": 1}, fault="NO_DISOWN", claim="ends"),
+    Search("a run that is not executed is not released", {"LATE": 1, "ZOMBIES": 1}, fault="NO_RELEASE", claim="ends"),
 ]
 
 
 def run(search: Search) -> Outcome:
-    """Have Spin search all states of the model as `search` says."""
+    """Let Spin visit all states of the model within the bounds of `search`."""
     with tempfile.TemporaryDirectory(prefix="factorial-model-") as folder:
         began = time.monotonic()
         _call(["spin", *search.defines, "-a", str(MODEL)], folder)
@@ -173,7 +178,7 @@ def _call(command: Sequence[str], folder: str) -> str:
 
 
 def _read(said: str, seconds: float) -> Outcome:
-    """What pan has printed."""
+    """The outcome that pan printed."""
 
     def number(pattern: str) -> float:
         found = re.search(pattern, said)
@@ -192,17 +197,17 @@ def _read(said: str, seconds: float) -> Outcome:
 
 
 def is_as_expected(search: Search, outcome: Outcome) -> bool:
-    """The protocol has no error in any state; a fault has the one that it has to have."""
+    """The protocol must have no error in any state, and a fault must have its own error."""
     return search.expects in outcome.error if search.fault else outcome.complete and not outcome.error
 
 
 def row(search: Search, outcome: Outcome) -> str:
     """One line of the table."""
     verdict = outcome.error or ("no error" if outcome.complete else "NOT COMPLETE")
-    told = "" if is_as_expected(search, outcome) else "   <- NOT AS EXPECTED"
+    remark = "" if is_as_expected(search, outcome) else "   <- NOT AS EXPECTED"
     return (
         f"{search.name:52} {search.shown_bounds:50} {outcome.states:>9,} {outcome.depth:>6} {outcome.seconds:>5.0f} s"
-        f" {outcome.memory_mb:>6.0f} MB  {verdict[:100]}{told}"
+        f" {outcome.memory_mb:>6.0f} MB  {verdict[:100]}{remark}"
     )
 
 

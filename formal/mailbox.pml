@@ -1,22 +1,22 @@
 /*
- * The mailbox protocol for one run: every script is one atomic block, named as its file in factorial/mailbox/.
+ * The mailbox protocol for one run. Each script is one atomic block, named like its file in factorial/mailbox/.
  *
- * Around it everything that can go wrong at once: two workers that die at any point between two scripts and come back
- * as new processes, a worker that is taken for dead and goes on (a zombie), replies that are lost, so that the request
- * is sent again, old requests that arrive late, two givers of one result, somebody who steers, somebody who cancels.
+ * Around it, all faults at the same time: two workers that die at any point between two scripts and come back as new
+ * processes, a worker that is declared dead and continues (a zombie), lost replies, after which the request is sent
+ * again, old requests that arrive late, two senders of one result, a client that steers, a client that cancels.
  *
- * The run's life: a turn with an ordinary tool and a deferred one (park, resume), the second half of that turn
- * (continue), and turns that end it (complete), one more for each steer that comes too late for the last.
+ * The life of the run: a turn with an ordinary tool and a deferred one (park, resume), the second half of that turn
+ * (continue), and turns that end the run (complete), one more for each steer that comes too late for the last.
  *
- * check.py compiles and runs this with the bounds and the faults that it lists. No time passes here: whatever may
- * happen some time may happen now.
+ * check.py compiles and runs this with the bounds and the faults that it lists. Time is not modelled: whatever may
+ * happen at some time may happen now.
  */
 
 #ifndef CRASHES
 #define CRASHES 2              /* deaths of processes */
 #endif
 #ifndef ZOMBIES
-#define ZOMBIES 1              /* leases that are over although their process lives */
+#define ZOMBIES 1              /* leases that expire although their process lives */
 #endif
 #ifndef LOST
 #define LOST 1                 /* replies that are lost */
@@ -31,10 +31,10 @@
 #define CANCELS 1
 #endif
 #ifndef TROUBLES
-#define TROUBLES 1             /* turns that fail, or are given back because their process drains */
+#define TROUBLES 1             /* turns that fail, or are released because their process drains */
 #endif
-#ifndef GIVERS
-#define GIVERS 2
+#ifndef SENDERS
+#define SENDERS 2
 #endif
 #ifndef LIMIT
 #define LIMIT 3                /* max_recoveries */
@@ -73,45 +73,45 @@
 
 /* -- the server: what the keys of the run and of the processes hold */
 
-byte status = QUEUED;          /* r:<id> */
+byte status = QUEUED;          /* run:<id> */
 byte epoch, nonce, seq;
 byte holder = NOBODY;
 bool cancel_flag;
 byte recoveries;
-byte closed_epoch, closed_nonce, closed_seq = NOBODY, closed_action, closed_mail;
-byte turn;                     /* x:<id>: which turn is next; 0 is the one with the tools */
-byte applied;                  /* l:<id>: the steers that are in the conversation */
-bool j_completion, j_tool;     /* j:<id> */
-byte j_saw;                    /*   how many steers the journaled completion has seen */
+byte last_epoch, last_nonce, last_seq = NOBODY, last_action, last_mail;
+byte turn;                     /* fields:<id>: which turn is next; 0 is the one with the tools */
+byte applied;                  /* conversation:<id>: the steers in it */
+bool j_completion, j_tool;     /* journal:<id> */
+byte j_saw;                    /*   how many steers the recorded completion has seen */
 bool j_expected;
-byte j_given;                  /*   a result that came before the park */
-byte awaited;                  /* w:<id>: nothing, open, or OPEN + the result */
+byte j_delivered;                  /*   a result that arrived before the park */
+byte awaits;                  /* awaits:<id>: nothing, open, or OPEN + the result */
 #define OPEN 10
-byte mail;                     /* m:<id> */
-byte seen;                     /* d:<id>, a bit for each message */
-byte published;                /* n:<message id>, a bit for each giver */
-byte ready = 1;                /* q:<agent>: entries, all of this run */
-bool wake;                     /* k:<agent>: the first worker has just taken it */
-bool lease[PROCESSES];         /* p:<process> */
-bool held[PROCESSES];          /* h:<process> */
-byte claims[PROCESSES];        /* y:<process>: the nonce of its latest claim; nonces of a process grow */
+byte mail;                     /* mail:<id> */
+byte seen;                     /* seen:<id>, a bit for each message */
+byte published;                /* published:<message id>, a bit for each sender */
+byte ready = 1;                /* ready:<agent>: entries, all of this run */
+bool wake;                     /* wake:<agent>: the first worker has just taken it */
+bool lease[PROCESSES];         /* lease:<process> */
+bool held[PROCESSES];          /* held:<process> */
+byte claims[PROCESSES];        /* claims:<process>: the nonce of its latest claim; nonces of a process grow */
 
 /* -- what only the model knows */
 
 byte answer, carried_out, came;        /* the reply of the latest script, until it is read */
 bool dead[PROCESSES];
 bool executing[PROCESSES];
-bool in_hand[PROCESSES];               /* a wake token that a process took, and has not claimed with yet */
+bool in_hand[PROCESSES];               /* a wake token that a process took, and has not used for a claim yet */
 byte newcomer = 2;                     /* the name of the next process */
-byte taken_up, taken_by = NOBODY;      /* how often the run was taken up, and by which of these times it is held */
+byte taken_up, taken_by = NOBODY;      /* how often the run was claimed, and which of these claims holds it */
 byte crashes, zombies, lost, late, troubles;
-byte effects;                          /* how often the tool has changed the world */
-bool begun;                            /* the outside knows the deferred call */
-byte accepted, used;                   /* the result that was accepted, and the one that the run went on with */
-byte posted;                           /* accepted steers, each counted once */
+byte effects;                          /* how often the tool has been executed */
+bool begun;                            /* the deferred call is known outside */
+byte accepted, used;                   /* the accepted result, and the one that the run went on with */
+byte steered;                           /* accepted steers, each counted once */
 bool cancel_accepted;
 bool ended;
-byte late_kind, late_process, late_epoch, late_nonce, late_seq, late_wish, late_who;  /* a request that is still on its way */
+byte late_kind, late_process, late_epoch, late_nonce, late_seq, late_wish, late_who;  /* a request that has not arrived yet */
 
 #if CRASHES == 0
 #define token_in_hand (in_hand[0] || in_hand[1])
@@ -127,10 +127,10 @@ inline check() {
   assert(ready <= 1);
   assert((status == PROCESSING) == (holder != NOBODY));
   assert(status != PROCESSING || held[holder]);
-  assert(status != PARKED || awaited == OPEN);
+  assert(status != PARKED || awaits == OPEN);
   assert(status != QUEUED || wake || token_in_hand)
 }
-/* -- lib/run.lua, lib/park.lua, lib/ending.lua */
+/* -- lib/places.lua, lib/run.lua, lib/ending.lua */
 
 inline make_ready() {
   ready++;
@@ -144,22 +144,22 @@ inline wake_if_ready() {
 }
 
 inline read_mail() {
-  assert(awaited == 0);        /* nothing comes between a tool call and its result */
+  assert(awaits == 0);        /* no message comes between a tool call and its result */
   came = mail;
   applied = applied + mail;
   mail = 0
 }
 
 inline clear_journal() {
-  j_completion = false; j_tool = false; j_saw = 0; j_expected = false; j_given = 0
+  j_completion = false; j_tool = false; j_saw = 0; j_expected = false; j_delivered = 0
 }
 
 inline finish(how) {
   assert(!cancel_accepted || how == CANCELLED);
-  assert(how != COMPLETED || (mail == 0 && applied == posted));   /* an accepted steer is applied */
-  assert(how != COMPLETED || (accepted != 0 && used == accepted)); /* an accepted result is what the run went on with */
+  assert(how != COMPLETED || (mail == 0 && applied == steered));   /* an accepted steer is applied */
+  assert(how != COMPLETED || (accepted != 0 && used == accepted)); /* the run went on with the accepted result */
   status = how; holder = NOBODY;
-  mail = 0; seen = 0; clear_journal(); awaited = 0;                /* refuse_mail tells of what nobody read */
+  mail = 0; seen = 0; clear_journal(); awaits = 0;                /* refuse_mail answers unread mail */
   ended = true
 }
 
@@ -174,9 +174,9 @@ inline finish(how) {
 #endif
 
 #ifdef CLAIM_READS_MAIL_ALWAYS
-#define turn_is_open (awaited != 0)
+#define turn_is_open (awaits != 0)
 #else
-#define turn_is_open (j_completion || j_tool || j_expected || awaited != 0)
+#define turn_is_open (j_completion || j_tool || j_expected || awaits != 0)
 #endif
 
 /* -- claim.lua */
@@ -194,7 +194,7 @@ inline claim(process, n) {
       fi
 #endif
 #ifndef LATE_CLAIM_TAKES
-    :: claims[process] > n                            /* an older one, late on a connection that was given up */
+    :: claims[process] > n                            /* an older one, delayed on a connection that was given up */
 #endif
     :: else ->
       claims[process] = n;
@@ -205,7 +205,7 @@ inline claim(process, n) {
         taken_up++; taken_by = taken_up;
         if :: !turn_is_open -> read_mail() :: else fi;
         answer = OK
-      :: else -> ready = 0                            /* an entry of a run that was cancelled */
+      :: else -> ready = 0                            /* an entry of a cancelled run */
       fi
     fi;
     wake_if_ready();
@@ -215,8 +215,8 @@ inline claim(process, n) {
   check()
 }
 
-/* -- step.lua: `saw` is what the completion has seen; entries are written once (HSETNX) */
-inline step(e, n, s, completion, saw, tool, expected) {
+/* -- record.lua: `saw` is what the completion has seen; entries are written once (HSETNX) */
+inline record(e, n, s, completion, saw, tool, expected) {
   if
   :: !is_held_by(e, n) || s > seq -> answer = SUPERSEDED
   :: else ->
@@ -233,15 +233,15 @@ inline step(e, n, s, completion, saw, tool, expected) {
   check()
 }
 
-/* -- commit.lua: `who` is which taking-up of the run this comes from; `saw`, what its last completion has seen */
+/* -- commit.lua: `who` is the claim of the run that this comes from; `saw`, what its last completion has seen */
 inline commit(process, e, n, s, wish, who, saw, results) {
   came = 0;
   if
 #ifndef NO_DEDUP
-  :: closed_epoch == e && closed_nonce == n && closed_seq == s ->  /* the same commit again */
+  :: last_epoch == e && last_nonce == n && last_seq == s ->  /* the same commit again */
     if
-    :: (closed_action == CONTINUE || closed_action == RESUME) && !is_held_by(e, n) -> answer = SUPERSEDED
-    :: else -> answer = OK; carried_out = closed_action; came = closed_mail
+    :: (last_action == CONTINUE || last_action == RESUME) && !is_held_by(e, n) -> answer = SUPERSEDED
+    :: else -> answer = OK; carried_out = last_action; came = last_mail
     fi
 #endif
   :: else ->
@@ -265,10 +265,10 @@ inline commit(process, e, n, s, wish, who, saw, results) {
       :: else
       fi;
       if
-      :: carried_out == PARK ->                        /* look_ahead */
-        awaited = OPEN;
+      :: carried_out == PARK ->                        /* read_awaits */
+        awaits = OPEN;
 #ifndef PARK_FORGETS_EARLY_RESULT
-        if :: j_given != 0 -> awaited = OPEN + j_given; carried_out = RESUME :: else fi
+        if :: j_delivered != 0 -> awaits = OPEN + j_delivered; carried_out = RESUME :: else fi
 #endif
       :: else
       fi;
@@ -276,12 +276,12 @@ inline commit(process, e, n, s, wish, who, saw, results) {
       :: wish == CONTINUE || wish == COMPLETE || wish == PARK ->   /* the turn is done */
         if :: wish == CONTINUE && carried_out == CONTINUE -> used = results - OPEN :: else fi;
         clear_journal(); turn = 1; recoveries = 0;
-        if :: wish != PARK || carried_out == CANCEL -> awaited = 0 :: else fi
+        if :: wish != PARK || carried_out == CANCEL -> awaits = 0 :: else fi
       :: else
       fi;
       if :: carried_out == CONTINUE -> read_mail() :: else fi;
       seq++;
-      closed_epoch = e; closed_nonce = n; closed_seq = s; closed_action = carried_out; closed_mail = came;
+      last_epoch = e; last_nonce = n; last_seq = s; last_action = carried_out; last_mail = came;
       if
       :: carried_out == CONTINUE || carried_out == RESUME
       :: else ->
@@ -301,8 +301,8 @@ inline commit(process, e, n, s, wish, who, saw, results) {
   check()
 }
 
-/* -- lib/recover.lua: take_back */
-inline take_back(process, blamed) {
+/* -- lib/reclaim.lua: reclaim */
+inline reclaim_run(process, blamed) {
   held[process] = false;
   taken_by = NOBODY;
   epoch++;
@@ -316,17 +316,17 @@ inline take_back(process, blamed) {
   fi
 }
 
-/* -- reclaim.lua: bury */
-inline reclaim(process) {
+/* -- reclaim.lua */
+inline reclaim_process(process) {
   lease[process] = false;
   if
-  :: held[process] && status == PROCESSING && holder == process -> take_back(process, true)
+  :: held[process] && status == PROCESSING && holder == process -> reclaim_run(process, true)
   :: else
   fi;
   held[process] = false;
   claims[process] = 0;
   in_hand[process] = false;
-#ifndef BURY_KEEPS_TOKEN
+#ifndef RECLAIM_KEEPS_TOKEN
   wake_if_ready();
 #endif
   check()
@@ -335,47 +335,47 @@ inline reclaim(process) {
 /* -- register.lua */
 inline register(process) { lease[process] = true }
 
-/* -- give.lua: g is 1 or 2, a giver and its result; `told` is 1 if it was accepted */
-inline give(g, told) {
-  told = 0;
+/* -- deliver.lua: g is 1 or 2, a sender and its result; `was_accepted` is 1 if it was accepted */
+inline deliver(g, was_accepted) {
+  was_accepted = 0;
   if
-#ifndef GIVE_FORGETS_MESSAGE
-  :: published & (1 << g) -> told = 1                  /* the same request again */
+#ifndef DELIVER_FORGETS_MESSAGE
+  :: published & (1 << g) -> was_accepted = 1                  /* the same request again */
 #endif
   :: else ->
     if
     :: is_final(status)
-    :: !is_final(status) && awaited == OPEN ->         /* arrive */
-      awaited = OPEN + g; told = 1;
+    :: !is_final(status) && awaits == OPEN ->         /* deliver_to_parked */
+      awaits = OPEN + g; was_accepted = 1;
       if :: status == PARKED -> status = QUEUED; make_ready() :: else fi
-    :: !is_final(status) && awaited > OPEN
+    :: !is_final(status) && awaits > OPEN
     :: else ->
       if
 #ifdef SECOND_RESULT_ACCEPTED
-      :: j_expected -> j_given = g; told = 1
+      :: j_expected -> j_delivered = g; was_accepted = 1
 #else
-      :: j_expected && j_given == 0 -> j_given = g; told = 1
+      :: j_expected && j_delivered == 0 -> j_delivered = g; was_accepted = 1
 #endif
-      :: else -> assert(accepted != 0)                 /* UNKNOWN: never to the first who gives in time */
+      :: else -> assert(accepted != 0)                 /* UNKNOWN: never to the first sender, if it is in time */
       fi
     fi;
     if
-    :: told -> assert(accepted == 0); accepted = g; published = published | (1 << g)
+    :: was_accepted -> assert(accepted == 0); accepted = g; published = published | (1 << g)
     :: else
     fi
   fi;
   check()
 }
 
-/* -- post.lua */
-inline post(k) {
+/* -- steer.lua */
+inline steer(k) {
   if
   :: is_final(status)
-#ifndef POST_FORGETS_MESSAGE
+#ifndef STEER_FORGETS_MESSAGE
   :: !is_final(status) && (seen & (1 << k))
 #endif
   :: else ->
-    if :: seen & (1 << k) :: else -> posted++ fi;
+    if :: seen & (1 << k) :: else -> steered++ fi;
     seen = seen | (1 << k); mail++
   fi;
   check()
@@ -405,15 +405,15 @@ inline promote() {
   check()
 }
 
-/* -- a worker: actors/worker.py, actors/execution.py, actors/ledger.py */
+/* -- a worker: actors/worker.py, actors/durable_host.py, actors/outbox.py */
 
-/* A process dies before it sends something: that is after whatever it did last. */
+/* A process dies before it sends a request. */
 #define MAY_DIE if :: crashes < CRASHES && !ended -> crashes++; goto died :: true fi
 
 /* The reply is lost: the connection sends the same request again. */
 #define AGAIN(label) if :: lost < LOST -> lost++; forget_answer(); goto label :: true fi
 
-/* What the reply to a step says: superseded, or to be cancelled. */
+/* What the reply to `record` says: superseded, or to be cancelled. */
 #define HEAR \
   if :: answer == SUPERSEDED -> goto left :: else fi; \
   if :: carried_out == CANCEL -> forget_answer(); wish = CANCEL; goto settle :: else fi
@@ -431,7 +431,7 @@ inline promote() {
   :: waits != 0 -> wish = CONTINUE; goto settle        /* the second half of a turn that was parked */ \
   :: waits == 0 && !first && knows_completion -> wish = COMPLETE; goto settle \
   :: waits == 0 && !first && !knows_completion -> said = saw; wish = COMPLETE; goto settle \
-  :: waits == 0 && !first && !knows_completion -> said = saw; goto waited  /* an event takes the completion along */ \
+  :: waits == 0 && !first && !knows_completion -> said = saw; goto waited  /* an event carries the completion */ \
   :: waits == 0 && first && !knows_completion -> goto asked \
   :: waits == 0 && first && knows_completion && !knows_tool -> goto tool \
   :: waits == 0 && first && knows_completion && knows_tool -> goto expecting \
@@ -449,7 +449,7 @@ proctype Worker(byte me) {
   byte claims_made, my_claim, my_epoch, my_seq, who, saw, said, waits, wish;
   bool knows_completion, knows_tool, first;
 
-  if :: me == 0 -> goto look :: else fi;               /* they are alike: this one is the first */
+  if :: me == 0 -> goto look :: else fi;               /* both are alike: this one is the first */
 
 end_idle:                                              /* actors/control.py: waits for a wake token */
   atomic { wake -> wake = false; in_hand[me] = true };
@@ -457,7 +457,7 @@ end_idle:                                              /* actors/control.py: wai
 look:
   atomic {
     MAY_DIE;
-    my_claim = 1 + 32 * me + claims_made;              /* a nonce that nobody else has */
+    my_claim = 1 + 32 * me + claims_made;              /* a nonce that no other claim has */
     claim(me, my_claim);
     if :: answer == NOLEASE -> register(me); forget_answer(); goto look :: else fi;
     if :: late < LATE -> late++; late_kind = A_CLAIM; late_process = me; late_nonce = my_claim; forget_answer(); goto look
@@ -468,7 +468,7 @@ look:
     if :: answer == NOTHING -> forget_answer(); my_claim = 0; goto end_idle :: else fi;
     forget_answer();
     executing[me] = true;
-    my_epoch = epoch; my_seq = seq; who = taken_by; saw = applied; waits = awaited; first = (turn == 0);
+    my_epoch = epoch; my_seq = seq; who = taken_by; saw = applied; waits = awaits; first = (turn == 0);
 #ifndef JOURNAL_IS_NOT_RECALLED
     knows_completion = j_completion; knows_tool = j_tool; said = j_saw;
 #endif
@@ -476,10 +476,10 @@ look:
     BEGIN_TURN
   };
 
-asked:                                                 /* the model has answered: that is kept before its tools begin */
+asked:                                                 /* the model has answered: that is recorded before its tools begin */
   atomic {
     MAY_DIE;
-    step(my_epoch, my_claim, my_seq, true, saw, false, false);
+    record(my_epoch, my_claim, my_seq, true, saw, false, false);
     AGAIN(asked);
     HEAR;
     knows_completion = true;
@@ -492,7 +492,7 @@ tool:
 kept:
   atomic {
     MAY_DIE;
-    step(my_epoch, my_claim, my_seq, false, 0, true, false);
+    record(my_epoch, my_claim, my_seq, false, 0, true, false);
     AGAIN(kept);
     HEAR;
     MAY_FAIL
@@ -502,7 +502,7 @@ expecting:                                             /* the deferred tool begi
   atomic {
     MAY_DIE;
 #ifndef NO_EXPECT
-    step(my_epoch, my_claim, my_seq, false, 0, false, true);
+    record(my_epoch, my_claim, my_seq, false, 0, false, true);
     AGAIN(expecting);
     HEAR;
 #endif
@@ -512,7 +512,7 @@ expecting:                                             /* the deferred tool begi
 waited:
   atomic {
     MAY_DIE;
-    step(my_epoch, my_claim, my_seq, true, said, false, false);
+    record(my_epoch, my_claim, my_seq, true, said, false, false);
     AGAIN(waited);
     HEAR;
     wish = COMPLETE
@@ -532,16 +532,16 @@ settle:
     AGAIN(settle);
     if
     :: answer == OK && carried_out == CONTINUE -> saw = saw + came; waits = 0
-    :: answer == OK && carried_out == RESUME -> waits = awaited
+    :: answer == OK && carried_out == RESUME -> waits = awaits
     :: else -> goto left
     fi;
     my_seq++; first = false; knows_completion = false; knows_tool = false; said = 0; wish = 0;
     forget_answer();
     BEGIN_TURN;
-left:                                                  /* the slot is free: it looks whether there is more */
+left:                                                  /* the slot is free: it claims again */
     forget_answer(); forget_run();
     goto look;
-died:                                                  /* and the supervisor starts another process */
+died:                                                  /* the supervisor starts another process */
     dead[me] = true; forget_answer(); forget_run();
     me = newcomer; newcomer++; claims_made = 0; my_claim = 0;
     register(me);
@@ -549,17 +549,17 @@ died:                                                  /* and the supervisor sta
   }
 }
 
-/* Heartbeats, maintenance, supervisors, the network and the passing of time. */
+/* Heartbeats, maintenance, supervisors, the network, and time. */
 
-/* A lease is over, and maintenance, or the supervisor, takes back what the process held. It may live all the same:
-   then it goes on with its old token. (A lease that is back before that has changed nothing.) */
-#define BURY_DEAD(p) :: atomic { lease[p] && dead[p] -> reclaim(p) }
-#define BURY_LIVING(p) :: atomic { zombies < ZOMBIES && lease[p] && !dead[p] && (held[p] || in_hand[p]) -> \
-                           zombies++; reclaim(p) }
-/* A process that was buried may take a wake token and die: only maintenance's next round puts that one back. */
+/* A lease has expired, and maintenance, or the supervisor, reclaims what the process held. If the process lives, it
+   continues with its old token. (A lease that is renewed before that has changed nothing.) */
+#define RECLAIM_DEAD(p) :: atomic { lease[p] && dead[p] -> reclaim_process(p) }
+#define RECLAIM_LIVING(p) :: atomic { zombies < ZOMBIES && lease[p] && !dead[p] && (held[p] || in_hand[p]) -> \
+                           zombies++; reclaim_process(p) }
+/* A process without a lease may take a wake token and die: only the next round of maintenance restores that token. */
 #define ROUND(p) :: atomic { in_hand[p] && dead[p] && !lease[p] -> in_hand[p] = false; promote() }
 #define HEARTBEAT(p) :: atomic { p < newcomer && !dead[p] && !lease[p] -> register(p) }
-#define DISOWN(p) :: atomic { late && held[p] && !dead[p] && lease[p] && !executing[p] -> take_back(p, false); check() }
+#define RELEASE_STRAY(p) :: atomic { late && held[p] && !dead[p] && lease[p] && !executing[p] -> reclaim_run(p, false); check() }
 #if CRASHES == 0
 #define FOR_EACH(DO) DO(0) DO(1)
 #elif CRASHES == 1
@@ -573,33 +573,33 @@ end:
   do
   :: atomic { status == BACKOFF -> promote() }
   FOR_EACH(ROUND)
-  FOR_EACH(BURY_DEAD)
+  FOR_EACH(RECLAIM_DEAD)
 #if ZOMBIES > 0
-  FOR_EACH(BURY_LIVING)
+  FOR_EACH(RECLAIM_LIVING)
 #endif
 #if LATE > 0
   :: atomic { late_kind == A_CLAIM -> late_kind = 0; claim(late_process, late_nonce); forget_answer() }
   :: atomic { late_kind == A_COMMIT -> late_kind = 0;
       commit(late_process, late_epoch, late_nonce, late_seq, late_wish, late_who, 0, 0); forget_answer() }
   FOR_EACH(HEARTBEAT)
-#ifndef NO_DISOWN
-  FOR_EACH(DISOWN)
+#ifndef NO_RELEASE
+  FOR_EACH(RELEASE_STRAY)
 #endif
 #endif
   od
 }
 
-/* A system outside that was given the deferred call, and tells its result. */
-proctype Giver(byte g) {
-  bool told;
+/* A system outside that knows the deferred call, and sends its result. */
+proctype Sender(byte g) {
+  bool was_accepted;
 again:
-  atomic { begun || ended -> give(g, told); AGAIN(again);
-    assert(told || accepted != g); told = 0 }                    /* who is accepted hears of it */
+  atomic { begun || ended -> deliver(g, was_accepted); AGAIN(again);
+    assert(was_accepted || accepted != g); was_accepted = 0 }                    /* an accepted sender gets OK */
 }
 
 proctype Steerer(byte k) {
 again:
-  atomic { post(k); AGAIN(again) }
+  atomic { steer(k); AGAIN(again) }
 }
 
 proctype Canceller() {
@@ -616,9 +616,9 @@ silent:
 init {
   atomic {
     register(0); register(1); in_hand[0] = true;
-    run Worker(0); run Worker(1); run World(); run Giver(1);
-#if GIVERS > 1
-    run Giver(2);
+    run Worker(0); run Worker(1); run World(); run Sender(1);
+#if SENDERS > 1
+    run Sender(2);
 #endif
 #if STEERS > 0
     run Steerer(0);

@@ -1,4 +1,4 @@
-"""The clients of a history: worker processes with the runs that they hold. What they do are the real operations of
+"""The clients of a history: worker processes with the runs that they hold. They call the real operations of
 factorial/mailbox; in which order, and what becomes of each request, is decided by the machine.
 """
 
@@ -30,12 +30,12 @@ def new_run(run: str) -> NewRun:
 
 
 def child_ids(run: str, turn: int, kind: str) -> list[str]:
-    """What a turn spawns: the same whoever executes it, and however often. `kind`: `c`, one child; `b`, a batch."""
+    """What a turn spawns: the same in each execution. `kind`: `c`, one child; `b`, a batch."""
     return [f"{run}.{turn}{kind}{number}" for number in range(2 if kind == "b" else 1)]
 
 
 class Execution:
-    """A run in the hands of a process, which may have lost it already. It has one request under way at most."""
+    """A run that a process executes, and may not hold any more. It has one request in flight at most."""
 
     def __init__(self, process: "Process", claimed: ClaimedRun) -> None:
         self.process = process
@@ -45,7 +45,7 @@ class Execution:
         self.turn = int(claimed.fields.get("turn", b"0"))
         self.message_number = 0
         self.unanswered: tuple[dict[str, bytes], bytes] | None = None
-        """The latest step, if nobody knows whether the server has heard of it."""
+        """The latest record, if it was not answered."""
         self.journal = set(claimed.journal)
         self.awaited: Mapping[str, bytes] = claimed.awaits
         self.spawned: dict[str, float] = {}
@@ -58,7 +58,7 @@ class Execution:
         return f"{self.process.name} with {self.run}"
 
     def record(self, entries: dict[str, bytes], mark: bytes) -> Call:
-        """Journal something that is finished; or send once more what was not answered, under the same number."""
+        """Record a finished step; or send again what was not answered, under the same number."""
         if self.unanswered:
             entries, mark = self.unanswered
         else:
@@ -81,7 +81,7 @@ class Execution:
         return self._begin(work, lambda answer: self._noted(answer, entries, mark), facts)
 
     def spawn(self, kind: str, patience: float) -> Call:
-        """Spawn a child, or a batch of them, to be waited for so long."""
+        """Spawn a child, or a batch, to be awaited for so long."""
         ids = child_ids(self.run, self.turn, kind)
         children = [new_run(child) for child in ids]
         facts = {"run": self.run, "token": self.token, "children": children}
@@ -90,7 +90,7 @@ class Execution:
         return self._begin(work, lambda answer: self._spawned(answer, dict.fromkeys(ids, patience)), facts)
 
     def commit(self, work: Commit) -> Call:
-        """End the turn, or break it off. What was not answered goes along."""
+        """End the turn, or break it off. The commit carries what was not answered."""
         if self.unanswered:
             entries, mark = self.unanswered
             work = replace(
@@ -149,14 +149,14 @@ class Execution:
         self.journal, self.spawned, self.awaited, self.unanswered = set(), {}, answer.awaits, None
 
     def _lost(self) -> None:
-        """Ended, let go of, or somebody else's."""
+        """The run has ended, was released, or is held by another process."""
         if self.process.executions.get(self.run) is self:
             del self.process.executions[self.run]
 
 
 @dataclass(eq=False)
 class Process:
-    """A worker process: a lease, a worker, the runs that it holds. Dead if nobody lets it do anything any more."""
+    """A worker process: a lease, a worker, the runs that it holds."""
 
     name: str
     wire: Wire
@@ -167,7 +167,7 @@ class Process:
     claiming: bool = False
     beating: bool = False
     differs: set[str] = field(default_factory=set)
-    """Runs that it is said to hold and does not execute, or the reverse, at its latest look."""
+    """Runs that it holds by the server's account and does not execute, or the reverse, at its latest inventory."""
 
     def begin(
         self,
@@ -197,18 +197,18 @@ class Process:
 
     @property
     def free_slots(self) -> int:
-        """How many more runs it may take up."""
+        """How many more runs it may claim."""
         return SLOTS - len(self.executions)
 
     def claim(self, limits: Mapping[str, int]) -> Call:
-        """Take up as many runs as there are free slots. One whose answer is lost is made again as it was."""
+        """Claim as many runs as there are free slots. A claim whose answer is lost is sent again as it was."""
         self.claiming = True
         work = claim(self.wire, ClaimRequest(process=self.name, worker="w", agent=AGENT, count=self.free_slots,
             recovery_limit=RECOVERY_LIMIT, nonce=f"{self.nonces}-{self.name}", **limits))  # fmt: skip
         return self.begin(work, self._claimed)
 
     def take_inventory(self) -> Call:
-        """Compare what it executes with what it is said to hold; what differs twice is given back, or abandoned."""
+        """Compare what it executes with what the server says it holds. Release, or abandon, what differs twice."""
         return self.begin(lease.held(self.wire, process=self.name), self._compare)
 
     def _registered(self, held: set[str]) -> None:

@@ -1,18 +1,18 @@
 """Random histories of everything that can happen to a few runs, as a state machine for Hypothesis.
 
-Every round trip of every client is a step of its own, and its fate is drawn: it is delivered; it stays under way while
+Every round trip of every client is a step of its own, and its fate is drawn. It is delivered; it stays in flight while
 other things happen; it is executed and its reply is lost, so that the client sends it again; or its link breaks, the
-client sends it again over a new one, and the old copy arrives later, perhaps long after the answer. That is what TCP
-and mailbox/connection.py can do to a request: nothing is ever invented, but anything may be executed twice and late.
-Processes die (what they had sent may still arrive), sleep until others have taken over and go on with their old tokens,
-and are buried for each cause, or found by maintenance. Time jumps, now and then a little backward, which nobody
-promises, and which must do no harm.
+client sends it again over a new one, and the old copy arrives later, perhaps long after the answer. This is what TCP
+and mailbox/transport/connection.py can do to a request: any request may be executed twice, and late.
+Processes die (what they had sent may still arrive), sleep until their runs are reclaimed and continue with their old
+tokens, and are reclaimed for each cause, or found by maintenance. Time jumps, sometimes a little backward, which must
+do no harm.
 
-At the end of each history the living go on in good health: everything has to end within a bounded number of rounds.
+At the end of each history no further faults happen: everything must end within a bounded number of rounds.
 
-    machine.py    what may happen, as rules            world.py      what becomes of requests, processes and time
+    machine.py    what may happen, as rules            world.py      the fate of requests, processes and time
     clients.py    processes, and the runs they hold    wire.py       operations as requests, one at a time
-    truth.py      what must be true                    servers.py    fakeredis with a clock of ours, and a Valkey
+    truth.py      what must be true                    servers.py    fakeredis with its own clock, and a Valkey
 """
 
 import asyncio
@@ -45,24 +45,25 @@ __all__ = ["History", "play"]
 
 OWNERS = ["alice", "alice", "bob"]
 MOST_RUNS = 4
-"""Beside the children: more are not enqueued before some have ended."""
+"""Without children: more are enqueued only when some have ended."""
 MOST_PROCESSES = 3
 DEEPEST = 3
-"""Generations below a run that is enqueued."""
+"""Generations below an enqueued run."""
 END_EVENTS = {
     Action.COMPLETE: "run_completed", Action.CONCLUDE: "run_completed", Action.FAIL: "run_failed",
 }  # fmt: skip
 MOST_ROUNDS = 60
-"""In which everything has to end when nothing goes wrong any more."""
+"""The rounds within which everything must end when no further faults happen."""
 
 FIGURES = ["histories", "requests", "commits", "duplicates refused", "zombies' writes refused"]
 
 T = TypeVar("T")
 
 DEEDS = {
-    "end_turn": 12, "work": 10, "seek": 8, "deliver": 10, "outside": 10, "tend": 6, "wait": 2, "die": 2, "oversleep": 1,
+    "end_turn": 12, "work": 10, "seek": 8, "deliver": 10, "outside": 10, "upkeep": 6, "wait": 2, "die": 2,
+    "oversleep": 1,
 }  # fmt: skip
-"""What may happen next, and how often it does: methods of `History`."""
+"""What may happen next, and how often: methods of `History`."""
 ACTIONS = (
     [Action.CONTINUE] * 4 + [Action.COMPLETE, Action.FAIL] * 2 + [action for action in Action if action != "resume"]
 )
@@ -83,7 +84,7 @@ AVAILABLE_PROVIDERS["fresh"] = FreshProvider
 
 
 def chosen(among: Sequence[T], pick: int) -> T:
-    """One of them; the first, as a history gets simpler."""
+    """One of the options; the first one as a history is shrunk."""
     return among[pick % len(among)]
 
 
@@ -94,9 +95,9 @@ class History(World, RuleBasedStateMachine):
         RuleBasedStateMachine.__init__(self)
         World.__init__(self)
         self.enqueued = self.started = self.number = 0
-        self.given: list[tuple[str, str]] = []
+        self.delivered: list[tuple[str, str]] = []
         self.dead: list[tuple[str, Cause]] = []
-        """Processes whose end their supervisor has not told yet."""
+        """Dead processes that were not reclaimed yet."""
         self.limits: dict[str, int] = {}
 
     def mark(self) -> str:
@@ -105,7 +106,7 @@ class History(World, RuleBasedStateMachine):
         return f"#{self.number}"
 
     def from_outside(self, who: str, operation: Any, fate: str) -> None:
-        """The operation of a client that is no process."""
+        """An operation of a client that is not a process."""
         call = Call(who, operation)
         self.calls.append(call)
         self.send(call, fate)
@@ -127,9 +128,10 @@ class History(World, RuleBasedStateMachine):
         getattr(self, deed)(variant, pick, fate)
 
     def outside(self, variant: int, pick: int, fate: str) -> None:
-        """Somebody enqueues, steers, cancels, or has a result."""
+        """A client enqueues, steers, cancels, or delivers a result."""
         what = chosen(
-            ["new", "give", "steer", "new", "give", "steer", "new", "give", "give", "again", "cancel"], variant
+            ["new", "deliver", "steer", "new", "deliver", "steer", "new", "deliver", "deliver", "again", "cancel"],
+            variant,
         )
         run = chosen(sorted(self.truth.runs) or ["t0"], pick)
         calls = [
@@ -138,13 +140,13 @@ class History(World, RuleBasedStateMachine):
             for run, names in sorted(self.found[kind].items())
             for key in sorted(names)
             if key.startswith(("expected:tool:", "tool:c"))
-        ] + self.given[-2:]
+        ] + self.delivered[-2:]
         match what:
             case "new" if self.unfinished < MOST_RUNS:
                 self.enqueue(new=True, pick=pick, fate=fate)
             case "again":
                 self.enqueue(new=False, pick=pick, fate=fate)
-            case "give" if calls:
+            case "deliver" if calls:
                 self.deliver_result(*chosen(calls, pick), fate)
             case "cancel":
                 self.from_outside("somebody", cancel(self.wire, task_id=run), fate)
@@ -167,20 +169,20 @@ class History(World, RuleBasedStateMachine):
         self.from_outside("somebody", operation, fate)
 
     def deliver_result(self, run: str, call: str, fate: str) -> None:
-        """Somebody has a result for a deferred call."""
-        self.given.append((run, call))
+        """A client delivers the result of a deferred call."""
+        self.delivered.append((run, call))
         result = b'{"output_str":"%s"}' % self.mark().encode()
         self.from_outside("somebody", deliver(self.wire, task_id=run, tool_call_id=call, result=result), fate)
 
     # -- processes, and the runs that they hold
 
     def seek(self, variant: int, pick: int, fate: str) -> None:
-        """A process with room takes the wake token, if it is there, and claims; or one is started."""
+        """A process with a free slot takes the wake token, if there is one, and claims; or a process is started."""
         able = [process for process in self.processes if process.free_slots > 0 and not process.claiming]
         if not able:
             if len(self.processes) < MOST_PROCESSES:
                 self.start_process(fate)
-        elif self.take_token(chosen(able, pick)) or variant % 4 == 3:  # or it looks around unasked
+        elif self.take_token(chosen(able, pick)) or variant % 4 == 3:  # or it claims without a token
             self.send(chosen(able, pick).claim(self.limits), fate)
         elif self.under_way:
             self.deliver(variant, pick, fate)
@@ -188,14 +190,14 @@ class History(World, RuleBasedStateMachine):
             self.outside(0, pick, fate)
 
     def start_process(self, fate: str) -> None:
-        """A process comes, and registers."""
+        """Start a process, which registers."""
         self.started += 1
         process = Process(f"p{self.started}", self.wire)
         self.processes.append(process)
         self.send(process.register(), fate)
 
     def work(self, variant: int, pick: int, fate: str) -> None:
-        """Within a turn: a step is finished, a deferred call begins, children are spawned."""
+        """Within a turn: a step is recorded, a deferred call begins, children are spawned."""
         if not self.idle:
             return self.seek(variant, pick, fate)
         what = chosen(["x", "y", "c0", "c1", "c0", "c1", "spawn one", "spawn a batch"], variant)
@@ -210,19 +212,19 @@ class History(World, RuleBasedStateMachine):
         self.send(execution.record(entries, _event(mark)), fate)
 
     def end_turn(self, variant: int, pick: int, fate: str) -> None:
-        """A turn is over. Now and then its conversation was edited, or it waits for a stranger, too."""
+        """A turn ends. Sometimes its conversation was edited, or it also awaits a run that is not its child."""
         if not self.idle:
             return self.seek(variant, pick, fate)
         action, patience, odd = chosen(ACTIONS, variant), chosen(PATIENCES, variant // 16), variant // 48 % 6 == 5
         execution = chosen(self.idle, pick)
         if (execution.expected or execution.spawned) and variant % 4:
-            action = Action.PARK  # what was begun is mostly waited for
+            action = Action.PARK  # calls that have begun are mostly awaited
         more: dict[str, Any] = {"error": "oh", "delay": 10.0} if action in (Action.FAIL, Action.BACKOFF) else {}
         if action is Action.PARK:
             awaited = {key: patience for key in execution.expected} | {
                 f"child:{child}": its_patience for child, its_patience in execution.spawned.items()
             }
-            if odd:  # there is no such child of it: that is said at once
+            if odd:  # it has no such child: this is answered at once
                 awaited["child:t0"] = patience
             if not awaited:
                 return self.work(2 + variant % 6, pick, fate)
@@ -254,7 +256,7 @@ class History(World, RuleBasedStateMachine):
     # -- what happens to requests, processes and time
 
     def deliver(self, variant: int, pick: int, fate: str) -> None:
-        """What is under way is delivered, or an old copy of a request arrives."""
+        """A request in flight is delivered, or an old copy of one arrives."""
         if self.copies and (variant % 2 == 1 or not self.under_way):
             late = chosen(self.copies, pick)
             self.copies.remove(late)
@@ -267,13 +269,15 @@ class History(World, RuleBasedStateMachine):
             elif fate != "under way":
                 self.send(call, fate)
 
-    def tend(self, variant: int, pick: int, fate: str) -> None:
-        """What keeps the place in order."""
-        what = chosen(["reclaim", "promote", "beat", "take inventory", "start", "cascade", "expire", "bury"], variant)
+    def upkeep(self, variant: int, pick: int, fate: str) -> None:
+        """Upkeep."""
+        what = chosen(
+            ["reclaim", "promote", "beat", "take inventory", "start", "cascade", "expire", "reclaim process"], variant
+        )
         match what:
             case "start" if len(self.processes) < MOST_PROCESSES:
                 self.start_process(fate)
-            case "bury" if self.dead:
+            case "reclaim process" if self.dead:
                 process, cause = self.dead.pop(pick % len(self.dead))
                 self.from_outside("a supervisor", lease.reclaim_process(self.wire, process=process, cause=cause), fate)
             case "beat" if able := [process for process in self.processes if not process.beating]:
@@ -294,7 +298,7 @@ class History(World, RuleBasedStateMachine):
         self.from_outside("maintenance", operations[what](), fate)
 
     def die(self, variant: int, pick: int, fate: str) -> None:
-        """A process ends. What it had under way may arrive all the same; mostly its supervisor knows at once."""
+        """A process dies. Its requests in flight may still arrive. Mostly its supervisor reclaims it at once."""
         if not self.processes:
             return
         cause, arrives, seen = chosen(list(Cause), variant), variant // 3 % 2 == 1, variant // 6 % 4 < 3
@@ -312,7 +316,7 @@ class History(World, RuleBasedStateMachine):
             self.dead.append((process.name, cause))
 
     def oversleep(self, variant: int, pick: int, fate: str) -> None:
-        """A process stands still until others have taken over what it holds. It does not know."""
+        """A process sleeps until its runs have been reclaimed, and does not know it."""
         busy = [process for process in self.processes if process.executions]
         if not busy:
             return self.seek(variant, pick, fate)
@@ -323,7 +327,7 @@ class History(World, RuleBasedStateMachine):
             self.maintain("reclaim", 100, "delivered")
 
     def wait(self, variant: int, pick: int, fate: str) -> None:
-        """Time passes; some of the processes do not feel it."""
+        """Time passes. Some processes send no heartbeats meanwhile."""
         seconds, asleep = (
             chosen(WAITS, variant),
             chosen(["nobody", "nobody", "nobody", "the first", "the last", "all"], variant // 8),
@@ -338,7 +342,7 @@ class History(World, RuleBasedStateMachine):
     # -- the end
 
     def teardown(self) -> None:
-        """From now on all are in good health: everything ends."""
+        """No further faults happen: let everything end."""
         try:
             if not self.broken:
                 self.end()
@@ -349,7 +353,7 @@ class History(World, RuleBasedStateMachine):
             self.counted["histories"] += 1
 
     def end(self) -> None:
-        """Let it all come to its end, and look at what is left."""
+        """Let everything end, and check what is left."""
         self.tell("from now on nothing goes wrong")
         while self.copies:
             self.execute("an old copy", self.copies.pop(0)[1])
@@ -386,7 +390,7 @@ class History(World, RuleBasedStateMachine):
             raise
 
     def deliver_all(self) -> None:
-        """Every request that is under way, and those that follow from it."""
+        """Deliver every request in flight, and those that follow from it."""
         while self.under_way:
             self.send(self.under_way[0], "delivered")
 
@@ -402,7 +406,7 @@ def _event(mark: str, event_type: str = "work", head: bytes = b'"by":"the model"
 def play(
     server: Server, *, histories: int, steps: int, check_every: int = 1, derandomize: bool = False
 ) -> Counter[str]:
-    """Play so many histories of so many steps on `server`, and tell what was seen. `derandomize`: always the same ones.
+    """Play so many histories of so many steps on `server`, and return counts. `derandomize`: always the same ones.
 
     What was accepted is seen to after each request; the invariants of the namespace are asserted after `check_every`
     of them that changed it. The first history that goes wrong is shrunk, and printed line by line.

@@ -1,4 +1,4 @@
-"""The two servers on which random histories are played, and how time passes there.
+"""The two servers on which random histories are played, and how time passes on them.
 
     FakeServer    fakeredis in this process. Its clock is ours, and stands still until a test moves it.
     RealServer    a Valkey. Its clock is the machine's: instead of waiting, a test moves every moment that is stored
@@ -59,7 +59,7 @@ def virtual_time() -> Iterator[None]:
 
 
 class Server:
-    """What both have in common. As `Commands` of a `Scripts` it can be awaited, and answers at once."""
+    """What both have in common. It serves as the `Commands` of a `Scripts`, and answers at once."""
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
@@ -97,7 +97,7 @@ class Server:
 
 
 class FakeServer(Server):
-    """Fakeredis. It knows nothing of the scripts' flags, so their first line is taken off on the way."""
+    """Fakeredis. It does not know the flags of scripts, so their first line is removed."""
 
     def __init__(self) -> None:
         self._server = fakeredis.FakeServer()
@@ -137,7 +137,7 @@ class FakeServer(Server):
                     yield key, list(stream)
 
     def pass_time(self, seconds: float, prefix: str) -> None:
-        """Let it be later, or earlier, by so much."""
+        """Move the clock."""
         _clock.now += seconds
 
     def empty(self) -> None:
@@ -220,5 +220,5 @@ class RealServer(Server):
                 yield key, value
 
     def pass_time(self, seconds: float, prefix: str) -> None:
-        """Let it be later, or earlier, for all that is stored under `prefix`: leases, due times, deadlines, ends."""
+        """Move all times that are stored under `prefix`: leases, due times, deadlines, ends."""
         self.answer("EVAL", _MOVE, 1, prefix, round(seconds * 1000))

@@ -8,7 +8,7 @@ from tests.model.machine import play
 from tests.model.servers import FakeServer, virtual_time
 
 
-def test_whatever_happens_nothing_is_lost() -> None:
+def test_random_histories_on_fakeredis() -> None:
     with virtual_time():
         figures = play(FakeServer(), histories=45, steps=60, derandomize=True)
     assert figures["commits"] > 200 and figures["duplicates refused"] > 100 and figures["zombies' writes refused"] > 10

@@ -1,16 +1,16 @@
-"""What must be true, whatever happened: told by a spectator who stands beside the server.
+"""What must be true after every request, whatever happened.
 
-`Truth.observe` is shown each request that the server has executed, its reply, and the whole namespace before and after
-it. It keeps the little that follows from what was accepted (a run's conversation, its unread mail, the results that
-were given, who asked for its end), and fails if the namespace, or the reply, is anything else:
+`Truth.observe` gets each request that the server has executed, its reply, and the whole namespace before and after it.
+It keeps what follows from accepted requests (a run's conversation, its unread mail, the delivered results, accepted
+cancels), and fails if the namespace, or the reply, is anything else:
 
-    what was accepted    an enqueued run exists until it has ended; a commit's messages and events are there once; a
-                         message that was posted enters the conversation once, in order, or is refused as the run ends;
-                         a result is accepted once and is the one that the run gets; a run that is to be cancelled is
-    who may write        a step, a commit or a spawn under a token that is not the present one changes nothing at all,
-                         and neither does any request that is executed again
-    how a run lives      an epoch never falls; a conversation only grows, unless it is rewritten; an ended run stays as
-                         it is; it ends for a reason that was given; its parent is told in the same moment
+    what was accepted    an enqueued run exists until it has ended; a commit's messages and events are stored once;
+                         steering enters the conversation once, in order, or is refused as the run ends; a result is
+                         accepted once, and the run gets it; a run that is to be cancelled ends as cancelled
+    who may write        a record, commit or spawn under any token but the current one changes nothing, and neither does
+                         a request that is executed again
+    the life of a run    an epoch never falls; a conversation only grows, unless it is rewritten; an ended run does not
+                         change; it ends for a known reason; its parent is notified in the same step
 """
 
 import json
@@ -31,9 +31,9 @@ __all__ = ["FINAL", "Truth"]
 FINAL = {"completed", "failed", "cancelled"}
 _OWN = {kind for kind, about in KINDS.items() if about.is_of_run}
 OF_RUNS = {*_OWN, *BY_KIND, "batch", "doomed", "events", "owner", "running"}
-"""The kinds of keys that a refused or repeated request leaves as they are. Beside them are tokens, leases, signals."""
+"""The kinds of keys that a refused or repeated request must not change. The others are tokens, leases, signals."""
 ONCE = {"enqueue", "record", "commit", "spawn", "deliver", "steer"}
-"""What changes nothing when it is executed again. Others may: a claim passes the wake token on."""
+"""Requests that change nothing when they are executed again. Others may: a claim passes the wake token on."""
 
 
 @dataclass
@@ -43,7 +43,7 @@ class Known:
     conversation: list[str]
     mail: list[str] = field(default_factory=list)
     results: dict[str, str] = field(default_factory=dict)
-    """Of its deferred calls, what was accepted first."""
+    """By deferred call: the result that was accepted first."""
     to_be_cancelled: bool = False
 
 
@@ -53,10 +53,10 @@ class Truth:
     def __init__(self, owner_limit: int = 0) -> None:
         self.runs: dict[str, Known] = {}
         self.counted: Counter[str] = Counter()
-        """What was seen, for the figures."""
+        """Counts, for the figures."""
         self._owner_limit = owner_limit
-        self._buried: set[str] = set()
-        """Processes of which the server has forgotten everything."""
+        self._reclaimed: set[str] = set()
+        """Processes that were reclaimed."""
 
     def observe(self, request: Request, reply: Any, before: Contents, after: Contents) -> None:
         """The server has executed `request`. Raises AssertionError if anything is not as it must be."""
@@ -89,7 +89,7 @@ class Truth:
             self.counted["duplicates refused"] += 1
         elif isinstance(reply, list) and reply[:1] == [b"OK"]:
             request.accepted = reply
-        self._buried |= before["claims"].keys() - after["claims"].keys()
+        self._reclaimed |= before["claims"].keys() - after["claims"].keys()
         self._follow(request, before, after)
         self._marked(marks, before, after)
 
@@ -106,9 +106,9 @@ class Truth:
             run = run.decode()
             was, is_now = before["run"][run], after["run"][run]
             if was.get("nonce") != nonce:
-                # A process that was buried may seem to be back, if its registration arrives once more: for one lease.
-                assert not again or process in self._buried, (
-                    f"a claim that was answered before takes {run}, and nobody will execute it"
+                # A reclaimed process may seem to be back for one lease, if its registration arrives once more.
+                assert not again or process in self._reclaimed, (
+                    f"a claim that was answered before claims {run}, and no process will execute it"
                 )
                 assert was["status"] not in FINAL | {"processing"}, f"{run} was claimed, and was {was['status']}"
                 assert epoch == int(was.get("epoch", 0)) + 1
@@ -123,19 +123,19 @@ class Truth:
             self._all_is_there(run, awaited)
 
     def _all_is_there(self, run: str, awaited: list[bytes]) -> None:
-        """Whoever takes a parked run up gets every result that was accepted, and nothing is open."""
+        """The holder of a run that was parked gets every accepted result, and nothing is open."""
         for key, value in zip(awaited[::2], awaited[1::2], strict=True):
             kind, _, name = key.decode().partition(":")
             if not name:
-                continue  # the plan, and how much is open
+                continue  # `plan` and `open`
             assert value[:1] == b"!", f"{run} goes on, and {key!r} has not come"
             if kind == "tool" and name in self.runs[run].results:
                 assert value[1:].decode() == self.runs[run].results[name], f"the result of {name} of {run} is {value!r}"
             elif kind == "tool":
-                assert value == b"!", f"{run} gets a result for {name} that nobody gave: {value!r}"
+                assert value == b"!", f"{run} gets a result for {name} that was not delivered: {value!r}"
 
     def _written(self, request: Request, reply: Any, again: bool, before: Contents, after: Contents) -> Sequence[bytes]:
-        """A write under a token. Gives the events that must be new."""
+        """A write under a token. Returns the events that must be new."""
         run, token = request.facts["run"], request.facts["token"]
         held = _is_held(before["run"].get(run, {}), token)
         behind = held and token.seq < int(before["run"][run].get("seq", 0))
@@ -210,7 +210,7 @@ class Truth:
             if run not in after["run"]:
                 self._removed(request, run, was, before)
         for run, now in after["run"].items():
-            assert run in self.runs, f"nobody has enqueued {run}"
+            assert run in self.runs, f"{run} was not enqueued"
             was = before["run"].get(run, {"status": "new"})
             if was["status"] in FINAL:
                 for kind in ("run", "conversation", "fields"):
@@ -224,7 +224,7 @@ class Truth:
         for run, awaited in before["awaits"].items():
             for key, value in awaited.items():
                 now_there = after["awaits"].get(run, {}).get(key, value)
-                assert value[:1] != "!" or now_there == value, f"what {run} was told of {key} was changed"
+                assert value[:1] != "!" or now_there == value, f"what {run} received for {key} was changed"
 
     def _removed(self, request: Request, run: str, was: dict[str, str], before: Contents) -> None:
         parent = before["run"].get(was.get("parent", ""), {"status": "cancelled"})
@@ -272,7 +272,7 @@ class Truth:
                 )
 
     def _marked(self, marks: Sequence[bytes], before: Contents, after: Contents) -> None:
-        """Of the events that clients sent, those of this request are new, once, and no other."""
+        """Of the events that clients sent, exactly those of this request are new, each once."""
         expected = Counter(json.loads(mark)["mark"] for mark in marks)
         new = Counter(
             event["mark"] for owner in after["events"] for event in _new_events(owner, before, after) if "mark" in event
@@ -282,7 +282,7 @@ class Truth:
     # -- the end
 
     def all_is_over(self, found: Contents) -> None:
-        """Everything has ended: nothing is held, waits or is counted any more, and everyone was told."""
+        """Everything has ended: no run is held, queued or counted any more, and every parent was notified."""
         for run, known in self.runs.items():
             status = found["run"].get(run, {"status": "gone"})["status"]
             assert status in FINAL | {"gone"}, f"{run} is {status} for ever"
@@ -301,7 +301,7 @@ class Truth:
         )
         for batch, counts in found["batch"].items():
             assert counts["ended"] == counts["total"] and counts["active"] == "0", f"batch {batch}: {counts}"
-            assert ends[batch] == 1, f"the end of batch {batch} was told {ends[batch]} times"
+            assert ends[batch] == 1, f"the end of batch {batch} was published {ends[batch]} times"
 
 
 def _same(before: Contents, after: Contents) -> bool:

@@ -1,4 +1,4 @@
-"""Between the clients and the server: every request is a thing that waits until somebody decides what becomes of it.
+"""Between the clients and the server: every request is an object that waits until its fate is decided.
 
 The operations are the real ones of factorial/mailbox. They run without an event loop: where one would wait for the
 network, its coroutine gives the request out, and goes on when it is handed a reply.
@@ -25,7 +25,7 @@ class Request:
     facts: dict[str, Any] = field(default_factory=dict)
     """What the client means by it."""
     accepted: Any = None
-    """What the server answered when it first took it; None: it has not yet."""
+    """What the server answered when it first accepted the request. None: it has not yet."""
 
 
 @types.coroutine
@@ -35,7 +35,7 @@ def _sent(request: Request) -> Generator[Request, Any, Any]:
 
 @dataclass
 class _Plain:
-    """The commands beside the scripts."""
+    """The commands other than scripts."""
 
     async def execute(self, *args: Any) -> Any:
         return await _sent(Request(str(args[0]), args[1:]))
@@ -54,7 +54,7 @@ class Wire(Scripts):
 
 @dataclass(eq=False)
 class Call:
-    """An operation under way. `then` gets what it gave, or the error that the caller would see."""
+    """An operation in progress. `then` gets its result, or the error that the caller would see."""
 
     who: str
     """Which client, as a history calls it."""
@@ -62,21 +62,21 @@ class Call:
     then: Callable[[Any], None] = lambda result: None
     facts: dict[str, Any] = field(default_factory=dict)
     request: Request | None = None
-    """What waits to be delivered; None once the operation is over."""
+    """The request to be delivered. None once the operation has ended."""
 
     def __post_init__(self) -> None:
         self._go_on(None)
 
     def reply(self, answer: Any) -> None:
-        """The server's answer has come."""
+        """The server's answer has arrived."""
         self._go_on(answer)
 
     def give_up(self) -> None:
-        """The server could not be reached for too long: whether the request was executed, nobody knows."""
+        """The server could not be reached for too long. The request may have been executed."""
         self._go_on(MailboxUnavailableError("the server could not be reached"))
 
     def drop(self) -> None:
-        """The client is gone."""
+        """The client has died."""
         self.request = None
         self.operation.close()
 
@@ -95,7 +95,7 @@ class Call:
 
 
 def at_once(coroutine: Coroutine[Any, Any, Any]) -> Any:
-    """What a coroutine gives that never has to wait."""
+    """The result of a coroutine that never has to wait."""
     try:
         coroutine.send(None)
     except StopIteration as end:

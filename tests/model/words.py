@@ -9,7 +9,7 @@ __all__ = ["described", "heard"]
 
 
 def described(request: Request) -> str:
-    """What is asked."""
+    """What the request asks."""
     args, facts = request.args, request.facts
     match request.name:
         case "enqueue" | "cancel":
@@ -28,9 +28,9 @@ def described(request: Request) -> str:
         case "deliver":
             return f"result for {args[1]} of {args[0]}"
         case "steer":
-            return f"post to {args[0]}: {args[1]}"
+            return f"steer {args[0]}: {args[1]}"
         case "reclaim" if args[1]:
-            return f"burial of {args[1]}, which has {args[2]}"
+            return f"reclaim of {args[1]}, which has {args[2]}"
         case "register" | "release":
             return f"{request.name} of {args[0]}"
         case _:
@@ -38,7 +38,7 @@ def described(request: Request) -> str:
 
 
 def heard(request: Request, reply: Any) -> str:
-    """What is answered."""
+    """What the server answered."""
     match request.name:
         case "claim" if reply[0] == b"OK":
             return ", ".join(f"{run.decode()} under epoch {epoch}" for run, _, epoch, *_ in reply[2]) or "nothing"

@@ -1,4 +1,4 @@
-"""The world of a history: a server, the clients, what is under way between them, and what the time is.
+"""The world of a history: a server, the clients, the requests in flight between them, and the time.
 
 After each request that the server executes, truth.py compares the namespace with what must be true, and the invariants
 are asserted. Each thing that happens is a line of the history, which Hypothesis prints if it goes wrong.
@@ -28,13 +28,13 @@ CONSTANTS = {
     "EVENTS_MAX": 100_000, "EVENTS_TTL_MS": 3650 * 86_400_000, "METRICS_BUCKET": 3600, "METRICS_RETENTION": 86_400,
 }  # fmt: skip
 RETRY_FOR = 60.0
-"""Seconds after which a client outside gives a request up. No link holds a copy back for longer than that."""
+"""Seconds after which a client gives a request up. No link delays a copy for longer than that."""
 
 Server = FakeServer | RealServer
 
 
 class World:
-    """A server whose namespace is empty when a history begins, and those who use it."""
+    """A server whose namespace is empty when a history begins, and its clients."""
 
     server: ClassVar[Server]
     checking: ClassVar[asyncio.Runner]
@@ -49,14 +49,14 @@ class World:
         self.wire = Wire(keys)
         self.processes: list[Process] = []
         self.calls: list[Call] = []
-        """Of clients that are no processes."""
+        """Of clients that are not processes."""
         self.copies: list[tuple[float, Request]] = []
-        """What a link that broke may still bring: when it was sent, and what it is."""
+        """Requests that a broken link may still deliver: when each was sent, and what it is."""
         self.token_with: Process | None = None
-        """Who has taken the wake token, while it is missed."""
+        """The process that took the wake token, while the token is missing."""
         self.now = 0.0
         self.broken = False
-        """Something was wrong: nothing more is looked at."""
+        """A check has failed: no further checks."""
         self._quiet = False
         self._unchecked = 0
         self.truth = Truth()
@@ -71,7 +71,7 @@ class World:
         return self.server.contents(self.keys.prefix)
 
     def send(self, call: Call, fate: str) -> None:
-        """What becomes of the client's present request."""
+        """Decide the fate of the client's current request."""
         request = call.request
         assert request is not None
         if fate == "under way":
@@ -89,7 +89,7 @@ class World:
         self.calls = [call for call in self.calls if call.request]
 
     def execute(self, who: str, request: Request, also: str = "") -> Any:
-        """The server executes a request, and everything is looked at."""
+        """The server executes a request, and everything is checked."""
         try:
             if type(request.name) is str and request.name.islower():
                 reply = at_once(self.scripts.run(request.name, *request.args))
@@ -107,7 +107,7 @@ class World:
         return reply
 
     def see_to_the_token(self, request: Request, reply: Any, before: Contents) -> None:
-        """Whoever has taken the wake token owes it to the others, until a claim is through, or others find it gone."""
+        """The process that took the wake token must restore it, unless a claim does, or others find it missing."""
         if self.token_with is not None and (
             self.found["wake"].get(AGENT)
             or request.name == "promote"
@@ -118,7 +118,7 @@ class World:
             self.token_with = None
 
     def see_to_the_invariants(self, *, changed: bool) -> None:
-        """Assert them, if there may be anything new, after so many requests as `check_every` says."""
+        """Assert the invariants after `check_every` requests that changed something."""
         was_quiet, self._quiet = self._quiet, self.token_with is None
         self._unchecked += changed or self._quiet > was_quiet
         if self._unchecked >= self.check_every:
@@ -135,7 +135,7 @@ class World:
         return True
 
     def pass_time(self, seconds: float, awake: Sequence[Process]) -> None:
-        """Let it be later, while the processes that are awake beat as they should."""
+        """Let time pass, while the processes that are awake send heartbeats."""
         for process in awake:
             self.server.answer("PEXPIRE", self.keys.lease(process.name), round(1000 * (LEASE + max(0.0, seconds))))
         self.server.pass_time(seconds, self.keys.prefix)
@@ -159,7 +159,7 @@ class World:
 
     @property
     def idle(self) -> list[Execution]:
-        """The runs in somebody's hands that have no request under way."""
+        """The executed runs that have no request in flight."""
         return [
             execution for process in self.processes for execution in process.executions.values() if not execution.call
         ]

@@ -1,4 +1,4 @@
-"""`make mutants`: puts one fault at a time into a copy of the package, and has the tests fail that are to notice it.
+"""`make mutants`: puts one fault at a time into a copy of the package, and runs the tests that must fail then.
 
 First the same tests pass without a fault. The exit code is 1 if they do not, or if a fault survives. A test that does
 not end counts as one that has failed, and is counted apart: such a fault may only have been slow.
@@ -26,8 +26,8 @@ PATIENCE = 180.0
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the tests said: whether all passed, the first that did not, the last lines of what was printed, and whether
-    they had to be broken off."""
+    """The result of the tests: whether all passed, the first failure, the end of the output, and whether they were
+    stopped because they did not end."""
 
     passed: bool
     failure: str
@@ -36,7 +36,7 @@ class Verdict:
 
 
 def copy_of_the_package(folder: Path) -> Path:
-    """What the tests need, in `folder`."""
+    """Copy what the tests need to `folder`."""
     for part in ("factorial", "tests", "examples"):
         shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", folder)
@@ -69,7 +69,7 @@ def run_tests(folder: Path, tests: Sequence[str]) -> Verdict:
 
 
 def try_fault(fault: Fault, copies: "SimpleQueue[Path]") -> tuple[Verdict, float]:
-    """Put `fault` into a copy that is free, run its tests, and mend it again. Gives the seconds that it took, too."""
+    """Put `fault` into a free copy, run its tests, and restore the copy. Returns the seconds, too."""
     folder, began = copies.get(), time.monotonic()
     file = folder / "factorial" / fault.file
     whole = file.read_text(encoding="utf-8")
@@ -88,7 +88,7 @@ def main(names: Sequence[str]) -> int:
         raise SystemExit(f"no fault is called anything like {', '.join(names)}")
     for fault in chosen:
         if (ROOT / "factorial" / fault.file).read_text(encoding="utf-8").count(fault.text) != 1:
-            raise SystemExit(f"{fault.name}: its text is not in factorial/{fault.file} exactly once: mend the table")
+            raise SystemExit(f"{fault.name}: its text is not in factorial/{fault.file} exactly once: fix the table")
     with tempfile.TemporaryDirectory(prefix="factorial-mutants-") as scratch:
         copies: SimpleQueue[Path] = SimpleQueue()
         for number in range(AT_ONCE):
@@ -106,8 +106,8 @@ def main(names: Sequence[str]) -> int:
             for fault, (verdict, seconds) in zip(chosen, tried, strict=True):
                 survivors += verdict.passed
                 timed_out += verdict.timed_out
-                told = "SURVIVED" if verdict.passed else f"killed by {verdict.failure}"
-                print(f"{fault.name:55} {seconds:5.1f} s  {told}", flush=True)
+                result = "SURVIVED" if verdict.passed else f"killed by {verdict.failure}"
+                print(f"{fault.name:55} {seconds:5.1f} s  {result}", flush=True)
     print(f"\n{len(chosen) - survivors} of {len(chosen)} killed, {timed_out} of these by time-out")
     return 1 if survivors else 0
 

@@ -1,4 +1,4 @@
-"""The faults, as data: a text of the package, what it is replaced by, and the quickest tests that have to fail then."""
+"""The faults, as data: a text of the package, its replacement, and the quickest tests that must fail then."""
 
 from dataclasses import dataclass
 
@@ -28,11 +28,11 @@ class Fault:
 FAULTS = [
     # Tokens.
     Fault(
-        "a buried process is answered with what came after it",
+        "a reclaimed process is answered with what arrived after that",
         "mailbox/operations/commit.lua",
         "if (carried_out == 'continue' or carried_out == 'resume') and not is_held_by(run, epoch, nonce) then",
         "if false then",
-        (f"{SCRIPTS}::test_a_lost_answer_is_not_given_to_a_process_that_was_buried_meanwhile",),
+        (f"{SCRIPTS}::test_a_lost_answer_is_not_repeated_to_a_process_that_was_reclaimed_meanwhile",),
     ),
     Fault(
         "epoch not checked",
@@ -46,7 +46,7 @@ FAULTS = [
         "mailbox/lib/run.lua",
         "run.epoch == epoch and run.nonce == nonce",
         "run.epoch == epoch",
-        (f"{SCRIPTS}::test_a_step_with_an_old_token_changes_nothing",),
+        (f"{SCRIPTS}::test_a_record_with_an_old_token_changes_nothing",),
     ),
     Fault(
         "seq of a commit not checked",
@@ -60,10 +60,10 @@ FAULTS = [
         "mailbox/operations/record.lua",
         "if seq < run.seq then",
         "if false then",
-        (f"{SCRIPTS}::test_a_step_of_the_turn_before_changes_nothing",),
+        (f"{SCRIPTS}::test_a_record_of_the_turn_before_changes_nothing",),
     ),
     Fault(
-        "children of a process that holds the parent no more",
+        "children of a process that does not hold the parent any more",
         "mailbox/operations/spawn.lua",
         "if not is_held_by(parent, epoch, nonce) then",
         "if not parent then",
@@ -85,14 +85,14 @@ FAULTS = [
         (f"{SCRIPTS}::test_claim_again_with_the_same_nonce_gives_the_same_runs",),
     ),
     Fault(
-        "a late claim takes runs up",
+        "a late claim claims runs",
         "mailbox/operations/claim.lua",
         "elseif number_of(nonce) >= number_of(latest) then",
         "else",
-        (f"{SCRIPTS}::test_a_claim_that_comes_late_on_a_connection_that_was_given_up_takes_nothing",),
+        (f"{SCRIPTS}::test_an_old_claim_that_arrives_late_claims_nothing",),
     ),
     Fault(
-        "a worker claims anew although an answer was lost",
+        "a worker sends a new claim although an answer was lost",
         "actors/worker.py",
         "nonce=self._nonce,",
         "nonce=new_nonce(),",
@@ -103,7 +103,7 @@ FAULTS = [
         "mailbox/operations/record.lua",
         "redis.call('HSETNX', journal_key(id), entries[i], entries[i + 1])",
         "redis.call('HSET', journal_key(id), entries[i], entries[i + 1])",
-        (f"{SCRIPTS}::test_step_twice_is_once",),
+        (f"{SCRIPTS}::test_record_twice_is_once",),
     ),
     Fault(
         "a task enqueued twice",
@@ -117,14 +117,14 @@ FAULTS = [
         "mailbox/operations/spawn.lua",
         "if create(run, conversation, fields, now, metadata) then",
         "if create(run, conversation, fields, now, metadata) or true then",
-        (f"{EDGES}::test_a_repeated_spawn_that_creates_nothing_brings_no_record_of_a_batch_back",),
+        (f"{EDGES}::test_a_repeated_spawn_that_creates_nothing_does_not_restore_an_expired_batch",),
     ),
     Fault(
-        "a steer taken in twice",
+        "a steer accepted twice",
         "mailbox/operations/steer.lua",
         "redis.call('SADD', seen_key(id), message_id)",
         "",
-        (f"{SCRIPTS}::test_post_twice_is_once",),
+        (f"{SCRIPTS}::test_steer_twice_is_once",),
     ),
     Fault(
         "what was not answered is not sent again",
@@ -135,18 +135,18 @@ FAULTS = [
     ),
     # Queues and wake tokens.
     Fault(
-        "no baton: a claim does not pass the wake token on",
+        "a claim does not pass the wake token on",
         "mailbox/operations/claim.lua",
         "if somebody_may_claim_more() then",
         "if false then",
         (f"{SCRIPTS}::test_a_claim_passes_the_wake_token_on_while_work_remains",),
     ),
     Fault(
-        "the wake token dies with its process",
+        "the wake token is lost with its process",
         "mailbox/operations/reclaim.lua",
         "wake_if_ready(agent) --",
         "--",
-        (f"{SCRIPTS}::test_a_process_that_died_with_the_wake_token_in_hand_gives_it_back",),
+        (f"{SCRIPTS}::test_the_wake_token_of_a_dead_process_is_restored",),
     ),
     Fault(
         "a due run is lost",
@@ -160,7 +160,7 @@ FAULTS = [
         "mailbox/lib/places.lua",
         "add_to_count(running_key(run.agent), run.owner, -1)",
         "add_to_count(running_key(run.agent), run.owner, 0)",
-        ("tests/redis/test_owner_limits.py::test_whatever_lets_go_of_a_run_lets_the_next_one_in",),
+        ("tests/redis/test_owner_limits.py::test_whatever_clears_the_holder_of_a_run_makes_the_next_one_ready",),
     ),
     # Results and children.
     Fault(
@@ -192,18 +192,20 @@ FAULTS = [
         (f"{SCRIPTS}::test_a_result_is_accepted_once",),
     ),
     Fault(
-        "a parent is not told of a failed child",
+        "a parent is not notified of a failed child",
         "mailbox/lib/ending.lua",
         "if parent and is_parked(parent.status) then",
         "if parent and is_parked(parent.status) and status ~= 'failed' then",
         (f"{CHILDREN}::test_spec_T03_failed_cancelled_and_expired_children",),
     ),
     Fault(
-        "the end of a batch is not told when its parent is gone",
+        "the end of a batch is not published when its parent is removed",
         "mailbox/lib/ending.lua",
         "parent or owner and agent and {id = run.parent, owner = owner, agent = agent}",
         "parent",
-        ("tests/redis/test_waiting_edges.py::test_the_end_of_a_batch_is_told_when_its_parent_is_over_and_gone",),
+        (
+            "tests/redis/test_waiting_edges.py::test_the_end_of_a_batch_is_published_when_its_parent_has_ended_and_is_removed",
+        ),
     ),
     Fault(
         "a child's end counted twice in its batch",
@@ -213,7 +215,7 @@ FAULTS = [
         (f"{CHILDREN}::test_spec_T03_the_progress_of_a_small_batch_is_told_task_by_task",),
     ),
     Fault(
-        "a child removed while its parent still waits",
+        "a child removed while its parent still awaits it",
         "mailbox/operations/expire.lua",
         "if type(parent_status) == 'string' and not is_final(parent_status) then",
         "if false then",
@@ -225,7 +227,7 @@ FAULTS = [
         "mailbox/operations/commit.lua",
         "if run.cancel_requested == '1' then",
         "if false then",
-        (f"{SCRIPTS}::test_cancel_of_a_held_run_twice_tells_its_holder",),
+        (f"{SCRIPTS}::test_cancel_of_a_held_run_twice_signals_its_holder",),
     ),
     Fault(
         "a cancel of a queued run only flagged",
@@ -260,15 +262,15 @@ FAULTS = [
         "mailbox/operations/claim.lua",
         "if not turn_has_begun(journal) and #awaits == 0 then",
         "if #awaits == 0 then",
-        (f"{SCRIPTS}::test_mail_waits_while_a_turn_that_was_begun_is_to_be_finished",),
+        (f"{SCRIPTS}::test_mail_is_not_read_before_a_turn_that_has_begun_is_finished",),
     ),
-    # Deaths.
+    # Dead processes.
     Fault(
-        "reclaim does not look who holds the run",
+        "reclaim does not check who holds the run",
         "mailbox/lib/reclaim.lua",
         "if run and run.status == 'processing' and run.holder == process then",
         "if run and run.status == 'processing' then",
-        (f"{SCRIPTS}::test_a_dead_process_loses_what_it_is_said_to_hold_only_if_nobody_else_does",),
+        (f"{SCRIPTS}::test_a_run_in_the_set_of_a_dead_process_is_reclaimed_only_from_its_holder",),
     ),
     Fault(
         "reclaim does not count",
@@ -306,20 +308,20 @@ FAULTS = [
         (f"{RECOVERY}::test_a_lost_lease_is_taken_anew_and_the_held_tasks_are_kept",),
     ),
     Fault(
-        "a superseded execution goes on",
+        "a superseded activation goes on",
         "actors/durable_host.py",
         "            case Superseded():\n                self.abandon()",
         "            case Superseded():\n                pass",
         (f"{RECOVERY}::test_a_superseded_execution_calls_no_tool",),
     ),
     Fault(
-        "what is not executed is not given back",
+        "what is not executed is not released",
         "actors/inventory.py",
         "if strays := again & held:",
         "if strays := again & held and set():",
-        ("tests/redis/test_server_rollback.py::test_what_a_process_was_done_with_and_holds_again_goes_on",),
+        ("tests/redis/test_server_rollback.py::test_a_run_that_a_process_holds_again_after_its_end_goes_on",),
     ),
-    # Journal, ledger, events.
+    # Journal, outbox, events.
     Fault(
         "the journal is not recalled",
         "actors/journal.py",
@@ -328,25 +330,25 @@ FAULTS = [
         (f"{JOURNAL}::test_a_turn_that_fails_after_one_of_two_tools_repeats_neither_model_call_nor_tool",),
     ),
     Fault(
-        "tools begin before the model's answer is kept",
+        "tools begin before the model's answer is recorded",
         "actors/durable_host.py",
         "        if urgent:\n",
         "        if False:\n",
         (f"{RECOVERY}::test_a_superseded_execution_calls_no_tool",),
     ),
     Fault(
-        "events published again with a step that is sent again",
+        "events published again with a record that is sent again",
         "mailbox/operations/record.lua",
         "if message_number > run.message_number then",
         "if true then",
-        (f"{SCRIPTS}::test_step_twice_is_once",),
+        (f"{SCRIPTS}::test_record_twice_is_once",),
     ),
     Fault(
-        "events of a step published again with the commit",
+        "events of a record published again with the commit",
         "mailbox/operations/commit.lua",
         "local published = unanswered > 0 and run.message_number >= unanswered and unanswered_events or 0",
         "local published = 0",
-        (f"{SCRIPTS}::test_what_a_step_without_an_answer_told_is_told_once_with_the_commit",),
+        (f"{SCRIPTS}::test_events_of_an_unanswered_record_are_published_once_with_the_commit",),
     ),
     Fault(
         "a subscription does not read what it missed",

@@ -1,4 +1,4 @@
-"""What is stored of one run, or of one owner, was damaged by hand: the scripts leave the others alone. A real Valkey,
+"""Keys of one run, or of one owner, are damaged by hand: the scripts must not affect the others. A real Valkey,
 whose scripts are called one by one. Whole systems meet more of it in tests/chaos/test_fault_payloads.py.
 """
 
@@ -20,7 +20,7 @@ from factorial.task import TaskStatus
 
 @pytest.fixture(autouse=True)
 async def tidied(mailbox: Namespace) -> AsyncIterator[None]:
-    """The damage is removed, so that the invariants, which do not hold for it, are not asked for."""
+    """Remove the damaged keys before the invariants are checked."""
     yield
     keys = await mailbox.connection.execute("KEYS", f"{mailbox.keys.prefix}*")
     await mailbox.connection.execute("DEL", *keys)
@@ -52,14 +52,14 @@ async def complete(mailbox: Namespace, *runs: ClaimedRun) -> None:
         assert isinstance(answer, Committed)
 
 
-async def test_an_owner_whose_events_cannot_be_written_has_its_tasks_executed_all_the_same(mailbox: Namespace) -> None:
+async def test_runs_of_an_owner_with_a_damaged_stream_are_executed(mailbox: Namespace) -> None:
     await put(mailbox, "t1", "t2")
     await damage(mailbox, mailbox.keys.events("o"))
     await complete(mailbox, *await take(mailbox))
     assert [await read_status(mailbox.scripts, name) for name in ("t1", "t2")] == ["completed"] * 2
 
 
-async def test_what_a_dead_process_held_is_taken_back_past_an_owner_whose_events_cannot_be_written(
+async def test_runs_of_a_dead_process_are_reclaimed_in_spite_of_a_damaged_stream(
     mailbox: Namespace,
 ) -> None:
     await put(mailbox, "t1")
@@ -70,7 +70,7 @@ async def test_what_a_dead_process_held_is_taken_back_past_an_owner_whose_events
     assert {run.task_id for run in await take(mailbox)} == {"t1", "t2"}
 
 
-async def test_ended_runs_are_removed_past_a_damaged_one(mailbox: Namespace) -> None:
+async def test_ended_runs_are_removed_in_spite_of_a_damaged_one(mailbox: Namespace) -> None:
     await put(mailbox, "t1", "t2")
     await complete(mailbox, *await take(mailbox))
     await damage(mailbox, mailbox.keys.run("t1"))
@@ -78,7 +78,7 @@ async def test_ended_runs_are_removed_past_a_damaged_one(mailbox: Namespace) -> 
     assert await read_status(mailbox.scripts, "t2") is None
 
 
-async def test_doomed_runs_are_cancelled_past_a_damaged_one(mailbox: Namespace) -> None:
+async def test_doomed_runs_are_cancelled_in_spite_of_a_damaged_one(mailbox: Namespace) -> None:
     await put(mailbox, "t1", "t2")
     await damage(mailbox, mailbox.keys.key("children", "t1"))
     await mailbox.connection.execute("RPUSH", mailbox.keys.key("doomed"), "t1", "t2")
@@ -87,10 +87,10 @@ async def test_doomed_runs_are_cancelled_past_a_damaged_one(mailbox: Namespace) 
 
 
 @pytest.mark.parametrize("limit", [0, 1])
-async def test_runs_are_taken_up_and_end_though_the_count_of_what_is_held_is_damaged(
+async def test_runs_are_claimed_and_end_in_spite_of_a_damaged_count_of_held_runs(
     mailbox: Namespace, limit: int
 ) -> None:
-    """Without it nobody is limited: no run is worth a count."""
+    """Without the count, no owner is limited: a run is worth more than a count."""
     await put(mailbox, "t1", "t2")
     await damage(mailbox, mailbox.keys.key("running", "a"))
     taken = await take(mailbox, limit)
@@ -101,7 +101,7 @@ async def test_runs_are_taken_up_and_end_though_the_count_of_what_is_held_is_dam
     assert [await read_status(mailbox.scripts, name) for name in ("t1", "t2")] == ["completed"] * 2
 
 
-async def test_runs_are_taken_up_though_those_that_wait_for_their_owner_are_damaged(mailbox: Namespace) -> None:
+async def test_runs_are_claimed_in_spite_of_damaged_throttled_runs(mailbox: Namespace) -> None:
     await put(mailbox, "t1")
     await damage(mailbox, mailbox.keys.key("throttled", "a:o"))
     await complete(mailbox, *await take(mailbox, limit=1))
@@ -111,7 +111,7 @@ async def test_runs_are_taken_up_though_those_that_wait_for_their_owner_are_dama
 
 
 @pytest.mark.parametrize("kind", ["timeline", "bucket", "owner", "batch", "children"])
-async def test_a_parent_hears_of_its_child_though_what_is_counted_is_damaged(mailbox: Namespace, kind: str) -> None:
+async def test_a_parent_is_notified_of_its_child_in_spite_of_damaged_counts(mailbox: Namespace, kind: str) -> None:
     await put(mailbox, "parent")
     [parent] = await take(mailbox)
     child = NewRun("child", "a", [], {})
@@ -131,14 +131,14 @@ async def test_a_parent_hears_of_its_child_though_what_is_counted_is_damaged(mai
     assert await read_status(mailbox.scripts, "parent") == "queued"
 
 
-async def test_a_task_that_is_enqueued_again_is_stored_once_though_its_owner_is_damaged(mailbox: Namespace) -> None:
+async def test_a_task_that_is_enqueued_again_is_stored_once_in_spite_of_a_damaged_owner(mailbox: Namespace) -> None:
     await damage(mailbox, mailbox.keys.owner("o"))
     for _ in range(2):
         await enqueue(mailbox.scripts, task_id="t", agent="a", owner_id="o", conversation=[b"1"], fields={})
     assert await mailbox.connection.execute("LRANGE", mailbox.keys.conversation("t"), 0, -1) == [b"1"]
 
 
-async def test_what_is_held_and_not_executed_is_given_back_past_a_damaged_one(mailbox: Namespace) -> None:
+async def test_runs_are_released_in_spite_of_a_damaged_one(mailbox: Namespace) -> None:
     await put(mailbox, "t1", "t2")
     await take(mailbox)
     await cancel(mailbox.scripts, task_id="t1")

@@ -1,4 +1,4 @@
-"""Which task a process died of: who is blamed for a death, who is not, and how suspects are told apart.
+"""Which run is blamed for the death of a process, which is not, and how suspects are separated.
 
 The server is a real Valkey and the scripts are real; nothing is fake. Nothing moves but what the test calls; time
 passes when the test says so (`Scene.pass_time`).
@@ -27,7 +27,7 @@ from tests.redis.stored import Contents, contents
 
 
 class Scene:
-    """A namespace, and what its processes do there."""
+    """A namespace and its processes."""
 
     def __init__(self, mailbox: Namespace) -> None:
         self.mailbox = mailbox
@@ -44,12 +44,12 @@ class Scene:
             await enqueue(self.scripts, task_id=name, agent="a", owner_id="o", conversation=[b"{}"], fields={})
 
     async def start(self, *processes: str) -> None:
-        """Processes come."""
+        """Register processes."""
         for process in processes:
             await lease.register(self.scripts, process=process, agent="a", lease=600, patience=0, about={})
 
     async def claims(self, process: str, count: int = 100, nonce: str = "") -> list[ClaimedRun]:
-        """What the process gets."""
+        """Claim for the process."""
         answer = await claim(
             self.scripts,
             ClaimRequest(
@@ -62,11 +62,11 @@ class Scene:
         return list(answer.runs)
 
     async def take(self, process: str, count: int = 100, nonce: str = "") -> set[str]:
-        """The names of what it gets."""
+        """Claim for the process, and return the names of the runs."""
         return {run.task_id for run in await self.claims(process, count, nonce)}
 
     async def die(self, process: str, cause: Cause = Cause.CRASHED) -> int:
-        """The process is no more, and everybody knows; another of its name comes."""
+        """The process dies and is reclaimed; another one of its name registers."""
         taken = await lease.reclaim_process(self.scripts, process=process, cause=cause)
         self.held.pop(process, None)
         await assert_invariants(self.mailbox.connection, self.mailbox.redis.namespace, quiet=True, end_events=False)
@@ -74,8 +74,8 @@ class Scene:
         return len(taken.go_on) + len(taken.given_up)
 
     async def finish_step(self, name: str, told: int = 1, entries: Iterable[str] = ("completion",)) -> None:
-        """The run's holder has a step journaled."""
-        epoch = self.tokens[name][1].epoch  # each time another step: what is in the journal is not taken again
+        """The run's holder records a step."""
+        epoch = self.tokens[name][1].epoch  # a new step each time: a recorded one is not recorded again
         noted = await record(
             self.scripts, task_id=name, token=self.tokens[name][1], message_number=told,
             entries={f"{entry} {epoch}": b"{}" for entry in entries}, events=[],
@@ -92,14 +92,14 @@ class Scene:
             self.held[process].discard(name)
 
     async def pass_time(self) -> None:
-        """All that is in backoff is due."""
+        """Make all runs in backoff due."""
         due = self.mailbox.keys.prefix + "due:a"
         for name in await self.mailbox.connection.execute("ZRANGE", due, 0, -1):
             await self.mailbox.connection.execute("ZADD", due, 1, name)
         await upkeep.promote(self.scripts, agent="a")
 
     async def stored(self) -> Contents:
-        """All that is stored."""
+        """Everything that is stored."""
         return await contents(self.mailbox.connection, self.mailbox.redis.namespace)
 
     async def counts(self, name: str) -> tuple[int, int, int]:
@@ -115,7 +115,7 @@ class Scene:
         return run
 
     async def take_token(self) -> bool:
-        """Somebody who waits for work takes the wake token, if there is one."""
+        """Take the wake token, if there is one."""
         return await self.mailbox.connection.execute("LPOP", self.mailbox.keys.wake("a")) is not None
 
     async def events(self, event_type: str) -> list[dict[str, Any]]:
@@ -129,7 +129,7 @@ class Scene:
         return int(await self.mailbox.connection.execute("HGET", self.mailbox.keys.owner("o"), "active"))
 
     async def get_on(self, names: Iterable[str], chance: random.Random, share: float) -> None:
-        """So many of these runs finish a turn; the third one ends them."""
+        """Let so many of these runs finish a turn. Their third turn ends them."""
         lucky = [name for name in sorted(names) if chance.random() < share]
         await asyncio.gather(
             *(self.settle(name, Action.COMPLETE if self.turns[name] == 2 else Action.CONTINUE) for name in lucky)
@@ -137,7 +137,7 @@ class Scene:
         self.turns.update(lucky)
 
     async def make_suspects(self, *names: str) -> None:
-        """These runs, and nothing else, are in a process that crashes, twice."""
+        """Let two processes crash that hold these runs and nothing else."""
         await self.put(*names)
         await self.start("first")
         for _ in range(2):
@@ -155,7 +155,7 @@ def scene(mailbox: Namespace) -> Scene:
 # -- what a death says
 
 
-async def test_nobody_is_blamed_when_a_process_leaves(scene: Scene) -> None:
+async def test_no_run_is_blamed_when_a_process_leaves(scene: Scene) -> None:
     await scene.put("t1", "t2")
     await scene.start("p")
     for _ in range(12):
@@ -167,7 +167,7 @@ async def test_nobody_is_blamed_when_a_process_leaves(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize(("cause", "crashes"), [(Cause.CRASHED, 1), (Cause.KILLED, 0)])
-async def test_a_death_among_several_is_counted_once_for_each_and_is_nobodys_strike(
+async def test_a_death_is_counted_once_for_each_of_several_runs_and_is_a_strike_for_none(
     scene: Scene, cause: Cause, crashes: int
 ) -> None:
     await scene.put("t1", "t2")
@@ -176,16 +176,16 @@ async def test_a_death_among_several_is_counted_once_for_each_and_is_nobodys_str
     await scene.put("t3")
     await scene.die("p", cause)
     before = await scene.stored()
-    await scene.die("p", cause)  # said twice
+    await scene.die("p", cause)  # reclaimed twice
     assert (await scene.stored()) == before
     assert await scene.counts("t1") == await scene.counts("t2") == (1, crashes, 0)
-    assert before["ready"]["a"][2] == "t3", "what was taken back goes first"
+    assert before["ready"]["a"][2] == "t3", "a reclaimed run goes first"
     told = (await scene.events("task_reclaimed"))[-1]
     assert told["data"] == {"process": "p", "cause": str(cause), "recoveries": 1}
 
 
 @pytest.mark.parametrize("cause", [Cause.CRASHED, Cause.KILLED])
-async def test_a_run_whose_process_dies_three_times_with_nothing_else_in_it_is_given_up(
+async def test_a_run_whose_process_dies_three_times_while_it_holds_nothing_else_is_given_up(
     scene: Scene, cause: Cause
 ) -> None:
     await scene.put("t1")
@@ -205,8 +205,8 @@ async def test_a_run_whose_process_dies_three_times_with_nothing_else_in_it_is_g
     assert [event["error"] for event in await scene.events("run_failed")] == [run.error]
 
 
-async def test_the_last_part_of_a_large_process_was_not_alone_in_it(scene: Scene) -> None:
-    """A burial takes a hundred runs back at a time."""
+async def test_the_last_run_that_is_reclaimed_in_parts_was_not_alone(scene: Scene) -> None:
+    """One call reclaims a hundred runs."""
     await scene.put(*(f"t{number}" for number in range(101)))
     await scene.start("p")
     await scene.take("p", count=101)
@@ -214,8 +214,8 @@ async def test_the_last_part_of_a_large_process_was_not_alone_in_it(scene: Scene
     assert {await scene.counts(f"t{number}") for number in range(101)} == {(1, 0, 0)}
 
 
-async def test_who_dies_with_others_again_and_again_is_given_up_in_the_end(scene: Scene) -> None:
-    """Killed from outside, so nothing says who it was: twelve times, with pauses, without a finished step."""
+async def test_runs_that_die_together_again_and_again_are_given_up_in_the_end(scene: Scene) -> None:
+    """Kills from outside blame no run. Twelve in a row, with pauses and without a finished step, end it."""
     await scene.put("t1", "t2")
     await scene.start("p")
     for number in range(12):
@@ -232,7 +232,7 @@ async def test_who_dies_with_others_again_and_again_is_given_up_in_the_end(scene
     assert await scene.counts("t2") == (7, 0, 0)
 
 
-async def test_those_who_died_together_come_back_one_by_one(scene: Scene) -> None:
+async def test_runs_that_died_together_are_due_at_different_times(scene: Scene) -> None:
     names = [f"t{number}" for number in range(50)]
     await scene.put(*names)
     await scene.start("p")
@@ -242,7 +242,7 @@ async def test_those_who_died_together_come_back_one_by_one(scene: Scene) -> Non
         await scene.die("p", Cause.KILLED)
         due = (await scene.stored())["due"].get("a", {})
         if recoveries <= 3:
-            assert not due, "a kill from outside mostly is no run's doing"
+            assert not due, "a kill from outside mostly has nothing to do with a run"
             continue
         pauses = sorted(int(at) - now for at in due.values())
         seconds = 1000 * min(2 ** (recoveries - 4), 64)
@@ -254,7 +254,7 @@ async def test_those_who_died_together_come_back_one_by_one(scene: Scene) -> Non
 # -- suspects
 
 
-async def test_suspects_are_executed_apart_from_each_other_beside_others(scene: Scene) -> None:
+async def test_suspects_are_executed_one_to_a_process_next_to_other_runs(scene: Scene) -> None:
     await scene.make_suspects("s1", "s2", "s3")
     await scene.start("p1", "p2")
     await scene.put("t1", "t2", "t3")
@@ -263,13 +263,13 @@ async def test_suspects_are_executed_apart_from_each_other_beside_others(scene: 
     assert await scene.take("p1", count=3, nonce="n") == stored["held"]["p1"], "the answer was lost"
     assert await scene.stored() == stored
     assert len(stored["suspects"]["a"]) == 2
-    assert await scene.take("p1") == {"t3"}, "as many others as it has room for"
+    assert await scene.take("p1") == {"t3"}, "as many others as it has slots for"
     assert len(await scene.take("p2")) == 1
     assert len((await scene.stored())["suspects"]["a"]) == 1
 
 
 @pytest.mark.parametrize("how", ["step", "turn", "backoff with a step", "completed"])
-async def test_a_finished_step_acquits_and_the_next_suspect_comes(scene: Scene, how: str) -> None:
+async def test_a_finished_step_clears_the_blame_and_the_next_suspect_is_claimed(scene: Scene, how: str) -> None:
     await scene.make_suspects("s1", "s2")
     await scene.start("p")
     [suspect] = await scene.take("p")
@@ -283,12 +283,12 @@ async def test_a_finished_step_acquits_and_the_next_suspect_comes(scene: Scene, 
     else:
         await scene.settle(suspect, Action.BACKOFF, done=False, entries={"tool:1": b"{}"}, delay=60.0)
     assert await scene.counts(suspect) == (0, 0, 0)
-    assert await scene.take_token(), "somebody hears that there is a place"
+    assert await scene.take_token(), "a token says that a suspect may be claimed"
     assert await scene.take("p") == {"s1", "s2"} - {suspect}
 
 
 async def test_what_concerns_a_suspect_may_be_sent_twice(scene: Scene) -> None:
-    """As after a lost reply: the claim, the step that acquits it, the burial that is its last."""
+    """As after a lost reply: the claim, the record that clears the blame, the last reclaim."""
     await scene.make_suspects("s1", "s2")
     await scene.put("t1")
     await scene.start("p")
@@ -314,11 +314,13 @@ async def test_what_concerns_a_suspect_may_be_sent_twice(scene: Scene) -> None:
 
 
 @pytest.mark.parametrize("action", [Action.RELEASE, Action.BACKOFF])
-async def test_who_leaves_its_process_without_a_finished_step_stays_a_suspect(scene: Scene, action: Action) -> None:
+async def test_a_suspect_that_leaves_its_process_without_a_finished_step_stays_one(
+    scene: Scene, action: Action
+) -> None:
     await scene.make_suspects("s1", "s2")
     await scene.start("p")
     [suspect] = await scene.take("p")
-    await scene.finish_step(suspect, entries=())  # news, but no step
+    await scene.finish_step(suspect, entries=())  # events, but no step
     await scene.take_token()
     await scene.settle(suspect, action, done=False)
     await scene.pass_time()
@@ -329,7 +331,7 @@ async def test_who_leaves_its_process_without_a_finished_step_stays_a_suspect(sc
     assert set((await scene.stored())["suspects"]["a"]) == {"s1", "s2"}
 
 
-async def test_a_crash_is_the_only_suspects_strike_and_not_its_neighbours(scene: Scene) -> None:
+async def test_a_crash_is_a_strike_for_the_suspect_and_not_for_its_neighbours(scene: Scene) -> None:
     await scene.make_suspects("s1", "s2")
     await scene.put("t1", "t2")
     await scene.start("p")
@@ -337,7 +339,7 @@ async def test_a_crash_is_the_only_suspects_strike_and_not_its_neighbours(scene:
     [suspect] = held & {"s1", "s2"}
     [other] = {"s1", "s2"} - {suspect}
     await scene.die("p", Cause.KILLED)
-    assert await scene.counts(suspect) == (3, 2, 0), "from outside: nobody's fault, as long as there are others"
+    assert await scene.counts(suspect) == (3, 2, 0), "a kill from outside blames no run, as long as there are others"
     assert await scene.take("p") == {"t1", "t2", other}
     await scene.die("p", Cause.CRASHED)
     assert await scene.counts(suspect) == (3, 2, 0)
@@ -345,7 +347,7 @@ async def test_a_crash_is_the_only_suspects_strike_and_not_its_neighbours(scene:
     assert await scene.counts("t1") == await scene.counts("t2") == (2, 1, 0)
 
 
-async def test_a_waiting_suspect_is_cancelled_at_once(scene: Scene) -> None:
+async def test_a_queued_suspect_is_cancelled_at_once(scene: Scene) -> None:
     await scene.make_suspects("s1", "s2")
     for _ in range(2):
         assert (await cancel(scene.scripts, task_id="s1")).status == "cancelled"
@@ -369,7 +371,7 @@ async def test_a_cancelled_suspect_leaves_its_place_to_the_next(scene: Scene) ->
 
 
 class Waiters:
-    """Processes that have room and wait for the token. The server serves them in turn."""
+    """Processes with free slots that wait for the token. The server serves them in turn."""
 
     def __init__(self, scene: Scene, *processes: str) -> None:
         self.scene = scene
@@ -378,17 +380,17 @@ class Waiters:
         self.taken: dict[str, set[str]] = {process: set() for process in processes}
 
     async def serve(self) -> None:
-        """Until nobody finds a token any more."""
+        """Until no process finds a token any more."""
         while await self.scene.take_token():
             process = self.waiting.popleft()
             self.taken[process] |= await self.scene.take(process)
             self.waiting.append(process)
             self.claims += 1
-            assert self.claims < 100, "the token goes round and round"
+            assert self.claims < 100, "the token circulates"
 
 
 @pytest.mark.parametrize("seed", range(10))
-async def test_each_suspect_finds_the_process_that_may_take_it_and_no_token_goes_round(scene: Scene, seed: int) -> None:
+async def test_each_suspect_is_claimed_by_a_process_that_may_and_no_token_circulates(scene: Scene, seed: int) -> None:
     chance = random.Random(seed)
     await scene.make_suspects("s1", "s2", "s3", "s4", "s5", "s6")
     processes = ["p1", "p2", "p3"]
@@ -408,12 +410,12 @@ async def test_each_suspect_finds_the_process_that_may_take_it_and_no_token_goes
         assert len(waiters.taken[free]) == (1 if left or sum(map(len, waiters.taken.values())) == 3 else 0)
 
 
-async def test_a_token_that_nobody_can_use_is_dropped_until_there_is_a_place(scene: Scene) -> None:
+async def test_a_token_that_no_process_can_use_is_dropped_until_one_can(scene: Scene) -> None:
     await scene.make_suspects("s1", "s2")
     await scene.start("p")
     await scene.take_token()
     [suspect] = await scene.take("p")
-    assert await scene.take_token(), "another process may have a place"
+    assert await scene.take_token(), "another process may claim a suspect"
     for _ in range(3):
         assert not await scene.take("p")
         assert not await scene.take_token()
@@ -426,7 +428,7 @@ async def test_a_token_that_nobody_can_use_is_dropped_until_there_is_a_place(sce
     assert {"t1", "s1", "s2"} - {suspect} == await scene.take("p")
 
 
-async def test_a_process_that_passed_a_token_on_passes_on_the_one_of_the_next_suspects(scene: Scene) -> None:
+async def test_a_process_that_passed_a_token_on_passes_on_the_one_of_new_suspects(scene: Scene) -> None:
     await scene.make_suspects("s1", "s2")
     await scene.start("p1", "p2")
     while await scene.take_token():
@@ -439,7 +441,7 @@ async def test_a_process_that_passed_a_token_on_passes_on_the_one_of_the_next_su
     assert waiters.taken["p2"] and not waiters.taken["p1"]
 
 
-async def test_a_process_without_room_passes_the_token_on(scene: Scene) -> None:
+async def test_a_process_without_a_free_slot_passes_the_token_on(scene: Scene) -> None:
     await scene.make_suspects("s1")
     await scene.start("p")
     await scene.take_token()
@@ -453,7 +455,7 @@ async def test_a_process_without_room_passes_the_token_on(scene: Scene) -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 async def test_a_culprit_among_thirty_is_found_and_its_neighbours_complete(scene: Scene, seed: int) -> None:
-    """Three processes with eleven slots each. Whatever holds the culprit crashes, mostly before the others get on."""
+    """Three processes with eleven slots each. The one that holds the culprit crashes, mostly before others progress."""
     chance = random.Random(seed)
     names = ["culprit", *(f"t{number}" for number in range(30))]
     chance.shuffle(names)
@@ -483,8 +485,8 @@ async def test_a_culprit_among_thirty_is_found_and_its_neighbours_complete(scene
 
 
 @pytest.mark.parametrize("seed", range(3))
-async def test_a_storm_of_kills_ends_nobody(scene: Scene, seed: int) -> None:
-    """Four processes, 200 runs of three turns, fifty kills from outside; some runs get on between them, some do not."""
+async def test_a_storm_of_kills_ends_no_run(scene: Scene, seed: int) -> None:
+    """Four processes, 200 runs of three turns, fifty kills from outside. Some runs progress in between, some do not."""
     chance = random.Random(seed)
     await scene.put(*(f"t{number}" for number in range(200)))
     processes = ["p1", "p2", "p3", "p4"]
@@ -496,7 +498,7 @@ async def test_a_storm_of_kills_ends_nobody(scene: Scene, seed: int) -> None:
             await scene.take(process)
         await scene.get_on(set().union(*scene.held.values()), chance, 0.05)
         await scene.die(chance.choice(processes), Cause.KILLED)
-    assert await scene.active() > 50, "it was a storm to the end"
+    assert await scene.active() > 50, "runs were active until the end"
     while await scene.active():
         await scene.pass_time()
         await scene.get_on(await scene.take("p1") | set().union(*scene.held.values()), chance, 0.5)

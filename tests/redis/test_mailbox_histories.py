@@ -38,19 +38,19 @@ class History:
         self.scripts = mailbox.scripts
         self.random = random.Random(seed)
         self.tokens: list[tuple[str, str, Token]] = []
-        """Every token that was ever given out: run, process, token."""
+        """Every token of every claim: run, process, token."""
         self.cancelled: set[str] = set()
-        self.posted: Counter[str] = Counter()
+        self.steered: Counter[str] = Counter()
         self.enqueued: set[str] = set()
         self.calls: list[tuple[str, str]] = []
-        """Deferred calls that were begun: run, call id. Each is waited for once."""
-        self.given: set[tuple[str, str]] = set()
+        """Deferred calls that have begun: run, call id. Each is awaited once."""
+        self.delivered: set[tuple[str, str]] = set()
 
     async def happen(self) -> None:
         """One step of the history."""
         deeds = {
             self.enqueue: 2, self.claim: 5, self.work: 3, self.settle: 8, self.park: 4, self.spawn: 2, self.deliver: 4,
-            self.steer: 2, self.cancel: 1, self.die: 1, self.lose_lease: 1, self.tend: 3,
+            self.steer: 2, self.cancel: 1, self.die: 1, self.lose_lease: 1, self.maintain: 3,
         }  # fmt: skip
         await self.random.choices(list(deeds), list(deeds.values()))[0]()
 
@@ -60,7 +60,7 @@ class History:
         self.enqueued.add(run)
 
     async def claim(self) -> None:
-        """As a process does it that took a wake token: it registers if it has to, and claims, now and then twice."""
+        """Like a process that took a wake token: register if necessary, and claim, sometimes twice."""
         process, count, nonce = self.random.choice(PROCESSES), self.random.randint(0, 3), f"n{self.random.random()}"
         await self.mailbox.connection.execute("LPOP", self.mailbox.keys.wake("a"))
         for _ in range(self.random.randint(1, 3)):
@@ -73,7 +73,7 @@ class History:
         if isinstance(answer, Claim):
             self.tokens += [(found.task_id, process, found.token) for found in answer.runs]
         else:
-            await upkeep.promote(self.scripts, agent="a")  # it died with the token in hand
+            await upkeep.promote(self.scripts, agent="a")  # it died after it took the token
 
     async def register(self, process: str) -> None:
         await lease.register(self.scripts, process=process, agent="a", lease=60, patience=0, about={})
@@ -119,7 +119,7 @@ class History:
                 self.tokens.append((run, process, token.next()))
 
     async def park(self) -> None:
-        """Begin some calls, perhaps hear of a result, and wait for them and for some runs, mostly its own children."""
+        """Begin some calls, perhaps get a result, and park for them and for some runs, mostly its own children."""
         if not self.tokens:
             return
         run, process, token = self.tokens[-1] if self.random.random() < 0.7 else self.random.choice(self.tokens)
@@ -148,7 +148,7 @@ class History:
             await self.commit(run, process, token, work)
 
     async def spawn(self) -> None:
-        """As a step does it that is executed again: the same children, whoever executes it."""
+        """Like a step that is executed again: the same children, whatever process executes it."""
         if self.tokens:
             run, _, token = self.random.choice(self.tokens[-3:])
             batch = self.random.choice(["", "b"])
@@ -161,16 +161,16 @@ class History:
                 self.enqueued.update(names)
 
     async def deliver(self) -> None:
-        """A result, mostly for a call of late; it is accepted once."""
+        """Deliver a result, mostly for a recent call. It is accepted once."""
         if self.calls:
             run, call = self.random.choice(self.calls[-6:])
             accepted = [
                 await deliver(self.scripts, task_id=run, tool_call_id=call, result=b'{"output_str":""}')
                 for _ in range(self.random.randint(1, 2))
             ]
-            assert accepted.count(True) <= ((run, call) not in self.given)
+            assert accepted.count(True) <= ((run, call) not in self.delivered)
             if True in accepted:
-                self.given.add((run, call))
+                self.delivered.add((run, call))
 
     async def steer(self) -> None:
         run = self.random.choice(sorted(self.enqueued) or RUNS)
@@ -179,7 +179,7 @@ class History:
             try:
                 for _ in range(self.random.randint(1, 2)):
                     await steer(self.scripts, task_id=run, message_id=message_id, messages=[b'{"steer":1}'])
-                self.posted[run] += 1
+                self.steered[run] += 1
             except InactiveTaskError:
                 pass
 
@@ -201,20 +201,20 @@ class History:
     async def lose_lease(self) -> None:
         await self.mailbox.connection.execute("DEL", self.mailbox.keys.lease(self.random.choice(PROCESSES)))
 
-    async def tend(self) -> None:
+    async def maintain(self) -> None:
         await lease.reclaim(self.scripts, most=self.random.randint(1, 5))
-        for run in self.enqueued:  # time passes: what is due, is due
+        for run in self.enqueued:  # time passes
             await self.mailbox.connection.execute("ZADD", self.mailbox.keys.prefix + "due:a", "XX", 1, run)
         await upkeep.promote(self.scripts, agent="a")
         await cascade(self.scripts)
 
     async def end(self) -> None:
-        """Let everything that is still under way come to its end."""
+        """Let everything end."""
         for process in PROCESSES:
             await lease.reclaim_process(self.scripts, process=process, cause=Cause.LEFT)
         await self.register("p1")
         for _ in range(100):
-            await self.tend()
+            await self.maintain()
             answer = await claim(
                 self.scripts, ClaimRequest(process="p1", worker="w", agent="a", count=9, recovery_limit=2)
             )
@@ -236,7 +236,7 @@ class History:
         raise AssertionError("it does not end")
 
     async def open_calls(self) -> list[tuple[str, str]]:
-        """What parked runs wait for that somebody has to give."""
+        """The open deferred calls of parked runs."""
         stored = [await read_run(self.scripts, run) for run in self.enqueued]
         return [
             (run.task_id, key.removeprefix("tool:"))
@@ -272,8 +272,10 @@ async def test_whatever_happens_the_invariants_hold(mailbox: Namespace, seed: in
             assert found.status == "cancelled", "an accepted cancel ends as cancelled"
         messages = [load_json(message) for message in found.conversation].count({"steer": 1})
         told = any(b'"run_steering_failed"' in event and b'"task_id":"%s"' % run.encode() in event for event in events)
-        assert messages <= history.posted[run]
-        assert messages == history.posted[run] or (told and found.status != "completed"), "accepted steering is applied"
+        assert messages <= history.steered[run]
+        assert messages == history.steered[run] or (told and found.status != "completed"), (
+            "accepted steering is applied"
+        )
         mine = b'"task_id":"%s"' % run.encode()
         ends = [event for event in events if b'"run_cancelled"' in event and mine in event]
         assert len(ends) == (found.status == "cancelled")

@@ -1,4 +1,4 @@
-"""Each script twice with the same arguments: the same answer and the same state, since every command may be sent again.
+"""Each script twice with the same arguments has the same answer and the same state: every command may be sent again.
 
 The server is a real Valkey and the scripts are real; nothing is fake. Nothing moves but what the test calls.
 """
@@ -14,6 +14,7 @@ import pytest
 from factorial._core.json import load_json
 from factorial.errors import InactiveTaskError, MailboxFullError, TaskNotFoundError
 from factorial.mailbox import Namespace
+from factorial.mailbox.keys import KINDS
 from factorial.mailbox.operations import lease, upkeep
 from factorial.mailbox.operations.cancel import Cancelled, cancel
 from factorial.mailbox.operations.claim import Claim, ClaimedRun, ClaimRequest, NoLease, Token, claim, new_nonce
@@ -83,7 +84,7 @@ async def event_types(mailbox: Namespace, owner_id: str = "o") -> list[str]:
 
 
 async def same_twice(mailbox: Namespace, call: Callable[[], Awaitable[Any]]) -> Any:
-    """Call twice; fail unless answer and state are the same. Gives the answer."""
+    """Call twice. Fail unless answer and state are the same. Returns the answer."""
     first = await call()
     after_first = await state(mailbox)
     second = await call()
@@ -108,7 +109,7 @@ async def test_enqueue_twice_is_once(mailbox: Namespace) -> None:
 
 
 async def test_enqueue_of_a_run_that_ended_is_refused_too(mailbox: Namespace) -> None:
-    """An id is one run, as long as the run is kept: a late retry of the enqueue does not start it again."""
+    """An id is one run as long as the run is stored: a late retry of the enqueue does not start it again."""
     run = await taken(mailbox)
     await do(mailbox, run.token, Action.COMPLETE)
     assert (await put(mailbox)).event_id == ""
@@ -116,7 +117,7 @@ async def test_enqueue_of_a_run_that_ended_is_refused_too(mailbox: Namespace) ->
 
 
 async def test_claim_again_with_the_same_nonce_gives_the_same_runs(mailbox: Namespace) -> None:
-    """The answer to the first was lost: nobody else can be executing what it took."""
+    """The answer to the first was lost: no other process can execute what it claimed."""
     await register(mailbox)
     for name in ("t1", "t2", "t3"):
         await put(mailbox, name)
@@ -142,7 +143,7 @@ async def test_register_twice_is_once(mailbox: Namespace) -> None:
     assert await same_twice(mailbox, lambda: register(mailbox)) == {"t1"}
 
 
-async def test_step_twice_is_once(mailbox: Namespace) -> None:
+async def test_record_twice_is_once(mailbox: Namespace) -> None:
     run = await taken(mailbox)
     assert await same_twice(mailbox, lambda: note(mailbox, run.token)) == Accepted(cancelled=False)
     assert (await event_types(mailbox)).count("e") == 1
@@ -151,10 +152,10 @@ async def test_step_twice_is_once(mailbox: Namespace) -> None:
 
 
 @pytest.mark.parametrize("arrived", [True, False])
-async def test_what_a_step_without_an_answer_told_is_told_once_with_the_commit(
+async def test_events_of_an_unanswered_record_are_published_once_with_the_commit(
     mailbox: Namespace, arrived: bool
 ) -> None:
-    """Nobody knows whether the step has arrived, so its events go along with the commit, too."""
+    """The client does not know whether the record arrived, so the commit carries its events, too."""
     run = await taken(mailbox)
     event, later = b'{"event_type":"e","task_id":"t1"}', b'{"event_type":"later","task_id":"t1"}'
     if arrived:
@@ -199,7 +200,7 @@ async def test_commit_twice_is_once(mailbox: Namespace, action: Action, status: 
     assert types.count("run_cancelled") == (action is Action.CANCEL)
 
 
-async def test_post_twice_is_once(mailbox: Namespace) -> None:
+async def test_steer_twice_is_once(mailbox: Namespace) -> None:
     await put(mailbox)
     await same_twice(mailbox, lambda: steer(mailbox.scripts, task_id="t1", message_id="m", messages=[b"1", b"2"]))
     assert (await state(mailbox))["mail"]["t1"] == ["1", "2"]
@@ -214,7 +215,7 @@ async def test_cancel_twice_is_once(mailbox: Namespace) -> None:
     assert await event_types(mailbox) == ["run_enqueued", "run_cancelled"]
 
 
-async def test_cancel_of_a_held_run_twice_tells_its_holder(mailbox: Namespace) -> None:
+async def test_cancel_of_a_held_run_twice_signals_its_holder(mailbox: Namespace) -> None:
     run = await taken(mailbox)
     for _ in range(2):
         assert await cancel(mailbox.scripts, task_id="t1") == Cancelled(TaskStatus.PROCESSING, ended_here=False)
@@ -233,7 +234,7 @@ async def test_what_is_reclaimed_is_reclaimed_once(mailbox: Namespace) -> None:
     assert len((await lease.reclaim(mailbox.scripts, most=10)).go_on) == 0
     assert await state(mailbox) == stored
     assert stored["ready"] == {"a": ["t1"]} and not stored["processes"] and not stored["held"]
-    assert stored["run"]["t1"]["epoch"] == "2"  # whatever comes from the dead is out of date
+    assert stored["run"]["t1"]["epoch"] == "2"  # late writes of the dead process are refused
 
 
 async def test_expire_removes_the_run_and_all_that_belongs_to_it(mailbox: Namespace) -> None:
@@ -248,7 +249,7 @@ async def test_expire_removes_the_run_and_all_that_belongs_to_it(mailbox: Namesp
     stored = await state(mailbox)
     assert await remove() == 0
     assert await state(mailbox) == stored
-    assert not {"r", "l", "x", "j", "m", "d", "t"} & {kind for kind, names in stored.items() if names}
+    assert not {kind for kind, names in stored.items() if names and (KINDS[kind].is_of_run or kind == "ended")}
     with pytest.raises(TaskNotFoundError):
         await cancel(mailbox.scripts, task_id="t1")
 
@@ -267,7 +268,7 @@ STALE = ["committed", "reclaimed", "claimed again", "claimed by the same request
 
 
 async def stale(mailbox: Namespace, how: str) -> Token:
-    """A token that was good once."""
+    """A token that was valid before."""
     run = await taken(mailbox)
     if how == "committed":
         await do(mailbox, run.token, Action.CONTINUE)
@@ -280,11 +281,11 @@ async def stale(mailbox: Namespace, how: str) -> Token:
         await take(mailbox, "p2")
     elif (
         how == "claimed by the same request"
-    ):  # it was sent twice, and the second one came after the process was buried
+    ):  # it was sent twice, and the second copy arrived after the process was reclaimed
         await lease.reclaim_process(mailbox.scripts, process="p", cause=Cause.KILLED)
         await register(mailbox)
         await mailbox.scripts.run("claim", "p", "w", "a", 1, run.token.nonce, 3, 0)
-    elif how == "rolled back":  # a failover: the same epoch was given to somebody else
+    elif how == "rolled back":  # a failover: another claim has the same epoch
         await mailbox.connection.execute("HSET", mailbox.keys.run("t1"), "nonce", "another")
     elif how == "cancelled":
         await lease.reclaim_process(mailbox.scripts, process="p", cause=Cause.KILLED)
@@ -306,7 +307,7 @@ async def test_a_commit_with_an_old_token_changes_nothing(mailbox: Namespace, ho
 
 
 @pytest.mark.parametrize("how", STALE[1:])
-async def test_a_step_with_an_old_token_changes_nothing(mailbox: Namespace, how: str) -> None:
+async def test_a_record_with_an_old_token_changes_nothing(mailbox: Namespace, how: str) -> None:
     token = await stale(mailbox, how)
     before = await state(mailbox)
     assert isinstance(await note(mailbox, token, number=99), Superseded)
@@ -323,8 +324,8 @@ async def test_spawn_with_an_old_token_changes_nothing(mailbox: Namespace, how: 
     assert await state(mailbox) == before
 
 
-async def test_a_step_of_the_turn_before_changes_nothing(mailbox: Namespace) -> None:
-    """It was sent before the commit and arrives after it, on a second try."""
+async def test_a_record_of_the_turn_before_changes_nothing(mailbox: Namespace) -> None:
+    """It was sent before the commit, and its second copy arrives after the commit."""
     run = await taken(mailbox)
     await do(mailbox, run.token, Action.CONTINUE)
     before = await state(mailbox)
@@ -342,7 +343,7 @@ async def test_a_process_without_a_lease_claims_nothing(mailbox: Namespace) -> N
 # -- order, wake tokens, due runs
 
 
-async def test_runs_are_claimed_in_the_order_in_which_they_came(mailbox: Namespace) -> None:
+async def test_runs_are_claimed_in_the_order_of_their_enqueueing(mailbox: Namespace) -> None:
     await register(mailbox)
     for number in range(5):
         await put(mailbox, f"t{number}")
@@ -370,7 +371,7 @@ async def test_a_released_run_is_first_in_the_queue(mailbox: Namespace) -> None:
     await do(mailbox, run.token, Action.RELEASE, turn_done=False)
     runs = await take(mailbox)
     assert [run.task_id for run in runs] == ["t1", "t2"]
-    assert [run.retries for run in runs] == [0, 0]  # to be given back is no failure
+    assert [run.retries for run in runs] == [0, 0]  # a release is not a failure
 
 
 async def test_a_run_in_backoff_is_claimed_when_it_is_due_and_not_before(mailbox: Namespace) -> None:
@@ -437,7 +438,7 @@ async def test_thousands_of_messages_and_fields_fit_in_one_commit(mailbox: Names
     assert stored.fields["f3000"] == b"3000"
 
 
-async def test_a_process_that_died_with_the_wake_token_in_hand_gives_it_back(mailbox: Namespace) -> None:
+async def test_the_wake_token_of_a_dead_process_is_restored(mailbox: Namespace) -> None:
     await register(mailbox)
     await put(mailbox)
     await mailbox.connection.execute("LPOP", mailbox.keys.wake("a"))
@@ -454,7 +455,7 @@ async def test_publish_twice_is_once(mailbox: Namespace) -> None:
 
 @pytest.mark.parametrize("parked", [False, True])
 async def test_a_result_is_accepted_once(mailbox: Namespace, parked: bool) -> None:
-    """Of several, the first: before the run waits for it, or after."""
+    """Of several results, the first is accepted: before the run has parked, or after."""
     run = await taken(mailbox)
     await note(mailbox, run.token, entries={"expected:tool:c1": b"1"})
     park = {"plan": b"[]", "awaits": {"tool:c1": 0.0, "tool:c2": 0.0}}
@@ -471,7 +472,7 @@ async def test_a_result_is_accepted_once(mailbox: Namespace, parked: bool) -> No
 
 
 async def test_a_completion_with_unread_mail_becomes_another_turn(mailbox: Namespace) -> None:
-    """The mail enters the conversation behind the turn's messages, in the same step; a lost answer is given again."""
+    """The mail enters the conversation after the turn's messages, in the same script. A lost answer is repeated."""
     run = await taken(mailbox)
     await steer(mailbox.scripts, task_id="t1", message_id="m", messages=[b"1", b"2"])
 
@@ -494,10 +495,10 @@ async def test_a_completion_with_unread_mail_becomes_another_turn(mailbox: Names
 
 
 @pytest.mark.parametrize("parked", [False, True], ids=["continue", "resume"])
-async def test_a_lost_answer_is_not_given_to_a_process_that_was_buried_meanwhile(
+async def test_a_lost_answer_is_not_repeated_to_a_process_that_was_reclaimed_meanwhile(
     mailbox: Namespace, parked: bool
 ) -> None:
-    """The turn that it leads to is another process's, and so is the mail that has come since."""
+    """Another process has the next turn, and the mail that has arrived since."""
     run = await taken(mailbox)
     await steer(mailbox.scripts, task_id="t1", message_id="m", messages=[b"1"])
     action = Action.PARK if parked else Action.CONTINUE
@@ -520,8 +521,8 @@ async def test_mail_is_read_when_the_run_is_claimed(mailbox: Namespace) -> None:
     assert (await event_types(mailbox))[-1] == "run_steering_applied"
 
 
-async def test_mail_waits_while_a_turn_that_was_begun_is_to_be_finished(mailbox: Namespace) -> None:
-    """The model of that turn has answered already, and has not seen it."""
+async def test_mail_is_not_read_before_a_turn_that_has_begun_is_finished(mailbox: Namespace) -> None:
+    """The model has answered in that turn without it."""
     run = await taken(mailbox)
     await note(mailbox, run.token)
     await do(mailbox, run.token, Action.RELEASE, turn_done=False)
@@ -532,14 +533,14 @@ async def test_mail_waits_while_a_turn_that_was_begun_is_to_be_finished(mailbox:
     assert answer == Committed(Action.CONTINUE, [b"1"])
 
 
-async def test_mail_that_nobody_read_is_answered_when_the_run_fails(mailbox: Namespace) -> None:
+async def test_unread_mail_is_answered_when_the_run_fails(mailbox: Namespace) -> None:
     run = await taken(mailbox)
     await steer(mailbox.scripts, task_id="t1", message_id="m", messages=[b"1"])
     await do(mailbox, run.token, Action.FAIL, turn_done=False, error="oh")
     assert (await event_types(mailbox))[-1] == "run_steering_failed"
 
 
-async def test_a_full_mailbox_and_an_ended_run_take_no_mail(mailbox: Namespace) -> None:
+async def test_a_full_mailbox_and_an_ended_run_accept_no_mail(mailbox: Namespace) -> None:
     await put(mailbox)
     await steer(mailbox.scripts, task_id="t1", message_id="m", messages=[b"1"] * 1000)
     with pytest.raises(MailboxFullError, match="1000 steering messages"):
@@ -561,7 +562,7 @@ async def test_a_missing_lease_is_noted_first_and_reclaimed_after_the_patience(m
     await mailbox.connection.execute("DEL", mailbox.keys.lease("p"))
     for _ in range(3):
         assert len((await lease.reclaim(mailbox.scripts, most=10)).go_on) == 0
-    await register(mailbox, patience=30.0)  # it lives: the note is taken back
+    await register(mailbox, patience=30.0)  # it lives: the note is removed
     assert (await state(mailbox))["processes"][""] == {"p": "0"}
     await mailbox.connection.execute("DEL", mailbox.keys.lease("p"))
     assert len((await lease.reclaim(mailbox.scripts, most=10)).go_on) == 0
@@ -581,7 +582,7 @@ async def test_reclaiming_goes_on_in_parts_until_nothing_is_left(mailbox: Namesp
 
 
 async def test_a_run_whose_holders_die_again_and_again_fails(mailbox: Namespace) -> None:
-    """The first time it is ready at once, then it waits, and then it fails as crash_loop: it was alone each time."""
+    """It is ready at once, then it backs off, then it fails as crash_loop: its processes held nothing else."""
     await put(mailbox)
     for status in ("queued", "backoff", "failed"):
         await mailbox.connection.execute("ZADD", mailbox.keys.prefix + "due:a", "XX", 1, "t1")
@@ -596,7 +597,7 @@ async def test_a_run_whose_holders_die_again_and_again_fails(mailbox: Namespace)
     assert (await event_types(mailbox))[-1] == "run_failed"
 
 
-async def test_a_finished_turn_makes_up_for_recoveries_and_retries(mailbox: Namespace) -> None:
+async def test_a_finished_turn_resets_recoveries_and_retries(mailbox: Namespace) -> None:
     await taken(mailbox)
     await lease.reclaim_process(mailbox.scripts, process="p", cause=Cause.KILLED)
     await register(mailbox)
@@ -631,7 +632,7 @@ async def test_other_processes_keep_what_they_hold(mailbox: Namespace) -> None:
     assert stored["held"] == {"p2": {"t2"}} and stored["lease"].keys() == {"p2"}
 
 
-async def test_a_dead_process_loses_what_it_is_said_to_hold_only_if_nobody_else_does(mailbox: Namespace) -> None:
+async def test_a_run_in_the_set_of_a_dead_process_is_reclaimed_only_from_its_holder(mailbox: Namespace) -> None:
     await taken(mailbox)
     await register(mailbox, "dead")
     await mailbox.connection.execute("SADD", mailbox.keys.held("dead"), "t1")  # as after a failover
@@ -643,7 +644,7 @@ async def test_a_dead_process_loses_what_it_is_said_to_hold_only_if_nobody_else_
 # -- the server forgets its scripts; time
 
 
-async def test_scripts_are_sent_again_to_a_server_that_forgot_them(mailbox: Namespace) -> None:
+async def test_scripts_are_sent_again_after_the_server_has_lost_them(mailbox: Namespace) -> None:
     await put(mailbox, "t1")
     await mailbox.connection.execute("SCRIPT", "FLUSH")
     await put(mailbox, "t2")
@@ -664,12 +665,12 @@ async def test_scripts_are_sent_again_to_a_server_that_forgot_them(mailbox: Name
     ],
 )
 async def test_the_scripts_write_dates_as_iso_8601(mailbox: Namespace, ms: int, shown: str) -> None:
-    """Lua has no calendar; ours is counted out."""
+    """Lua has no calendar, so the script computes the date."""
     text = MAILBOX.joinpath("lib/time.lua").read_text() + "return iso(tonumber(ARGV[1]))"
     assert (await mailbox.connection.execute("EVAL", text, 0, ms)).decode() == shown
 
 
-def test_every_script_says_what_it_takes_answers_and_tells() -> None:
+def test_every_script_documents_its_arguments_and_answers() -> None:
     """A header per script: purpose, arguments, answers."""
     scripts = [file for file in MAILBOX.glob("*/*.lua") if file.parent.name != "lib"]
     assert len(scripts) >= 11
@@ -678,8 +679,8 @@ def test_every_script_says_what_it_takes_answers_and_tells() -> None:
         assert text.startswith("#!lua") and "\n-- ARGV" in text and "-- Answers" in text, file.name
 
 
-async def test_a_claim_that_comes_late_on_a_connection_that_was_given_up_takes_nothing(mailbox: Namespace) -> None:
-    """Its answer goes nowhere: what it took would be held by a process that knows nothing of it."""
+async def test_an_old_claim_that_arrives_late_claims_nothing(mailbox: Namespace) -> None:
+    """Its answer is lost: the process would hold runs that it does not know."""
     await register(mailbox)
     await put(mailbox, "t1")
     older, newer = new_nonce(), new_nonce()

@@ -51,7 +51,7 @@ async def throttled(mailbox: Namespace) -> int:
     return (await read_queues(mailbox.scripts, ["a"]))["a"]["throttled"]
 
 
-async def test_a_throttled_run_that_is_gone_takes_no_place(mailbox: Namespace) -> None:
+async def test_a_throttled_run_that_is_gone_uses_up_no_place(mailbox: Namespace) -> None:
     await put(mailbox, "t1", "t2", "t3")
     [first] = await take(mailbox, limit=1)
     await mailbox.connection.execute("DEL", mailbox.keys.run("t2"), mailbox.keys.conversation("t2"))
@@ -62,8 +62,8 @@ async def test_a_throttled_run_that_is_gone_takes_no_place(mailbox: Namespace) -
     await mailbox.connection.execute("HINCRBY", mailbox.keys.owner("o"), "active", -1)  # as the invariants have it
 
 
-async def test_those_that_wait_are_counted_while_none_of_their_owner_is_held(mailbox: Namespace) -> None:
-    """The owner's next one stands at the end of a long queue. The count goes with the last of them."""
+async def test_throttled_runs_are_counted_while_none_of_their_owner_is_held(mailbox: Namespace) -> None:
+    """The owner's next run is at the end of a long queue. The count is removed with the last of them."""
     await put(mailbox, "t1", "t2", "t3", "t4")
     [first] = await take(mailbox, limit=1)
     await put(mailbox, "u1", owner="other")
@@ -76,7 +76,7 @@ async def test_those_that_wait_are_counted_while_none_of_their_owner_is_held(mai
     assert await mailbox.connection.execute("HKEYS", mailbox.keys.key("running", "a")) == [b"other"]
 
 
-async def test_an_owner_has_no_more_held_than_its_limit_and_others_pass_by(mailbox: Namespace) -> None:
+async def test_an_owner_has_no_more_held_runs_than_its_limit_and_others_overtake(mailbox: Namespace) -> None:
     await put(mailbox, "t1", "t2", "t3", "t4")
     await put(mailbox, "u1", owner="other")
     first = await take(mailbox)
@@ -88,7 +88,7 @@ async def test_an_owner_has_no_more_held_than_its_limit_and_others_pass_by(mailb
     assert await throttled(mailbox) == 1
 
 
-async def test_whatever_lets_go_of_a_run_lets_the_next_one_in(mailbox: Namespace) -> None:
+async def test_whatever_clears_the_holder_of_a_run_makes_the_next_one_ready(mailbox: Namespace) -> None:
     await put(mailbox, "t1", "t2", "t3")
     [first] = await take(mailbox, limit=1)
     await end(mailbox, first, Action.BACKOFF)
@@ -103,18 +103,18 @@ async def test_whatever_lets_go_of_a_run_lets_the_next_one_in(mailbox: Namespace
     assert await throttled(mailbox) == 0
 
 
-async def test_one_that_was_let_in_and_is_cancelled_before_it_is_taken_up_holds_nobody_up(mailbox: Namespace) -> None:
+async def test_an_unthrottled_run_that_is_cancelled_before_its_claim_blocks_no_other(mailbox: Namespace) -> None:
     await put(mailbox, "t1", "t2", "t3", "t4")
     [first] = await take(mailbox, limit=1)
-    await cancel(mailbox.scripts, task_id="t4")  # while it waits
+    await cancel(mailbox.scripts, task_id="t4")  # while it is throttled
     assert await throttled(mailbox) == 2
     await end(mailbox, first)
-    await cancel(mailbox.scripts, task_id="t2")  # after it was let in
+    await cancel(mailbox.scripts, task_id="t2")  # after it was unthrottled
     assert names(await take(mailbox, limit=1)) == ["t3"]
 
 
-async def test_an_owner_with_many_does_not_pass_others_by(mailbox: Namespace) -> None:
-    """Each time one of its runs ends, the next one queues up behind what came meanwhile."""
+async def test_an_owner_with_many_tasks_does_not_overtake_others(mailbox: Namespace) -> None:
+    """Each time one of its runs ends, the next one is queued after what was enqueued meanwhile."""
     await put(mailbox, "t1", "t2", "t3")
     [first] = await take(mailbox, limit=1)
     await put(mailbox, "u1", owner="other")
@@ -123,8 +123,8 @@ async def test_an_owner_with_many_does_not_pass_others_by(mailbox: Namespace) ->
     assert names(await take(mailbox, limit=1, count=1)) == ["t2"]
 
 
-async def test_a_run_that_comes_back_goes_before_those_that_have_not_begun(mailbox: Namespace) -> None:
-    """Whichever of its owner's comes to the head of the queue, the oldest of those that wait is taken up."""
+async def test_a_run_that_is_queued_again_goes_before_those_that_have_not_started(mailbox: Namespace) -> None:
+    """Whichever run of the owner comes to the head of the queue, the oldest throttled one is claimed."""
     await put(mailbox, "t1")
     await asyncio.sleep(0.01)  # the server's clock tells which is older
     await put(mailbox, "t2", "t3")
@@ -133,12 +133,12 @@ async def test_a_run_that_comes_back_goes_before_those_that_have_not_begun(mailb
         assert (run.task_id, await throttled(mailbox)) == ("t1", 2)
         await end(mailbox, run, action)
     await upkeep.promote(mailbox.scripts, agent="a")
-    [second] = await take(mailbox, limit=1)  # it was let in while t1 was not due
+    [second] = await take(mailbox, limit=1)  # it was unthrottled while t1 was not due
     await end(mailbox, second)
     assert names(await take(mailbox, limit=1)) == ["t1"]
 
 
-async def test_a_limit_that_is_raised_or_removed_lets_the_others_in(mailbox: Namespace) -> None:
+async def test_a_limit_that_is_raised_or_removed_makes_the_others_ready(mailbox: Namespace) -> None:
     await put(mailbox, *(f"t{number}" for number in range(8)))
     [first] = await take(mailbox, limit=1)
     await end(mailbox, first)
@@ -150,8 +150,8 @@ async def test_a_limit_that_is_raised_or_removed_lets_the_others_in(mailbox: Nam
     assert await throttled(mailbox) == 0
 
 
-async def test_all_of_an_owners_tasks_end_and_never_more_than_two_at_once(system: System) -> None:
-    """Two real runners, five owners with twelve tasks each, some of them cancelled on the way."""
+async def test_all_tasks_of_an_owner_end_and_never_more_than_two_at_once(system: System) -> None:
+    """Two real runners, five owners with twelve tasks each, some of them cancelled meanwhile."""
     at_once: Counter[str] = Counter()
     most: Counter[str] = Counter()
 

@@ -14,14 +14,14 @@ SOON = {"heartbeat_interval": 0.1, "missed_heartbeats": 100}
 
 
 async def saved(system: System) -> dict[bytes, bytes]:
-    """Everything that is stored in the namespace, as the server itself would save it."""
+    """Everything that is stored in the namespace, as the server would save it."""
     prefix = (await system.mailbox()).keys.prefix
     keys = await system.execute("KEYS", f"{prefix}*")
     return {key: await system.execute("DUMP", key) for key in keys}
 
 
 async def put_back(system: System, then: dict[bytes, bytes], process: Process) -> None:
-    """Go back to that state at once. The process's registration lives on: it was there then, too."""
+    """Restore that state at once. The process's registration is kept: it existed then, too."""
     prefix = (await system.mailbox()).keys.prefix
     now = await saved(system)
     stays = [f"{prefix}{name}".encode() for name in ("processes", f"lease:{process.name}", f"claims:{process.name}")]
@@ -55,8 +55,8 @@ async def nothing(number: int) -> None:
     """Nothing happens meanwhile."""
 
 
-async def test_what_a_process_was_done_with_and_holds_again_goes_on(system: System) -> None:
-    """The state of its last turn comes back after its end."""
+async def test_a_run_that_a_process_holds_again_after_its_end_goes_on(system: System) -> None:
+    """The state before its last turn is restored after its end."""
     agent = Watched()
     before: dict[bytes, bytes] = {}
 
@@ -73,11 +73,11 @@ async def test_what_a_process_was_done_with_and_holds_again_goes_on(system: Syst
     data = await system.ended(task_id)
     assert (data["status"], data["payload"]["output"], data["retries"]) == ("completed", "done", 0)
     assert (await system.types(task_id)).count("task_reclaimed") == 1
-    assert agent.calls == 3  # the turn that the server forgot, once more
+    assert agent.calls == 3  # the turn that the server has lost is taken again
 
 
-async def test_what_was_executed_under_a_claim_that_the_server_forgot_is_abandoned(system: System) -> None:
-    """Its model call is not waited for, and nothing of it is written; the run is taken up anew."""
+async def test_a_run_whose_claim_the_server_has_lost_is_abandoned(system: System) -> None:
+    """Its model call is abandoned, and nothing of it is written. The run is claimed again."""
     agent = Watched()
     task_id = await system.submit(agent)
     before = await saved(system)
@@ -93,8 +93,8 @@ async def test_what_was_executed_under_a_claim_that_the_server_forgot_is_abandon
     assert (data["status"], data["pickups"], agent.calls) == ("completed", 1, 3)
 
 
-async def test_a_journal_entry_that_the_server_lost_is_sent_again(system: System) -> None:
-    """The worker has the message still: nothing is lost, and no model call is made twice."""
+async def test_a_journal_entry_that_the_server_has_lost_is_sent_again(system: System) -> None:
+    """The worker still has the message: nothing is lost, and no model call is repeated."""
     agent = Watched()
 
     async def lose(number: int) -> None:

@@ -1,4 +1,4 @@
-"""What supervisors tell in the mailbox, and the orders they find there. A real Valkey; the supervisors are function
+"""The reports of supervisors, and the orders to them. A real Valkey; the supervisors are function
 calls, and nothing moves but what the test calls.
 """
 
@@ -45,7 +45,7 @@ async def publish(mailbox: Namespace, *names: str) -> None:
 
 
 async def silence(mailbox: Namespace, name: str, seconds: float) -> None:
-    """As if the supervisor had last told something so many seconds ago."""
+    """As if the supervisor had reported last so many seconds ago."""
     now, _ = await mailbox.connection.execute("TIME")
     moment = (int(now) - seconds) * 1000
     await mailbox.connection.execute("ZADD", f"{mailbox.keys.prefix}supervisors", moment, name)
@@ -63,7 +63,7 @@ async def taken(inbox: Inbox) -> Order:
 
 
 async def finds_nothing(inbox: Inbox) -> bool:
-    """Whether the inbox is empty for as long as a stray order would take to come."""
+    """Whether the inbox stays empty for as long as a stray order would take to arrive."""
     try:
         async with asyncio.timeout(0.3):
             await inbox.next()
@@ -82,7 +82,9 @@ async def test_reports_can_be_read_with_their_age(mailbox: Namespace) -> None:
     assert not a.is_lost
 
 
-async def test_one_that_is_silent_for_three_intervals_is_lost_until_it_speaks_again(mailbox: Namespace) -> None:
+async def test_a_supervisor_that_is_silent_for_three_intervals_is_lost_until_its_next_report(
+    mailbox: Namespace,
+) -> None:
     await publish(mailbox, "a", "b")
     await silence(mailbox, "a", 40)
     a, b = await reports.read_all(mailbox.scripts)
@@ -93,7 +95,7 @@ async def test_one_that_is_silent_for_three_intervals_is_lost_until_it_speaks_ag
     assert not any(one.is_lost for one in await reports.read_all(mailbox.scripts))
 
 
-async def test_one_that_is_silent_for_an_hour_is_forgotten_by_the_way(mailbox: Namespace) -> None:
+async def test_a_supervisor_that_is_silent_for_an_hour_is_forgotten_with_the_next_report(mailbox: Namespace) -> None:
     await publish(mailbox, "a", "b", "c")
     await silence(mailbox, "a", 3_700)
     await silence(mailbox, "b", 3_500)
@@ -103,18 +105,18 @@ async def test_one_that_is_silent_for_an_hour_is_forgotten_by_the_way(mailbox: N
     assert set(found["supervisors"][""]) == set(found["reports"][""]) == {"b", "c"}
 
 
-async def test_one_that_has_withdrawn_leaves_nothing(mailbox: Namespace) -> None:
+async def test_a_supervisor_that_has_withdrawn_leaves_nothing(mailbox: Namespace) -> None:
     before = await contents(mailbox.connection, mailbox.redis.namespace)
     await publish(mailbox, "a")
     await send(mailbox, "1")
     for _ in range(2):  # every command may be sent again
         await reports.withdraw(mailbox.scripts, supervisor="a")
     after = await contents(mailbox.connection, mailbox.redis.namespace)
-    assert after.pop("order") == {"1": b"1"}  # it goes by itself: see below
+    assert after.pop("order") == {"1": b"1"}  # it expires: see below
     assert after == before
 
 
-async def test_a_report_that_is_too_large_goes_without_its_children(mailbox: Namespace) -> None:
+async def test_a_report_that_is_too_large_is_stored_without_its_children(mailbox: Namespace) -> None:
     children = [{"id": f"a.{number}", "type": "worker", "last_exit": "x" * 1000} for number in range(5000)]
     report = {**REPORT, "tree": {**REPORT["tree"], "children": children}}  # type: ignore[dict-item]
     await reports.publish(mailbox.scripts, supervisor="a", report=report)
@@ -122,7 +124,7 @@ async def test_a_report_that_is_too_large_goes_without_its_children(mailbox: Nam
     assert heard.content == REPORT
 
 
-async def test_what_is_no_report_is_passed_over(mailbox: Namespace) -> None:
+async def test_a_malformed_report_is_skipped(mailbox: Namespace) -> None:
     await publish(mailbox, "a", "b")
     await mailbox.connection.execute("HSET", f"{mailbox.keys.prefix}reports", "a", "[not json")
     assert [one.name for one in await reports.read_all(mailbox.scripts)] == ["b"]
@@ -141,7 +143,7 @@ async def test_an_order_reaches_its_supervisor_and_no_other(
     assert (await taken(Inbox(mailbox.scripts, blocking, "b"))).id == "1"
 
 
-async def test_orders_come_in_the_order_in_which_they_were_given(mailbox: Namespace, inbox: Inbox) -> None:
+async def test_orders_are_taken_in_the_order_in_which_they_were_sent(mailbox: Namespace, inbox: Inbox) -> None:
     await publish(mailbox, "a")
     for number in range(5):
         await send(mailbox, str(number))
@@ -154,13 +156,13 @@ async def test_an_order_that_is_sent_twice_is_found_once(mailbox: Namespace, inb
     await send(mailbox, "1")
     assert await mailbox.connection.execute("LLEN", mailbox.keys.orders("a")) == 1
     assert (await taken(inbox)).id == "1"
-    await send(mailbox, "1")  # also when it was taken meanwhile
+    await send(mailbox, "1")  # also if it was taken meanwhile
     assert await finds_nothing(inbox)
     assert await mailbox.connection.execute("EXISTS", mailbox.keys.orders("a")) == 0
     assert 0 < await mailbox.connection.execute("PTTL", f"{mailbox.keys.prefix}order:1") <= 600_000
 
 
-async def test_an_order_that_could_not_be_removed_is_known_when_it_is_found_again(
+async def test_an_order_that_could_not_be_removed_is_recognised_when_it_is_found_again(
     mailbox: Namespace, inbox: Inbox
 ) -> None:
     await publish(mailbox, "a")
@@ -191,7 +193,7 @@ async def test_an_order_is_not_lost_with_the_connection_that_waits_for_it(
         assert (await waiting).id == "1"
 
 
-async def test_an_order_that_nobody_waits_for_any_more_is_stale(mailbox: Namespace, inbox: Inbox) -> None:
+async def test_an_order_is_stale_when_its_sender_does_not_wait_any_more(mailbox: Namespace, inbox: Inbox) -> None:
     await publish(mailbox, "a")
     await send(mailbox, "old", patience=0.2)
     await send(mailbox, "new", patience=60)
@@ -202,7 +204,7 @@ async def test_an_order_that_nobody_waits_for_any_more_is_stale(mailbox: Namespa
     assert (new.id, new.is_stale) == ("new", False)
 
 
-async def test_orders_that_nobody_takes_go_by_themselves(mailbox: Namespace) -> None:
+async def test_orders_that_are_not_taken_expire(mailbox: Namespace) -> None:
     await publish(mailbox, "a")
     await send(mailbox, "1", patience=60)
     await send(mailbox, "2", patience=0.1)
@@ -226,12 +228,12 @@ async def later(mailbox: Namespace, moment: float) -> bool:
     return await server_time(mailbox) > moment
 
 
-async def test_an_order_for_nobody_is_refused(mailbox: Namespace) -> None:
+async def test_an_order_for_an_unknown_supervisor_is_refused(mailbox: Namespace) -> None:
     with pytest.raises(SupervisionError, match="no supervisor 'a'"):
         await send(mailbox, "1")
 
 
-async def test_a_mailbox_that_is_full_takes_no_more(mailbox: Namespace) -> None:
+async def test_a_full_control_mailbox_accepts_no_more(mailbox: Namespace) -> None:
     await publish(mailbox, "a")
     for number in range(100):
         await send(mailbox, str(number))
@@ -260,7 +262,9 @@ async def test_names_that_cannot_be_a_key(mailbox: Namespace, name: str) -> None
         '1 {"id":"1","patience":"x","order":{}}',
     ],
 )  # fmt: skip
-async def test_what_is_no_order_is_told_once_and_removed(mailbox: Namespace, inbox: Inbox, stored: str | bytes) -> None:
+async def test_a_malformed_order_is_reported_once_and_removed(
+    mailbox: Namespace, inbox: Inbox, stored: str | bytes
+) -> None:
     await publish(mailbox, "a")
     await mailbox.connection.execute("RPUSH", mailbox.keys.orders("a"), stored)
     await send(mailbox, "1")
@@ -269,21 +273,21 @@ async def test_what_is_no_order_is_told_once_and_removed(mailbox: Namespace, inb
     assert (await taken(inbox)).id == "1"
 
 
-async def test_an_answer_waits_for_its_reader_and_the_first_one_stands(
+async def test_an_answer_is_kept_for_its_reader_and_the_first_one_stands(
     mailbox: Namespace, blocking: BlockingConnection
 ) -> None:
     waiting = asyncio.create_task(orders.wait_for_answer(mailbox.scripts, blocking, order_id="1", seconds=10))
     await orders.answer(mailbox.scripts, order_id="1", text="drained planner")
     await orders.answer(mailbox.scripts, order_id="1", error="too late")
     assert await waiting == {"ok": True, "text": "drained planner"}
-    # It can be read again, and goes by itself.
+    # It can be read again, and expires.
     again = await orders.wait_for_answer(mailbox.scripts, blocking, order_id="1", seconds=10)
     assert again == {"ok": True, "text": "drained planner"}
     assert await mailbox.connection.execute("LLEN", mailbox.keys.answer("1")) == 1
     assert 500_000 < await mailbox.connection.execute("PTTL", mailbox.keys.answer("1")) <= 600_000
 
 
-async def test_an_answer_that_says_why_not_and_one_that_never_comes(
+async def test_an_answer_with_an_error_and_one_that_never_arrives(
     mailbox: Namespace, blocking: BlockingConnection
 ) -> None:
     await orders.answer(mailbox.scripts, order_id="1", error="x" * 100_000)
@@ -294,7 +298,7 @@ async def test_an_answer_that_says_why_not_and_one_that_never_comes(
     assert await orders.wait_for_answer(mailbox.scripts, blocking, order_id="2", seconds=0.1) is None
 
 
-async def test_queues_of_the_agents_that_are_named_and_of_those_that_work(mailbox: Namespace) -> None:
+async def test_counts_of_the_named_agents_and_of_those_with_processes(mailbox: Namespace) -> None:
     for number in range(3):
         await enqueue(
             mailbox.scripts, task_id=f"t{number}", agent="planner", owner_id="o", conversation=[b"{}"], fields={}
@@ -308,7 +312,7 @@ async def test_queues_of_the_agents_that_are_named_and_of_those_that_work(mailbo
 
 
 @pytest.mark.broken  # entries without their runs
-async def test_suspects_and_what_is_in_backoff_or_parked_count_for_themselves(redis_url: str, namespace: str) -> None:
+async def test_suspects_and_runs_in_backoff_or_parked_are_counted_separately(redis_url: str, namespace: str) -> None:
     mailbox = await Namespace.open(RedisConfig(url=redis_url, namespace=namespace))
     try:
         execute, keys = mailbox.connection.execute, mailbox.keys

@@ -34,7 +34,7 @@ helper = Agent(name="helper", model=ScriptedModel(lambda messages: say("found " 
 
 @deferred_result(timeout=60)
 def ask() -> None:
-    """Ask somebody outside."""
+    """Ask a person."""
 
 
 @forking_tool(timeout=60)
@@ -70,13 +70,13 @@ class Spelled(Agent):
 
 
 async def crash(system: System, process: Process) -> None:
-    """The process dies, and its supervisor says so."""
+    """The process dies, and its supervisor reclaims it."""
     await process.kill()
     await (await system.mailbox()).reclaim_process(process.name, Cause.CRASHED)
 
 
 async def is_journaled(system: System, task_id: str, step: str) -> bool:
-    """Whether the mailbox keeps the result of this step."""
+    """Whether the result of this step is recorded."""
     return bool(await system.execute("HEXISTS", (await system.mailbox()).keys.key("journal", task_id), step))
 
 
@@ -84,12 +84,12 @@ async def is_journaled(system: System, task_id: str, step: str) -> bool:
 
 
 async def test_a_deferred_tool_that_kills_every_process_ends_as_crash_loop(system: System) -> None:
-    """That its result may come is written again by each process, and is no progress."""
+    """Each process records again that the result is expected. That is not progress."""
     began = []
 
     @deferred_result(timeout=60)
     async def bomb() -> None:
-        """Take the process down."""
+        """End the process."""
         began.append(1)
         await asyncio.Event().wait()
 
@@ -132,7 +132,7 @@ async def test_a_tool_call_id_that_looks_like_the_journals_own_survives_a_crash(
     assert done == {"add": 1}
 
 
-async def test_a_deferred_tool_that_returns_what_cannot_be_copied_is_executed_once(system: System) -> None:
+async def test_a_deferred_tool_whose_result_cannot_be_copied_is_executed_once(system: System) -> None:
     asked = []
 
     @deferred_result(timeout=60)
@@ -174,7 +174,7 @@ async def test_sys_exit_in_a_callback_is_logged_and_ends_no_process(
     assert [record.exc_info[0] for record in told if record.exc_info] == [SystemExit, SystemExit]
 
 
-async def test_what_the_callbacks_of_one_turn_and_the_turn_itself_spawn_are_different_tasks(system: System) -> None:
+async def test_children_of_the_callbacks_of_a_turn_and_of_the_turn_itself_are_different_tasks(system: System) -> None:
     spawned: list[tuple[str, str]] = []
 
     async def child_of(place: str, execution: ExecutionContext) -> None:
@@ -243,7 +243,7 @@ async def test_what_on_run_start_changes_is_kept_when_the_first_turn_does_not_fi
     assert (agent.begun, agent.seen) == (1, ["acme", "acme"])
 
 
-async def test_a_run_that_is_released_before_it_starts_is_told_of_its_start_later(
+async def test_on_run_start_of_a_run_that_is_released_before_it_is_called_later(
     system: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[str] = []
@@ -282,7 +282,7 @@ async def test_a_handler_that_fails_on_an_inline_runs_cancellation_does_not_hide
 
 
 @pytest.mark.parametrize("parts", [0, 1, 3])
-async def test_the_record_of_a_batch_is_not_kept_for_ever_when_its_parent_is_cancelled(
+async def test_a_batch_expires_when_its_parent_is_cancelled(
     system: System, monkeypatch: pytest.MonkeyPatch, parts: int
 ) -> None:
     """Five children, stored two at a time. The parent is cancelled after so many of the three parts."""
@@ -305,7 +305,7 @@ async def test_the_record_of_a_batch_is_not_kept_for_ever_when_its_parent_is_can
     async def cancelled_meanwhile(name: str, *args: Any) -> Any:
         nonlocal sent
         if name == "spawn":
-            if sent == parts:  # the process has not heard of it yet
+            if sent == parts:  # the process does not know it yet
                 await system.execute("HSET", mailbox.keys.run(args[0]), "cancel_requested", "1")
             sent += 1
         return await run(name, *args)
@@ -327,8 +327,8 @@ async def test_the_record_of_a_batch_is_not_kept_for_ever_when_its_parent_is_can
     assert told[-1:] == ["batch_cancelled"] * (parts > 0) and told.count("batch_cancelled") == (parts > 0)
 
 
-async def test_a_repeated_spawn_that_creates_nothing_brings_no_record_of_a_batch_back(system: System) -> None:
-    """The record has expired when the step that spawned the batch is executed again."""
+async def test_a_repeated_spawn_that_creates_nothing_does_not_restore_an_expired_batch(system: System) -> None:
+    """The batch has expired when the step that spawned it is executed again."""
     batches: list[Batch] = []
 
     @forking_tool(timeout=60)
@@ -353,7 +353,7 @@ async def test_a_repeated_spawn_that_creates_nothing_brings_no_record_of_a_batch
 
 
 async def test_a_task_id_that_is_used_again_has_children_of_its_own(system: System) -> None:
-    """The first run has expired when the id is enqueued again; its child, which failed, is still there."""
+    """The first run has expired when the id is enqueued again. Its child, which failed, is still stored."""
     weather = "bad"
 
     def reply(messages: Any) -> Any:
@@ -384,8 +384,8 @@ async def test_a_task_id_that_is_used_again_has_children_of_its_own(system: Syst
     assert '"output":"fine"' in await result()
 
 
-async def test_the_end_of_a_batch_is_told_when_its_parent_is_over_and_gone(system: System) -> None:
-    """The parent does not wait for its children, and has been removed before they have ended."""
+async def test_the_end_of_a_batch_is_published_when_its_parent_has_ended_and_is_removed(system: System) -> None:
+    """The parent does not await its children, and is removed before they end."""
     batches: list[Batch] = []
 
     async def send(execution_ctx: ExecutionContext) -> str:
@@ -464,7 +464,7 @@ async def test_a_forking_tool_may_return_a_text_and_the_id_of_a_child(system: Sy
 # -- results, deadlines and ends
 
 
-async def test_a_result_whose_receipt_was_lost_is_accepted_and_a_second_one_is_not(
+async def test_a_result_whose_reply_was_lost_is_accepted_and_a_second_one_is_not(
     system: System, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     agent = asking(calls(call("ask"), call("ask")), say("done"))
@@ -483,7 +483,7 @@ async def test_a_result_whose_receipt_was_lost_is_accepted_and_a_second_one_is_n
         patch.setattr(scripts, "run", sent_twice)
         assert await give(task_id, "call_0_0", "yes")
         assert not await give(task_id, "call_0_0", "no")
-        assert await give(task_id, "call_0_1", "indeed")  # the run may go on between the two
+        assert await give(task_id, "call_0_1", "indeed")  # the run may continue between the two
     assert texts((await system.ended(task_id))["payload"]["messages"])[2:4] == ["tool: yes", "tool: indeed"]
 
 
@@ -519,12 +519,12 @@ async def test_a_timeout_of_less_than_a_millisecond_is_one(system: System) -> No
 
 
 @pytest.mark.parametrize("patience", [60, 0.05])
-async def test_a_run_waits_for_child_tasks_as_soon_as_no_result_is_open(system: System, patience: float) -> None:
-    """The result has come, or its time is over; the child has not been begun."""
+async def test_a_run_awaits_child_tasks_as_soon_as_no_result_is_open(system: System, patience: float) -> None:
+    """The result has arrived, or its deadline has passed. The child has not started."""
 
     @deferred_result(timeout=patience)
     def ask_for_a_while() -> None:
-        """Ask somebody outside."""
+        """Ask a person."""
 
     agent = asking(calls(call("ask_for_a_while"), call("fork")), say("done"), tools=[ask_for_a_while, fork])
     await system.start(agent)
@@ -540,8 +540,10 @@ async def test_a_run_waits_for_child_tasks_as_soon_as_no_result_is_open(system: 
     assert '"output":"found it"' in shown[3]
 
 
-async def test_a_turn_that_ends_the_run_over_an_open_call_leaves_a_conversation_that_can_go_on(system: System) -> None:
-    """A steer has it go on. Each call of the next request has its answer, and the steer comes after them."""
+async def test_a_turn_that_ends_the_run_with_an_open_call_leaves_a_conversation_that_can_continue(
+    system: System,
+) -> None:
+    """A steer continues it. Each call in the next request has its answer, and the steer comes after them."""
     requests: list[list[dict[str, Any]]] = []
 
     def reply(messages: Sequence[Mapping[str, Any]]) -> Any:
@@ -565,7 +567,7 @@ async def test_a_turn_that_ends_the_run_over_an_open_call_leaves_a_conversation_
     assert requests[1][2]["tool_call_id"] == "call_0_0"
 
 
-async def test_a_turn_that_will_not_wait_leaves_no_call_without_an_answer(system: System) -> None:
+async def test_a_turn_that_does_not_wait_leaves_no_call_without_an_answer(system: System) -> None:
     class Impatient(Agent):
         async def run_turn(self, agent_ctx: AgentContext) -> Any:
             completion = await super().run_turn(agent_ctx)
@@ -578,7 +580,7 @@ async def test_a_turn_that_will_not_wait_leaves_no_call_without_an_answer(system
     assert [message["role"] for message in data["payload"]["messages"]] == ["user", "assistant", "tool", "assistant"]
 
 
-async def test_a_run_that_fails_by_max_turns_has_no_call_without_an_answer(system: System) -> None:
+async def test_a_run_that_fails_at_max_turns_has_no_call_without_an_answer(system: System) -> None:
     agent = asking(calls(call("ask"), call("fork")), say("done"), tools=[ask, fork], max_turns=1)
     await system.start(agent)
     data = await system.ended(await system.submit(agent))
