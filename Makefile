@@ -26,10 +26,9 @@ help:
 demo: $(DEMO)/.installed
 	$(DEMO)/bin/python -m examples.quickstart
 
-# Most tests wait most of the time, for processes, servers and clocks: so several run at once. The folders are in
-# alphabetical order: tests/chaos, which takes longest, comes first, and the quick tests fill the gaps at the end.
+# Most tests wait most of the time, for processes, servers and clocks: so several run at once.
 JOBS ?= 3
-PYTEST := $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder \
+PYTEST := $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile \
 	--durations=15 --durations-min=2
 test: lint
 	$(PYTEST)
