@@ -49,7 +49,7 @@ class FunctionTool(Generic[_AnyContext]):
     description: str
     params_json_schema: dict[str, Any] = field(repr=False)
     """The JSON schema of the arguments, as the model gets it."""
-    on_invoke_tool: Callable[..., Any]
+    on_invoke_tool: Callable[..., Any] = field(repr=False)
     """The function. Plain functions are called in a thread."""
     strict_json_schema: bool = False
     """Whether the provider should enforce the schema. It applies only if all parameters are required.
@@ -69,6 +69,7 @@ class FunctionTool(Generic[_AnyContext]):
                 raise ConfigError(f"FunctionTool {self.name!r}: give a function, and a JSON schema as a dictionary")
             described = described_parameters(self.on_invoke_tool, self.params_json_schema)
             object.__setattr__(self, "parameters", described)
+            object.__setattr__(self, "params_json_schema", described.json_schema)
             object.__setattr__(self, "deferral", self.deferral or deferral_of(self.on_invoke_tool))
         name: object = self.name
         if not isinstance(name, str) or not _NAME.fullmatch(name):

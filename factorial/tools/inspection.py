@@ -10,7 +10,7 @@ from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_typ
 from factorial.context import AgentContext, ExecutionContext
 from factorial.errors import ConfigError
 
-__all__ = ["annotation_of", "context_kind", "execution_parameters", "unwrapped", "where"]
+__all__ = ["annotation_of", "bound_names", "context_kind", "execution_parameters", "signature_of", "unwrapped", "where"]
 
 _BY_NAME: dict[str, type] = {"agent_ctx": AgentContext, "execution_ctx": ExecutionContext}
 
@@ -18,8 +18,41 @@ _BY_NAME: dict[str, type] = {"agent_ctx": AgentContext, "execution_ctx": Executi
 def unwrapped(function: Callable[..., Any]) -> Any:
     """The function itself, without `functools.partial` and wrappers around it."""
     while isinstance(function, functools.partial):
-        function = function.func
-    return inspect.unwrap(function)
+        function = inspect.unwrap(function.func)
+    inner = inspect.unwrap(function)
+    return unwrapped(inner) if isinstance(inner, functools.partial) else inner
+
+
+def signature_of(function: Callable[..., Any]) -> inspect.Signature:
+    """The signature of `function`, without what `functools.partial` has bound by position.
+
+    `inspect.signature` would return that of the original function for a partial that `functools.update_wrapper` has
+    changed. Raises what it raises.
+    """
+
+    def is_first(inner: Any) -> bool:
+        return isinstance(inner, functools.partial) or inspect.ismethod(inner) or hasattr(inner, "__signature__")
+
+    return inspect.signature(_bare(inspect.unwrap(function, stop=is_first)))
+
+
+def _bare(function: Any) -> Any:
+    """A partial, and the partials in it, without attributes that were added to them."""
+    if isinstance(function, functools.partial):
+        return functools.partial(_bare(function.func), *function.args, **function.keywords)
+    return function
+
+
+def bound_names(function: Callable[..., Any]) -> frozenset[str]:
+    """The parameters that `functools.partial` has bound by name, through wrappers and further partials."""
+    names: set[str] = set()
+    while isinstance(function, functools.partial) or hasattr(function, "__wrapped__"):
+        if isinstance(function, functools.partial):
+            names |= function.keywords.keys()
+            function = function.func
+        else:
+            function = inspect.unwrap(function, stop=lambda inner: isinstance(inner, functools.partial))
+    return frozenset(names)
 
 
 def where(function: Callable[..., Any]) -> str:
@@ -61,15 +94,18 @@ def context_kind(name: str, annotation: Any) -> type | None:
 
 
 def execution_parameters(function: Callable[..., Any]) -> list[str]:
-    """The names of the parameters that take the execution context. The first parameter is not considered."""
+    """The names of the parameters that take the execution context, unless they are bound by `functools.partial`. The
+    first parameter is not considered."""
     try:
-        parameters = list(inspect.signature(function).parameters.values())
+        parameters = list(signature_of(function).parameters.values())
     except ValueError:  # a builtin, such as the method `format` of a string
         return []
+    bound = bound_names(function)
     return [
         parameter.name
         for parameter in parameters[1:]
-        if context_kind(parameter.name, annotation_of(function, parameter)) is ExecutionContext
+        if parameter.name not in bound
+        and context_kind(parameter.name, annotation_of(function, parameter)) is ExecutionContext
     ]
 
 

@@ -1,7 +1,8 @@
 """A function's parameters as a JSON schema for the model, and the check of the arguments that the model sends.
 
 Both are built once per tool, from a TypedDict with the function's parameters. So a parameter may have any name, and an
-argument that the model omits gets the function's own default. Context parameters are not part of the schema.
+argument that the model omits gets the function's own default. Not part of the schema are context parameters, and
+arguments that `functools.partial` has bound: the model neither sees nor sets them.
 """
 
 import inspect
@@ -10,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, NotRequired
 
-from pydantic import ConfigDict, Field, TypeAdapter
+from pydantic import AfterValidator, ConfigDict, Field, TypeAdapter
 from pydantic.errors import PydanticInvalidForJsonSchema, PydanticSchemaGenerationError, PydanticUndefinedAnnotation
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticSerializationError, to_jsonable_python
@@ -18,7 +19,7 @@ from typing_extensions import TypedDict  # pydantic supports typing's own only f
 
 from factorial.context import AgentContext, ExecutionContext
 from factorial.errors import ConfigError
-from factorial.tools.inspection import annotation_of, context_kind, where
+from factorial.tools.inspection import annotation_of, bound_names, context_kind, signature_of, where
 
 __all__ = ["Parameters", "described_parameters", "json_schema", "read_parameters"]
 
@@ -44,12 +45,15 @@ class Parameters:
 def read_parameters(function: Callable[..., Any], described: dict[str, str]) -> Parameters:
     """The parameters of `function`; `described` has their descriptions. Raises `ConfigError` with file and line."""
     try:
-        parameters = inspect.signature(function).parameters
+        parameters = signature_of(function).parameters
     except (TypeError, ValueError, NameError) as error:
         raise ConfigError(f"{where(function)}: its signature cannot be read: {error}") from None
     fields: dict[str, Any] = {}
     contexts: list[tuple[str, type]] = []
+    bound = bound_names(function)
     for parameter in parameters.values():
+        if parameter.name in bound:
+            continue
         annotation = annotation_of(function, parameter)
         if kind := context_kind(parameter.name, annotation):
             contexts.append((parameter.name, kind))
@@ -64,9 +68,11 @@ def described_parameters(function: Callable[..., Any], schema: dict[str, Any]) -
     """The parameters of `function` under a schema that was written by hand. Raises `ConfigError`.
 
     If all parameters have types, the arguments are checked against them. Otherwise the function gets whatever the model
-    sends.
+    sends, apart from what `functools.partial` has bound.
     """
-    signature = inspect.signature(function).parameters.values()
+    bound = bound_names(function)
+    schema = _without(bound, schema)
+    signature = [one for one in signature_of(function).parameters.values() if one.name not in bound]
     if all(one.kind is not one.VAR_KEYWORD and one.annotation is not one.empty for one in signature):
         return replace(read_parameters(function, {}), json_schema=schema)
     contexts = {
@@ -75,7 +81,24 @@ def described_parameters(function: Callable[..., Any], schema: dict[str, Any]) -
         if one.kind is not one.VAR_KEYWORD
     }
     filled_in = tuple((name, kind) for name, kind in contexts.items() if kind is not None)
-    return Parameters(schema, TypeAdapter(dict[str, Any]).validate_json, tuple(schema.get("properties", ())), filled_in)
+
+    def refuse_bound(arguments: dict[str, Any]) -> dict[str, Any]:
+        if taken := bound & arguments.keys():
+            raise ValueError(f"{sorted(taken)[0]!r} is not a parameter")
+        return arguments
+
+    adapter = TypeAdapter(Annotated[dict[str, Any], AfterValidator(refuse_bound)])
+    return Parameters(schema, adapter.validate_json, tuple(schema.get("properties", ())), filled_in)
+
+
+def _without(names: frozenset[str], schema: dict[str, Any]) -> dict[str, Any]:
+    """A schema that was written by hand, without these parameters."""
+    changed = dict(schema)
+    if isinstance(properties := schema.get("properties"), dict):
+        changed["properties"] = {name: about for name, about in properties.items() if name not in names}
+    if isinstance(required := schema.get("required"), list):
+        changed["required"] = [name for name in required if name not in names]
+    return changed if names else schema
 
 
 def json_schema(adapter: TypeAdapter[Any], place: str) -> dict[str, Any]:

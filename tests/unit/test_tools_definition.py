@@ -1,6 +1,7 @@
 """How a function becomes a tool: name, description, schema, and messages about mistakes. Nothing is fake."""
 
 import functools
+import json
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,11 +10,11 @@ from enum import Enum
 from typing import Annotated, Any, Literal
 
 import pytest
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, ValidationError
 
-from factorial.context import AgentContext
+from factorial.context import AgentContext, ExecutionContext
 from factorial.errors import ConfigError
-from factorial.tools import FunctionTool, build_tools, function_tool
+from factorial.tools import FunctionTool, build_tools, execution_parameters, function_tool
 
 
 class Unit(Enum):
@@ -195,3 +196,93 @@ def test_the_openai_package_is_not_imported() -> None:
     code = "import sys, factorial.models, factorial.tools, factorial.testing; print('openai' in sys.modules)"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert shown == "False\n"
+
+
+# -- arguments that functools.partial has bound
+
+
+def read_mail(folder: str, user_id: str, token: str = "none", limit: int = 10) -> str:
+    """Read mail.
+
+    Args:
+        folder: where to look
+        user_id: whose mail
+    """
+    return f"{folder} of {user_id} with {token}, {limit}"
+
+
+def logged(function: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(function)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return function(*args, **kwargs)
+
+    return call
+
+
+def named(function: Any) -> Any:
+    return functools.update_wrapper(function, read_mail)
+
+
+BOUND: list[Any] = [
+    functools.partial(read_mail, user_id="ada", token="tok-1"),
+    functools.partial(functools.partial(read_mail, token="tok-1"), user_id="ada"),
+    functools.partial(named(functools.partial(read_mail, token="tok-1")), user_id="ada"),
+    named(functools.partial(read_mail, user_id="ada", token="tok-1")),
+    logged(functools.partial(read_mail, user_id="ada", token="tok-1")),
+    functools.partial(logged(read_mail), user_id="ada", token="tok-1"),
+    logged(named(functools.partial(logged(read_mail), user_id="ada", token="tok-1"))),
+]
+
+
+@pytest.mark.parametrize("function", BOUND)
+def test_what_is_bound_by_name_is_neither_shown_to_the_model_nor_taken_from_it(function: Any) -> None:
+    [tool] = build_tools([function]).values()
+    assert tool.name == "read_mail"
+    assert list(tool.params_json_schema["properties"]) == ["folder", "limit"]
+    assert tool.params_json_schema["required"] == ["folder"]
+    for secret in ("ada", "tok-1", "user_id", "token"):
+        assert secret not in json.dumps(tool.param)
+        assert secret not in repr(tool)
+    assert tool.parameters.validate('{"folder": "inbox"}') == {"folder": "inbox"}
+    with pytest.raises(ValidationError, match="user_id"):
+        tool.parameters.validate('{"folder": "inbox", "user_id": "eve"}')
+    assert tool.function(folder="inbox") == "inbox of ada with tok-1, 10"
+
+
+@pytest.mark.parametrize(
+    "function", [functools.partial(read_mail, "inbox"), named(functools.partial(read_mail, "inbox"))]
+)
+def test_what_is_bound_by_position_is_neither_shown_nor_taken(function: Any) -> None:
+    [tool] = build_tools([function]).values()
+    assert list(tool.params_json_schema["properties"]) == ["user_id", "token", "limit"]
+    with pytest.raises(ValidationError, match="folder"):
+        tool.parameters.validate('{"folder": "sent", "user_id": "eve"}')
+    assert tool.function(user_id="ada") == "inbox of ada with none, 10"
+
+
+def test_a_bound_context_is_not_filled_in() -> None:
+    def look(agent_ctx: AgentContext, execution_ctx: ExecutionContext | None) -> str:
+        """Look."""
+        return agent_ctx.query
+
+    mine = AgentContext(query="mine")
+    [tool] = build_tools([functools.partial(look, agent_ctx=mine)]).values()
+    assert tool.parameters.inject(AgentContext(query="q"), None) == {"execution_ctx": None}
+    assert execution_parameters(functools.partial(look, execution_ctx=None)) == []
+
+
+@pytest.mark.parametrize("is_typed", [True, False])
+def test_what_is_bound_is_left_out_of_a_schema_that_was_written_by_hand(is_typed: bool) -> None:
+    def untyped(**kwargs: Any) -> str:
+        return json.dumps(kwargs)
+
+    both = {"folder": {"type": "string"}, "user_id": {"type": "string"}}
+    schema = {"type": "object", "properties": both, "required": ["folder", "user_id"]}
+    function = functools.partial(read_mail if is_typed else untyped, user_id="ada")
+    tool = FunctionTool("mail", "Read mail.", schema, function)
+    assert tool.param["function"]["parameters"]["properties"] == {"folder": {"type": "string"}}
+    assert tool.param["function"]["parameters"]["required"] == ["folder"]
+    assert schema["required"] == ["folder", "user_id"]
+    assert tool.parameters.validate('{"folder": "inbox"}') == {"folder": "inbox"}
+    with pytest.raises(ValidationError, match="user_id"):
+        tool.parameters.validate('{"folder": "inbox", "user_id": "eve"}')
