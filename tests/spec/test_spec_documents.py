@@ -699,7 +699,7 @@ def test_spec_E04_to_E08_the_examples_have_the_catalogues_fields(event_type: str
 async def test_spec_E06_the_error_of_a_failed_run(system: System, llmock: LLMock) -> None:
     llmock.outage(status=503)
     agent = Agent(name="my_agent", model=gpt_41)
-    await system.start(agent, factorial.AgentWorkerConfig(max_retries=0, retry_delay=0.01))
+    await system.start(agent, factorial.AgentWorkerConfig(max_retries=0, retry_delay=0.01, provider_patience=0.0))
     task_id = await system.submit(agent)
     failed = await system.event(task_id, "run_failed", 30)
     expected = example("run_failed")["error"].replace("task-123", task_id).replace("(3)", "(0)")

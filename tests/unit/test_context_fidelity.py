@@ -297,6 +297,6 @@ def test_code_that_cannot_read_it_is_told_from_damage() -> None:
     fields = encode_fields(Checked(query="q", log=[]))
     with pytest.raises(UnreadableContextError, match=r"does not fit Renewed: count: .*; tenant: Field required"):
         decode_context(Renewed, fields, [])
-    with pytest.raises(ContextError, match="damaged") as damaged:
+    with pytest.raises(ContextError, match="Invalid JSON") as damaged:
         decode_context(Checked, fields | {"count": b"{"}, [])
     assert not isinstance(damaged.value, UnreadableContextError)

@@ -193,7 +193,8 @@ def test_a_tool_awaits_children_or_a_result_but_not_both(above: Any) -> None:
     complaint = message_of(lambda: above(timeout=60)(below(timeout=60)(research)))
     assert complaint.startswith("tool 'research' (")
     assert complaint.endswith(
-        "has both deferred_result and forking_tool: a tool awaits children or a result from outside; keep one"
+        "is marked as deferred and as forking: a tool awaits children or a result from outside; keep one of the "
+        "decorators"
     )
 
 

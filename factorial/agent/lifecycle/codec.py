@@ -44,6 +44,7 @@ _SECRET = "$secret"
 _MASK = b"**********"
 """How pydantic shows a secret."""
 _DEEPEST = 100
+_IN_EVERY_RELEASE = {(name,) for name in AgentContext.model_fields}
 _CONFIG = ConfigDict(arbitrary_types_allowed=True)
 
 
@@ -179,8 +180,10 @@ def decode_context(
     try:
         context = context_class.model_validate_json(b"{" + b",".join(members) + b"}", by_name=True)
     except ValidationError as unfit:
-        if any(error["type"] == "json_invalid" for error in unfit.errors(include_input=False, include_url=False)):
-            raise ContextError(f"the stored context is damaged: {_complaints(unfit)}") from None
+        if _is_damage(unfit):
+            raise ContextError(
+                f"the stored context does not fit {context_class.__name__}: {_complaints(unfit)}"
+            ) from None
         return _read_by_types(context_class, stored, conversation, about["loose"])
     except FatalAgentError:
         raise
@@ -240,11 +243,15 @@ def _read_by_types(
         if name not in values and field.is_required():
             complaints[name] = f"{name}: Field required"
     if complaints:
-        # The fields of `AgentContext` are the same in every release: if one does not fit, it was damaged.
-        is_damaged = complaints.keys() & AgentContext.model_fields.keys()
-        listed = f"the stored context does not fit {context_class.__name__}: {'; '.join(complaints.values())}"
-        raise ContextError(listed) if is_damaged else UnreadableContextError(listed)
+        listed = "; ".join(complaints.values())
+        raise UnreadableContextError(f"the stored context does not fit {context_class.__name__}: {listed}")
     return context_class.model_construct(**values)
+
+
+def _is_damage(unfit: ValidationError) -> bool:
+    """Whether no release could read it: it is not JSON, or a field that is the same in every release does not fit."""
+    errors = unfit.errors(include_input=False, include_url=False)
+    return any(error["type"] == "json_invalid" or error["loc"][:1] in _IN_EVERY_RELEASE for error in errors)
 
 
 def _undo_validators(context: AgentContext, stored: Mapping[str, bytes]) -> None:
