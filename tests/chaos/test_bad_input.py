@@ -68,7 +68,7 @@ MISTAKES = [
     Mistake(
         "default model without a key",
         runner(),
-        ("agent 'weather'", "no model was given, so it uses gpt_54_mini", "OPENAI_API_KEY"),
+        ("agent 'weather'", "no model was given, so it uses gpt-5.4-mini", "OPENAI_API_KEY"),
         'from factorial import Agent\nagent = Agent(name="weather")\n',
     ),
     Mistake(
