@@ -34,6 +34,7 @@ from factorial.errors import ConfigError, TaskNotFoundError
 from factorial.mailbox import Namespace
 from factorial.mailbox.keys import Keys
 from factorial.mailbox.script import Scripts
+from factorial.mailbox.transport.address import database_of
 from factorial.mailbox.transport.client import RedisClient
 from factorial.mailbox.views.metrics import Metrics, read_metrics
 from factorial.mailbox.views.read import read_owner, read_status
@@ -308,9 +309,12 @@ class Orchestrator:
     def get_updates_channel(self, owner_id: str) -> str:
         """The Redis pub/sub channel on which the owner's events are published as JSON text.
 
-        A listener misses what was published before it listened; `subscribe_to_updates` does not.
+        The name contains the number of the database, because Redis pub/sub is the same in all of them. A listener
+        misses what was published before it listened; `subscribe_to_updates` does not. Raises `ConfigError` for an owner
+        id, or a server's URL, that cannot be one.
         """
-        return Keys(self.namespace).channel(check_owner_id(owner_id))
+        database = database_of(self.redis.resolved_url)
+        return Keys(self.namespace, database).channel(check_owner_id(owner_id))
 
     async def subscribe_to_updates(
         self,

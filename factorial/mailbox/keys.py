@@ -75,7 +75,7 @@ KINDS = {
     "orders": Kind("<supervisor>", "LIST", "orders that the supervisor has not taken; short-lived"),
     "order": Kind("<order>", "STRING", "exists for a while after the order was sent"),
     "answer": Kind("<order>", "LIST", "the outcome of the order; short-lived"),
-    "channel": Kind("<owner>", "pub/sub", "events as they are published"),
+    "channel": Kind("<owner>", "pub/sub", "events as they are published; `channel@<n>:<owner>` in database n > 0"),
     "processes": Kind("", "ZSET", "registered processes, by the time since which the lease is missing (0: it is not)"),
     "doomed": Kind("", "LIST", "runs to cancel: their parents were cancelled, or no longer await them"),
     "supervisors": Kind("", "ZSET", "supervisors, by the time of their latest report"),
@@ -86,13 +86,20 @@ KINDS = {
 
 
 class Keys:
-    """The key names of one namespace."""
+    """The key names of one namespace in one database of the server.
 
-    def __init__(self, namespace: str) -> None:
+    Pub/sub is the same in all databases. So the names of channels contain the number of the database, except for
+    database 0.
+    """
+
+    def __init__(self, namespace: str, database: int = 0) -> None:
         self.prefix: str = f"{{{namespace}:0}}:"
+        self.database = database
 
     def key(self, kind: str, name: str = "") -> str:
         """The key of any kind: 'run' and an id, 'ready' and an agent's name, 'processes', ..."""
+        if kind == "channel":
+            return f"{self.prefix}{_channel_kind(self.database)}:{name}"
         return f"{self.prefix}{kind}:{name}" if KINDS[kind].name else f"{self.prefix}{kind}"
 
     def parse(self, key: str) -> tuple[str, str]:
@@ -167,7 +174,11 @@ class Keys:
         return self.prefix + "V"
 
 
-def lua_prelude(source: str) -> str:
+def _channel_kind(database: int) -> str:
+    return f"channel@{database}" if database else "channel"
+
+
+def lua_prelude(source: str, database: int = 0) -> str:
     """The same names as Lua functions: `run_key(id)`, `wake_key(agent)`, `processes_key()`, ...
 
     `keys_of_run(id)` returns all keys of one run; `keys_of_active_run(id)`, those that it has only until its end.
@@ -180,6 +191,7 @@ def lua_prelude(source: str) -> str:
         else f"() return KEYS[1] .. '{kind}' end"
         for kind, about in KINDS.items()
     }
+    functions["channel_key"] = f"(name) return KEYS[1] .. '{_channel_kind(database)}:' .. name end"
     functions["keys_of_run"] = _lua_keys([kind for kind, about in KINDS.items() if about.is_of_run])
     functions["keys_of_active_run"] = _lua_keys(
         [kind for kind, about in KINDS.items() if about.is_of_run and not about.kept]

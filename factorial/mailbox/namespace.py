@@ -22,6 +22,7 @@ from factorial.mailbox.layout import check_layout
 from factorial.mailbox.operations import lease
 from factorial.mailbox.operations.lease import Cause
 from factorial.mailbox.script import Scripts
+from factorial.mailbox.transport.address import database_of
 from factorial.mailbox.transport.connection import Connection
 from factorial.mailbox.transport.listener import Listener
 from factorial.mailbox.transport.server import check_server
@@ -114,7 +115,7 @@ async def _connect(redis: RedisConfig, constants: dict[str, int], patient: bool)
         warnings = await check_server(connection, url_shown=shown)
         for warning in () if patient else warnings:  # the supervisor of a patient process has logged them
             _logger.warning("%s", warning)
-        keys = Keys(redis.namespace)
+        keys = Keys(redis.namespace, database_of(redis.resolved_url))
         await _check_namespace(connection, keys, redis.namespace, shown)
     except BaseException:
         await connection.close()

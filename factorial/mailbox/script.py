@@ -84,7 +84,7 @@ class Scripts:
 
     def _load(self, name: str) -> tuple[str, str]:
         flags, _, source = _source(name).partition("\n")
-        text = f"{flags}\n{lua_prelude(source)}{lua_places(source)}{self._constants}{source}"
+        text = f"{flags}\n{lua_prelude(source, self.keys.database)}{lua_places(source)}{self._constants}{source}"
         loaded = (hashlib.sha1(text.encode(), usedforsecurity=False).hexdigest(), text)
         self._texts[name] = loaded
         return loaded

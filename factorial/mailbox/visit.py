@@ -15,6 +15,7 @@ from factorial.errors import MailboxUnavailableError
 from factorial.mailbox.embedded.share import is_running, resolve
 from factorial.mailbox.keys import Keys
 from factorial.mailbox.script import Scripts
+from factorial.mailbox.transport.address import database_of
 from factorial.mailbox.transport.connection import Connection
 
 __all__ = ["Visit", "visiting"]
@@ -44,7 +45,8 @@ async def visiting(redis: RedisConfig) -> AsyncIterator[Visit]:
         redis = replace(redis, url=url)
         connection = await Connection.open(redis)
         try:
-            yield Visit(Scripts(connection, Keys(redis.namespace), {}), redis, place)
+            keys = Keys(redis.namespace, database_of(redis.url))
+            yield Visit(Scripts(connection, keys, {}), redis, place)
         finally:
             await connection.close()
     finally:

@@ -18,7 +18,7 @@ from redis.backoff import NoBackoff
 from factorial._core.urls import ServerURL
 from factorial.errors import ConfigError, MailboxError, MailboxFullError, MailboxRefusedError, MailboxUnavailableError
 
-__all__ = ["Address", "Node", "is_temporary", "is_wrong_server", "translate"]
+__all__ = ["Address", "Node", "database_of", "is_temporary", "is_wrong_server", "translate"]
 
 Node = tuple[str, int]
 """Host and port."""
@@ -124,6 +124,8 @@ class Address:
             self._kind: Any = arguments.pop("connection_class", RedisConnection)
             for name in _POOL_OPTIONS:
                 arguments.pop(name, None)
+            self.database: int = int(arguments.get("db") or 0)
+            """The number of the database that connections select."""
             self._arguments = arguments
             self._new_connection(self.nodes[0] if self.nodes else None)
         except (ValueError, TypeError, redis_errors.RedisError) as invalid:
@@ -196,6 +198,11 @@ class Address:
             return node is None
         # A name with two addresses (localhost) fails with one plain OSError for both.
         return isinstance(cause, ConnectionRefusedError) or "Connect call failed" in str(cause)
+
+
+def database_of(url: str) -> int:
+    """The number of the database that a connection to `url` uses. Raises `ConfigError` if the URL is invalid."""
+    return 0 if url.startswith("embedded:") else Address(url, timeout=1.0).database
 
 
 def _url_of_one(parts: ServerURL) -> str:
