@@ -8,6 +8,7 @@ supervisors/    the reports of supervisors, and the orders to them
 doctor/         the check of a namespace against its invariants
 script.py       loads and runs the Lua scripts
 layout.py       whether this release can read what a namespace holds
+places.py       the places in which a run can be
 keys.py         every key's name, for Python and Lua
 transport/      connections to the server
 embedded/       a server of our own

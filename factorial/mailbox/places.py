@@ -30,8 +30,13 @@ class Place:
 
     @property
     def type(self) -> str:
-        """The type of its keys. Runs are taken from a list by position, and from a set or a sorted set by id."""
+        """The type of its keys: LIST, SET or ZSET."""
         return KINDS[self.kind].type
+
+    @property
+    def is_queue(self) -> bool:
+        """Whether its runs are free to be claimed."""
+        return self.type == "LIST"
 
     @property
     def is_final(self) -> bool:
@@ -46,7 +51,7 @@ class Place:
     @property
     def is_searchable(self) -> bool:
         """Whether one command finds a run here, if its agent, owner and status are known."""
-        return self.type != "LIST" and "<process>" not in KINDS[self.kind].name
+        return not self.is_queue and "<process>" not in KINDS[self.kind].name
 
     def admits(self, status: str, *, suspect: bool) -> bool:
         """Whether a run with this status may be here."""

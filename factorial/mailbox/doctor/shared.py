@@ -17,7 +17,6 @@ _SHARED = {
     *(place.kind for place in PLACES if not place.is_final),
     "running", "passed", "wake", "claims", "events", "owner", "batch",
 }  # fmt: skip
-_QUEUES = ("ready", "suspects")
 _END_EVENT = re.compile(rb'{"event_type":"run_(completed|failed|cancelled)","task_id":"([^"]*)"')
 
 _EventId = tuple[int, int]
@@ -64,7 +63,7 @@ class Shared:
         for run in runs:
             if run.status:
                 self.names["owner"].add(run.owner)
-                for kind in (*_QUEUES, "running", "passed"):
+                for kind in (*(place.kind for place in PLACES if place.is_queue), "running", "passed"):
                     self.names[kind].add(run.agent)
 
 

@@ -4,7 +4,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 
 from factorial.mailbox.doctor.stored import Batch, Run
-from factorial.mailbox.places import PARKED
+from factorial.mailbox.places import PARKED, PLACES
 
 __all__ = ["Tally"]
 
@@ -49,10 +49,10 @@ class Tally:
         elif run.status == "queued":
             kinds = {kind for kind, _ in run.places}
             self.throttled[whose] += "throttled" in kinds
-            for kind in ("ready", "suspects"):
-                if kind in kinds:
+            for place in PLACES:
+                if place.is_queue and place.kind in kinds:
                     self.ready[whose] += 1
-                    self.queued[run.agent][kind] += 1
+                    self.queued[run.agent][place.kind] += 1
                     self.oldest[run.agent] = min(run.created_at, self.oldest.get(run.agent, run.created_at))
         elif run.status == "backoff" and run.deferred_at:
             self.deferred[run.agent].append(run.error)
