@@ -327,7 +327,7 @@ class Orchestrator:
         timeout: float | None = None,
         ignore_subscribe_messages: bool = True,
     ) -> AsyncGenerator[dict[str, Any], None]:
-        """The owner's events as dictionaries, in order, each once. The iteration does not end by itself.
+        """The owner's events as dictionaries, in order, each once. The iteration ends only with `close`.
 
         Filters: `task_ids`, `event_types` (exact), `event_pattern` (a regular expression, matched from the start of the
         type). An event has to pass all that are given.
@@ -364,6 +364,9 @@ class Orchestrator:
 
     async def close(self) -> None:
         """Close the connections of the running event loop, and release an embedded server.
+
+        Iterations over `subscribe_to_updates` in this event loop end. Other calls that wait for the server raise
+        `MailboxUnavailableError`. An orchestrator that is used again connects again.
 
         Optional: connections are closed with their event loop, and the server is released when the program exits.
         """

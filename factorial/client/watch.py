@@ -5,6 +5,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
 
+from factorial.errors import MailboxUnavailableError
 from factorial.mailbox import Namespace
 from factorial.mailbox.script import Scripts
 from factorial.mailbox.views.read import first_events
@@ -32,11 +33,19 @@ class Subscriptions:
     async def subscribe(
         self, namespace: Namespace, owner_id: str, wanted: EventFilter, after: str | None
     ) -> AsyncGenerator[dict[str, Any], None]:
-        """The owner's events that pass the filter, in order, from the position that `after` gives."""
-        start = await self._start(namespace.scripts, check_owner_id(owner_id), wanted, after)
-        async with aclosing(namespace.subscribe(owner_id, start, wanted)) as updates:
-            async for update in updates:
-                yield update
+        """The owner's events that pass the filter, in order, from the position that `after` gives.
+
+        The iteration ends when `namespace` is closed.
+        """
+        check_owner_id(owner_id)
+        try:
+            start = await self._start(namespace.scripts, owner_id, wanted, after)
+            async with aclosing(namespace.subscribe(owner_id, start, wanted)) as updates:
+                async for update in updates:
+                    yield update
+        except MailboxUnavailableError:
+            if not namespace.is_closed:
+                raise
 
     async def _start(self, scripts: Scripts, owner_id: str, wanted: EventFilter, after: str | None) -> Position:
         if after is not None and after != "$":

@@ -47,6 +47,8 @@ class Namespace:
         self._server = server
         self._listener: Listener | None = None
         self._opening_listener = asyncio.Lock()
+        self.is_closed: bool = False
+        """Whether `close` was called."""
 
     @classmethod
     async def open(
@@ -74,7 +76,8 @@ class Namespace:
             raise
 
     async def close(self) -> None:
-        """Close the connections, and stop the embedded server if no other process uses it."""
+        """Close the connections, and stop the embedded server if no other process uses it. Subscriptions end."""
+        self.is_closed = True
         if self._listener is not None:
             await self._listener.close()
         await self.connection.close()
@@ -88,11 +91,17 @@ class Namespace:
     async def subscribe(
         self, owner_id: str, start: Position, wanted: EventFilter
     ) -> AsyncGenerator[dict[str, Any], None]:
-        """The owner's events after `start`, as they happen. All subscriptions of a `Namespace` share a connection."""
+        """The owner's events after `start`, as they happen. All subscriptions of a `Namespace` share a connection.
+
+        The iteration ends when the namespace is closed, or raises `MailboxUnavailableError` if it was waiting for the
+        server just then.
+        """
         async with self._opening_listener:
             if self._listener is None:
                 self._listener = await Listener.open(self.redis)
                 self.connection.on_moved = self._listener.reconnect
+            if self.is_closed:
+                await self._listener.close()
         async with aclosing(subscribe(self.scripts, self._listener, owner_id, start, wanted)) as events:
             async for event in events:
                 yield event

@@ -8,7 +8,7 @@ import contextlib
 import json
 import re
 import uuid
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -18,11 +18,12 @@ from redis.asyncio import Redis
 
 from factorial import Agent, AgentContext, AgentEvent, BaseAgent, ExecutionContext, Orchestrator, publish_progress
 from factorial.config import EventsConfig
-from factorial.errors import ConfigError
+from factorial.errors import ConfigError, MailboxUnavailableError
 from factorial.events import encode_event
 from factorial.testing import ScriptedModel, call, say
 from tests.harness import System, quick
 from tests.support import wait_until
+from tests.valkey import ValkeyServer
 
 Updates = list[dict[str, Any]]
 
@@ -333,6 +334,70 @@ async def test_the_events_of_each_task_arrive_in_the_order_in_which_they_happene
         assert types([one for one in heard if one["task_id"] == task_id]) == expected
     ids = [tuple(map(int, one["id"].split("-"))) for one in heard]
     assert ids == sorted(ids)
+
+
+# -- the end
+
+
+async def until_it_ends(updates: AsyncGenerator[dict[str, Any], None]) -> int:
+    """How many updates came before the iteration ended."""
+    return len([one async for one in updates])
+
+
+@pytest.mark.parametrize("after", ["0", None])
+async def test_close_ends_subscriptions_whatever_they_are_doing(system: System, after: str | None) -> None:
+    """Subscriptions that begin so many steps of the event loop before the close: some still connect."""
+    await emit(system, 600)
+    for steps in range(1, 40):
+        orchestrator = Orchestrator(redis_url=system.redis.url, namespace=system.redis.namespace)
+        if steps % 2:
+            await orchestrator.get_task_data("nothing")  # is connected already
+        subscriptions = [
+            asyncio.create_task(until_it_ends(orchestrator.subscribe_to_updates("owner", after=after)))
+            for _ in range(3)
+        ]
+        for _ in range(steps):
+            await asyncio.sleep(0)
+        await orchestrator.close()
+        async with asyncio.timeout(10):
+            assert max(await asyncio.gather(*subscriptions)) <= 600
+
+
+async def test_close_ends_subscriptions_that_wait_for_the_next_event(system: System) -> None:
+    async with Orchestrator(redis_url=system.redis.url, namespace=system.redis.namespace) as orchestrator:
+        waiting = [
+            asyncio.create_task(until_it_ends(orchestrator.subscribe_to_updates(owner, after="0")))
+            for owner in ("owner", "owner", "other")
+        ]
+        paused = orchestrator.subscribe_to_updates("owner", after="0")
+        for owner in ("owner", "other"):
+            channel = orchestrator.get_updates_channel(owner)
+            await wait_until(lambda channel=channel: _has_subscriber(system, channel))
+        await emit(system, 2)
+        await anext(paused)
+    async with asyncio.timeout(10):
+        assert await asyncio.gather(*waiting) == [2, 2, 0]
+        assert await until_it_ends(paused) <= 1
+    # An orchestrator that is used again connects again.
+    try:
+        async with (
+            asyncio.timeout(10),
+            contextlib.aclosing(orchestrator.subscribe_to_updates("owner", after="0")) as again,
+        ):
+            assert numbers([await anext(again), await anext(again)]) == [0, 1]
+    finally:
+        await orchestrator.close()
+
+
+async def test_a_subscription_to_a_server_that_is_gone_does_not_end_as_if_it_was_closed(
+    own_valkey: ValkeyServer,
+) -> None:
+    own_valkey.start()
+    async with Orchestrator(redis_url=own_valkey.url) as orchestrator:
+        await orchestrator.get_task_data("nothing")
+        own_valkey.stop()
+        with pytest.raises(MailboxUnavailableError):
+            await anext(orchestrator.subscribe_to_updates("owner"))
 
 
 # -- the manual way, and the fields

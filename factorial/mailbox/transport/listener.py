@@ -102,8 +102,16 @@ class Listener:
         if self._link is not None:
             self._link.abort()
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether it was closed, so that no message will come."""
+        return self._closed
+
     async def close(self) -> None:
-        """Close the connection. A `subscribe` that still waits raises `MailboxUnavailableError`."""
+        """Close the connection, and call each subscriber's `on_gap`.
+
+        A `subscribe` that still waits raises `MailboxUnavailableError`.
+        """
         self._closed = True
         if self._check is not None:
             self._check.cancel()
@@ -112,6 +120,8 @@ class Listener:
             await asyncio.wait([self._reconnecting])
         for entry in self._channels.values():
             _refuse(entry, self._closed_error())
+            for _, on_gap in tuple(entry.subscribers):
+                _call(on_gap)
         self._channels.clear()
         link, self._link = self._link, None
         if link is not None:

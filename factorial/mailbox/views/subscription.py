@@ -92,13 +92,13 @@ def _as_set(name: str, values: Collection[str] | None) -> frozenset[str] | None:
 async def subscribe(
     scripts: Scripts, listener: Listener, owner_id: str, start: Position, wanted: EventFilter
 ) -> AsyncGenerator[dict[str, Any], None]:
-    """The owner's events after `start`, in order, each once."""
+    """The owner's events after `start`, in order, each once. The iteration ends when `listener` is closed."""
     inbox = _Inbox()
     channel = scripts.keys.channel(owner_id)
     await listener.subscribe(channel, inbox.hear, inbox.miss)
     try:
         position = start
-        while True:
+        while not listener.is_closed:
             if inbox.missed:
                 inbox.start_over()
                 async for event in _stored(scripts, owner_id, position):
