@@ -24,6 +24,7 @@ from factorial import (
     TurnCompletion,
 )
 from factorial.errors import ConfigError, ContextError
+from factorial.events import BaseEvent
 from factorial.testing import ScriptedModel, call, calls, say
 from tests.harness import System, quick, texts
 from tests.redis.test_waiting_edges import crash, is_journaled
@@ -292,27 +293,32 @@ async def test_a_result_that_json_cannot_hold() -> None:
     assert tool_results(completion.context.to_dict()) == ["refused"]
 
 
-async def test_a_thread_that_outlives_its_turn_records_nothing_any_more() -> None:
-    """Its result would be taken for a step of the attempt that is made meanwhile."""
+@pytest.mark.parametrize("moment", ["in the pause before the next attempt", "in the next attempt"])
+async def test_a_thread_that_outlives_its_turn_records_nothing_any_more(moment: str) -> None:
+    """Its result would be recalled as a step of the next attempt."""
     attempts: list[int] = []
-    second_attempt, refused = threading.Event(), threading.Event()
+    late, refused = threading.Event(), threading.Event()
 
     def pay(execution_ctx: ExecutionContext) -> str:
-        """Hang in the first attempt until there is a second one."""
+        """Hang in the first attempt, and take a step when it is over."""
         attempts.append(execution_ctx.retries)
         if len(attempts) > 1:
-            second_attempt.set()
+            late.set()
             assert refused.wait(PATIENCE)
             return str(execution_ctx.step_sync("charge", lambda: 2))
-        assert second_attempt.wait(PATIENCE)
+        assert late.wait(PATIENCE)
         try:
             execution_ctx.step_sync("charge", lambda: 1)
         except FactorialError:
             refused.set()
         return "late"
 
-    hasty = quick(turn_timeout=0.3)
-    completion = await paying(pay).run_inline(AgentContext(query="go"), worker_config=hasty)
+    def hear(event: BaseEvent) -> None:
+        if event.event_type == "task_retried" and moment == "in the pause before the next attempt":
+            late.set()
+
+    hasty = quick(turn_timeout=0.3, retry_delay=0.3, max_retry_delay=0.3)
+    completion = await paying(pay).run_inline(AgentContext(query="go"), hear, worker_config=hasty)
     assert tool_results(completion.context.to_dict()) == ["2"] and attempts == [0, 1]
 
 
