@@ -52,7 +52,7 @@ async def show(event: BaseEvent) -> None:
     """Print the result of each tool call."""
     if event.event_type in ("progress_update_tool_action_completed", "progress_update_tool_action_failed"):
         data = getattr(event, "data", {})
-        result = getattr(event, "error", None) or data["result"]
+        result = getattr(event, "error", None) or data["result"]["output_data"]
         print(f"{data['args'][0]['function']['arguments']} -> {result}")
 
 

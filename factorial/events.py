@@ -28,6 +28,7 @@ __all__ = [
     "QueueEvent",
     "bounded",
     "encode_event",
+    "whole_or_size",
 ]
 
 MAX_EVENT_DATA = 16_384
@@ -128,7 +129,9 @@ CATALOGUE: Mapping[str, CatalogueEntry] = MappingProxyType({
     ),
     **_progress("run_turn", "a turn"),
     **_progress("completion", "a model call", ("data.result",)),
-    **_progress("tool_action", "a tool call", ("data.result",)),
+    **_progress(
+        "tool_action", "a tool call", ("data.result.tool_call", "data.result.output_data", "data.result.output_str")
+    ),
     **_progress("step", "a call that the agent's code made by `execution_ctx.step`", ("data.result",)),
     EventType.CONTEXT_WINDOW_TRIMMED: CatalogueEntry(
         "a model call leaves out the conversation's oldest messages, to stay within `context_window_limit`",
@@ -245,6 +248,14 @@ def bounded(value: Any, limit: int = MAX_EVENT_DATA, depth: int = 20, total: int
     `depth`. What exceeds about `total` characters in all is left out.
     """
     return _Measure(limit, total).take(value, depth)
+
+
+def whole_or_size(value: Any, limit: int = MAX_EVENT_TOTAL) -> Any:
+    """`value` as plain JSON data; or, if that takes more than `limit` bytes, `{"truncated": True, "size": bytes}`."""
+    if value is None or isinstance(value, bool | int | float):
+        return value
+    encoded = dump_anything(value)
+    return load_json(encoded) if len(encoded) <= limit else {"truncated": True, "size": len(encoded)}
 
 
 class _Measure:

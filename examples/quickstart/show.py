@@ -61,7 +61,7 @@ def _description(event: Mapping[str, Any]) -> str | None:
             return f"the model asks for {wanted}" if wanted else "the model answers"
         case "progress_update_tool_action_completed":
             function = data["args"][0]["function"]
-            count = len(str(data["result"]).splitlines())
+            count = len(data["result"]["output_str"].splitlines())
             return f"{function['name']}({_arguments(function['arguments'])}) → {count} line{'s' * (count != 1)}"
         case "task_reclaimed":
             return f"reclaimed from {data['process']}"

@@ -5,6 +5,7 @@
     callbacks     the lifecycle callbacks
     completion    what a turn and a run return
     decorators    `@retry` and `@publish_progress`
+    request       the request of a model call
     compat        what agents of nfactorial 0.1.x override
     load          an agent by its name, `module:attribute`
     lifecycle/    the life of a run

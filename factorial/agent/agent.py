@@ -11,22 +11,22 @@ key.
 from collections.abc import Awaitable, Callable, Sequence
 from typing import TYPE_CHECKING, Any, Generic
 
-from factorial._core.text import with_article
 from factorial.agent.callbacks import Callback, checked_callback
 from factorial.agent.checks import check_options, checked_name, checked_tools, output_tool
 from factorial.agent.compat import own_conversation, warn_of_dropped_hooks
 from factorial.agent.completion import RunCompletion, TurnCompletion
 from factorial.agent.lifecycle.calls import as_step
+from factorial.agent.lifecycle.conversion import converted
 from factorial.agent.lifecycle.guard import Guard
 from factorial.agent.lifecycle.inline import InlineRun, run_inline
-from factorial.agent.lifecycle.progress import metadata
 from factorial.agent.lifecycle.steps import current_frame
 from factorial.agent.lifecycle.turn import take_turn
-from factorial.agent.lifecycle.window import Fitted, fit_window
+from factorial.agent.lifecycle.window import fit_window
+from factorial.agent.request import publish_trimmed, settings_for_turn
 from factorial.config import AgentWorkerConfig
 from factorial.context import AgentContext, ContextType, ExecutionContext
-from factorial.errors import ConfigError, ContextError
-from factorial.events import AgentEvent, EventType
+from factorial.errors import ConfigError
+from factorial.events import AgentEvent
 from factorial.models import (
     DEFAULT_MODEL,
     AnyModel,
@@ -49,6 +49,7 @@ from factorial.tools import (
     FunctionToolActionResult,
     call_tool,
     execution_parameters,
+    sub_task_results,
 )
 from factorial.utils import BaseModel
 
@@ -158,21 +159,16 @@ class BaseAgent(Generic[ContextType]):
 
         `task_id`: an id of your own, such as an order's number. However often a task with it is enqueued, it runs once.
         """
-        self.check_payload(payload)
         return Task(
             agent=self.name,
-            payload=payload,
+            payload=self.accepted_payload(payload),
             metadata=TaskMetadata(owner_id=check_owner_id(owner_id)),
             id=new_task_id() if task_id is None else check_task_id(task_id),
         )
 
-    def check_payload(self, payload: object) -> None:
-        """Raise `ContextError` if a task of this agent cannot be over `payload`."""
-        if not isinstance(payload, self.context_class):
-            raise ContextError(
-                f"agent {self.name!r} works on {self.context_class.__name__}, "
-                f"and the payload is {with_article(type(payload).__name__)}"
-            )
+    def accepted_payload(self, payload: object) -> ContextType:
+        """`payload` as a context of this agent's class. A plain `AgentContext` is converted. Raises `ContextError`."""
+        return converted(payload, self.context_class, self.name)
 
     async def run_inline(
         self,
@@ -187,6 +183,7 @@ class BaseAgent(Generic[ContextType]):
         `event_handler` gets each event, in order. `worker_config` says how failed turns are retried and how long a
         turn may take. Raises the error that ended the run as failed.
         """
+        agent_ctx = self.accepted_payload(agent_ctx)
         how = InlineRun(owner_id, worker_config or AgentWorkerConfig(), event_handler)
         return await run_inline(self, agent_ctx, how)
 
@@ -206,7 +203,7 @@ class BaseAgent(Generic[ContextType]):
                 messages, query=agent_ctx.query, limit=limit, tools=tools, answer=settings.max_completion_tokens or 0
             )
             if fitted.left_out:
-                await self._publish_trimmed(limit, fitted)
+                await publish_trimmed(limit, fitted)
                 answers = sum(message.get("role") == "assistant" for message in messages)
             messages = fitted.messages
         client = self.client
@@ -222,6 +219,10 @@ class BaseAgent(Generic[ContextType]):
         )
         return await complete(client.with_keys(model), request, self._publish_chunk if self.stream else None)
 
+    def validate_completion(self, agent_ctx: ContextType, response: "ChatCompletion") -> Awaitable[None] | None:
+        """Called with the model's answer. What an override raises, plain or async, makes the model call a failed one,
+        which is retried: raise `InvalidLLMResponseError` for an answer that another call may improve."""
+
     async def tool_action(
         self, tool_call: "ChatCompletionMessageToolCall", agent_ctx: ContextType
     ) -> FunctionToolActionResult:
@@ -235,6 +236,19 @@ class BaseAgent(Generic[ContextType]):
             parse_args=self.parse_tool_args,
             known=enabled,
         )
+
+    def process_child_task_results(
+        self, agent_ctx: ContextType, child_task_results: list[tuple[str, Any]]
+    ) -> TurnCompletion[ContextType] | str | Awaitable[TurnCompletion[ContextType] | str]:
+        """Add what the model reads of children that have ended to the conversation of `agent_ctx`.
+
+        `child_task_results` has the children of one call of a forking tool, in the order of spawning: the task id with
+        the output, or with an exception that says why there is none. What is added becomes the content of the tool
+        message that answers the call, after the tool's own text. An override may be async, and may return the text for
+        the model instead.
+        """
+        agent_ctx.messages.append({"role": "user", "content": sub_task_results(child_task_results)})
+        return TurnCompletion(is_done=False, context=agent_ctx)
 
     def prepare_messages(self, agent_ctx: ContextType) -> list[dict[str, Any]]:
         """The conversation as it is sent: the instructions, then the context's messages."""
@@ -285,7 +299,7 @@ class BaseAgent(Generic[ContextType]):
     def resolve_model_settings(self, agent_ctx: ContextType) -> ResolvedModelSettings:
         """The settings of the next model call. In the last turn that `max_turns` allows, the model has to answer."""
         settings = self.model_settings.resolve(agent_ctx)
-        return _settings_for_turn(
+        return settings_for_turn(
             settings,
             has_tools=bool(self.tools) or self.final_output is not None,
             must_call_tool=self.final_output is not None,
@@ -318,28 +332,6 @@ class BaseAgent(Generic[ContextType]):
             chosen = "" if self.model is not None else f"no model was given, so it uses {DEFAULT_MODEL.name}; "
             raise ConfigError(f"agent {self.name!r}: {chosen}{unready}") from None
 
-    async def _publish_trimmed(self, limit: int, fitted: Fitted) -> None:
-        execution_ctx, frame = ExecutionContext.get(), current_frame()
-        if execution_ctx is None or frame is None:
-            return
-        turn = frame.state.context.turn
-        await execution_ctx.events.publish_event(
-            AgentEvent(
-                event_type=EventType.CONTEXT_WINDOW_TRIMMED,
-                task_id=execution_ctx.task_id,
-                owner_id=execution_ctx.owner_id,
-                agent_name=execution_ctx.agent_name,
-                metadata=metadata(execution_ctx, turn),
-                turn=turn,
-                data={
-                    "limit": limit,
-                    "tokens": fitted.tokens,
-                    "messages_left_out": fitted.left_out,
-                    "messages_sent": len(fitted.messages),
-                },
-            )
-        )
-
     async def _publish_chunk(self, chunk: "ChatCompletionChunk") -> None:
         execution_ctx, frame = ExecutionContext.current(), current_frame()
         if frame is None:
@@ -362,20 +354,3 @@ class Agent(BaseAgent[AgentContext]):
 
 BaseAgent.completion = as_step("completion", BaseAgent.completion)  # type: ignore[method-assign]
 BaseAgent.tool_action = as_step("tool_action", BaseAgent.tool_action)  # type: ignore[method-assign]
-
-
-def _settings_for_turn(
-    settings: ResolvedModelSettings, *, has_tools: bool, must_call_tool: bool, is_last: bool
-) -> ResolvedModelSettings:
-    """`settings`, with a tool choice that fits the turn: none without tools, and an answer in the last one."""
-    choice = settings.tool_choice
-    if not has_tools:
-        return ResolvedModelSettings(settings.temperature, settings.max_completion_tokens)
-    if is_last:
-        final: dict[str, Any] = {"type": "function", "function": {"name": FINAL_OUTPUT}}
-        choice = final if must_call_tool else "none"
-    elif choice is None and must_call_tool:
-        choice = "required"
-    return ResolvedModelSettings(
-        settings.temperature, settings.max_completion_tokens, choice, settings.parallel_tool_calls
-    )

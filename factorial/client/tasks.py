@@ -1,5 +1,6 @@
 """Enqueue tasks, and read what is stored of tasks and batches."""
 
+from dataclasses import replace
 from typing import Any
 
 from factorial._core.text import iso
@@ -36,9 +37,8 @@ def checked_task(
         raise ConfigError("enqueue_task: task and owner_id/payload exclude each other: give one form")
     if task.agent != agent.name:
         raise ConfigError(f"enqueue_task: the task is for agent {task.agent!r}, and the agent is {agent.name!r}")
-    if not isinstance(task.payload, agent.context_class):
-        raise ContextError(f"enqueue_task: agent {agent.name!r} works on {agent.context_class.__name__}")
-    return task
+    accepted = agent.accepted_payload(task.payload)
+    return task if accepted is task.payload else replace(task, payload=accepted)
 
 
 async def enqueue_task(scripts: Scripts, task: Task[Any]) -> str:

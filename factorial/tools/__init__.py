@@ -19,9 +19,11 @@ from factorial.tools.output import (
     FunctionToolAction,
     FunctionToolActionResult,
 )
+from factorial.tools.sub_tasks import sub_task_results
 
 __all__ = [
     "FINAL_OUTPUT", "AgentTool", "AgentToolAction", "AgentToolActionResult", "Deferral", "FunctionTool",
     "FunctionToolAction", "FunctionToolActionResult", "build_tools", "call_tool", "deferred_result", "deferred_tool",
-    "execution_parameters", "final_output_tool", "forking_tool", "function_tool", "tool",
+    "execution_parameters", "final_output_tool", "forking_tool", "function_tool", "sub_task_results",
+    "tool",
 ]  # fmt: skip

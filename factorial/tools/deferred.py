@@ -26,6 +26,7 @@ from factorial.task import check_task_id
 from factorial.telemetry.task_log import task_fields
 from factorial.tools.inspection import where
 from factorial.tools.output import FunctionToolActionResult, failure
+from factorial.tools.sub_tasks import sub_task_results
 
 __all__ = [
     "Deferral", "IsEnabled", "ToolOptions", "deferral_of", "deferred_result", "deferred_tool", "forking_tool",
@@ -80,7 +81,7 @@ class Deferral:
             return failure(tool_call_id, mistake)
         return FunctionToolActionResult(
             tool_call_id=tool_call_id,
-            output_str=printable_text(shown) if task_ids else shown or "[]",
+            output_str=printable_text(shown) if task_ids or shown else sub_task_results(()),
             output_data=task_ids,
             pending_child_task_ids=task_ids,
             timeout=self.timeout,
@@ -122,9 +123,9 @@ def forking_tool(
     """Mark a tool that spawns child tasks and awaits all of them.
 
     The function returns what `execution_ctx.spawn_child_task(s)` returned, alone or in a list, or a pair of a text for
-    the model and these. The model sees the text and, as a JSON list, each task's id, status, and output or error. Tasks
-    that have not ended within `timeout` seconds are cancelled, and shown as expired. The other options are those of
-    `function_tool`. Raises `ConfigError`.
+    the model and these. The model sees the text and `<sub_task_results>`, with the output or the error of each task:
+    see `BaseAgent.process_child_task_results`. Tasks that have not ended within `timeout` seconds are cancelled. The
+    other options are those of `function_tool`. Raises `ConfigError`.
     """
     options = ToolOptions(name, description, strict_json_schema, is_enabled)
     return _marking("forking_tool", Deferral("children", timeout), options)

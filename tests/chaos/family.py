@@ -3,7 +3,6 @@ second asks somebody outside, and who then answers. Every tool call that is exec
 """
 
 import asyncio
-import json
 from collections import Counter
 from typing import Any
 
@@ -11,6 +10,7 @@ from factorial import Agent, AgentContext, Batch, ExecutionContext, deferred_res
 from factorial.testing import Reply, ScriptedModel, call, say
 from tests.chaos.agents import witnessed
 from tests.chaos.system import OWNER, System
+from tests.sub_tasks import ends
 
 CHILDREN = 10
 
@@ -61,7 +61,7 @@ def parent_script(messages: Any) -> Reply:
             return call("send_children")
         case 1:
             return call("ask")
-    seen = sum(one["status"] == "completed" for one in json.loads(messages[2]["content"]))
+    seen = sum(end.kind == "result" for end in ends(messages[2]["content"]))
     return say(f"{seen} corners seen, and I was told: {messages[4]['content']}")
 
 

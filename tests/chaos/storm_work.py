@@ -5,7 +5,6 @@ process in the directory that CHAOS_DIARY names: a witness outside of Factorial.
 """
 
 import asyncio
-import json
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -226,7 +225,7 @@ def _script(messages: Sequence[Mapping[str, Any]]) -> tuple[int, str | None, tup
         return turn, None, kind.turns[turn]
     heard = [message["content"] for role in ("tool", "user") for message in since if message["role"] == role]
     if kind is KINDS["family"]:
-        heard = [f"{sum(one['status'] == 'completed' for one in json.loads(heard[0]))} children have completed"]
+        heard = [f"{heard[0].count('<sub_task_result ')} children have completed"]
     return turn, " ".join(heard) or kind.answer, ()
 
 

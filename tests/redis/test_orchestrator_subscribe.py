@@ -452,7 +452,7 @@ async def test_progress_events_carry_args_kwargs_and_context(system: System, age
     [tool] = [one for one in progress if one["event_type"] == "progress_update_tool_action_started"]
     assert tool["data"]["args"][0]["function"] == {"name": "tool", "arguments": "{}"}
     [told] = [one for one in progress if one["event_type"] == "progress_update_tool_action_completed"]
-    assert told["data"]["result"] == "result"
+    assert told["data"]["result"]["output_data"] == "result"
 
 
 async def test_a_failing_tool_and_a_failing_turn_are_told_of(system: System) -> None:

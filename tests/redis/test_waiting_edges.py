@@ -27,6 +27,7 @@ from factorial.mailbox.operations.lease import Cause
 from factorial.task import TaskStatus
 from factorial.testing import ScriptedModel, call, calls, say
 from tests.harness import Process, System, before_the_first_step, quick, texts
+from tests.sub_tasks import outputs
 from tests.support import wait_until
 
 helper = Agent(name="helper", model=ScriptedModel(lambda messages: say("found " + messages[-1]["content"])))
@@ -381,7 +382,7 @@ async def test_a_task_id_that_is_used_again_has_children_of_its_own(system: Syst
     scripts = (await system.mailbox()).scripts
     assert await upkeep.expire(scripts, agent="parent", status=TaskStatus.COMPLETED, ttl=0, most=10) == 1
     weather = "fine"
-    assert '"output":"fine"' in await result()
+    assert "> fine </sub_task_result>" in await result()
 
 
 async def test_the_end_of_a_batch_is_published_when_its_parent_has_ended_and_is_removed(system: System) -> None:
@@ -441,7 +442,7 @@ async def test_a_child_that_has_ended_is_kept_until_its_parent_has_ended(system:
 
     assert await removed() == 0
     gate.set()
-    assert '"output":"found it"' in (await system.ended(task_id))["payload"]["messages"][2]["content"]
+    assert "> found it </sub_task_result>" in (await system.ended(task_id))["payload"]["messages"][2]["content"]
     assert await removed() == 1
     assert await system.orchestrator.get_task_data(children[0]) is None
 
@@ -458,7 +459,7 @@ async def test_a_forking_tool_may_return_a_text_and_the_id_of_a_child(system: Sy
     data = await system.ended(await system.submit(agent))
     text, _, listing = data["payload"]["messages"][2]["content"].partition("\n")
     assert text == "Somebody looks."
-    assert listing.endswith('"status":"completed","output":"found it"}]')
+    assert outputs(listing) == ["found it"]
 
 
 # -- results, deadlines and ends
@@ -537,7 +538,7 @@ async def test_a_run_awaits_child_tasks_as_soon_as_no_result_is_open(system: Sys
     await system.start(helper)
     shown = texts((await system.ended(task_id))["payload"]["messages"])
     assert shown[2] == ("tool: yes" if patience == 60 else "tool: Error: no result came within 0.05 seconds")
-    assert '"output":"found it"' in shown[3]
+    assert "> found it </sub_task_result>" in shown[3]
 
 
 async def test_a_turn_that_ends_the_run_with_an_open_call_leaves_a_conversation_that_can_continue(

@@ -136,7 +136,7 @@ async def test_spec_A09_tool_action_may_answer_itself(system: System, llmock: LL
     results = [message["content"] for message in data["payload"]["messages"] if message["role"] == "tool"]
     assert results == ["That is not for you.", "public: a word"]
     published = [
-        event["data"]["result"]
+        event["data"]["result"]["output_data"]
         for event in await system.events(task_id)
         if event["event_type"] == "progress_update_tool_action_completed"
     ]

@@ -40,7 +40,7 @@ async def run(system: System, agent: Agent) -> tuple[str, dict[str, Any]]:
 async def published(system: System, task_id: str) -> list[Any]:
     """The results of the tools in the events."""
     return [
-        event["data"]["result"]
+        event["data"]["result"]["output_data"]
         for event in await system.events(task_id)
         if event["event_type"] == "progress_update_tool_action_completed"
     ]

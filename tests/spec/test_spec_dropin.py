@@ -359,7 +359,9 @@ async def test_spec_dropin_what_events_carry_is_what_the_guide_says() -> None:
     assert published["completion_completed"]["result"]["tool_calls"] == ["look"]
     [tool_call] = published["tool_action_started"]["args"]
     assert tool_call["function"] == {"name": "look", "arguments": '{"x":1}'}
-    assert published["tool_action_completed"]["result"] == {"x": 1}
+    assert published["tool_action_completed"]["result"] == {
+        "tool_call": tool_call, "output_str": "seen", "output_data": {"x": 1},
+    }  # fmt: skip
     assert published["agent_output"] == "end"
     assert not {"turn", "data"} & heard["run_completed"].keys() and heard["run_completed"]["metadata"]["turn"] == 1
     assert {event["agent_name"] for event in heard.values()} == {"my_agent_one"}

@@ -265,8 +265,9 @@ def _assert_fields(event: dict[str, Any]) -> None:
     entry = CATALOGUE[event["event_type"]]
     own = {name.partition(".")[0] for name in entry.carries}
     assert event.keys() == BASE | own, event
-    if inner := {name.removeprefix("data.") for name in entry.carries if name.startswith("data.")}:
-        assert event["data"].keys() == inner, event
+    for outer, holder in (("data.", event), ("data.result.", event.get("data"))):
+        if inner := {name.removeprefix(outer).partition(".")[0] for name in entry.carries if name.startswith(outer)}:
+            assert isinstance(holder, dict) and holder[outer.split(".")[-2]].keys() == inner, event
     if "error" in own:
         assert event["error"] and isinstance(event["error"], str), event
     assert event["metadata"] is None or isinstance(event["metadata"], dict)
@@ -314,7 +315,7 @@ async def test_spec_E05_what_progress_events_tell(system: System, agent: Agent, 
     tools = [one for one in heard if one["event_type"].startswith("progress_update_tool_action_")]
     begun, done, begun_again, failed = tools
     assert begun["data"]["args"][0]["function"] == {"name": "get_weather", "arguments": '{"city": "Oslo"}'}
-    assert done["data"]["result"] == "The weather in Oslo is sunny."
+    assert done["data"]["result"]["output_data"] == "The weather in Oslo is sunny."
     assert begun_again["data"]["args"][0]["function"]["name"] == "refuse"
     assert failed["event_type"] == "progress_update_tool_action_failed"
     assert "nobody knows Rome" in failed["error"] and "result" not in failed["data"]

@@ -2,7 +2,6 @@
 the language model."""
 
 import asyncio
-import json
 from typing import Any
 
 import pytest
@@ -14,6 +13,7 @@ from factorial.events import BaseEvent
 from factorial.testing import ScriptedModel, call, calls, say
 from tests.harness import System, quick, tidy
 from tests.spec.provider import Provider, texts
+from tests.sub_tasks import End, ends, outputs
 from tests.support import wait_until
 
 helper = Agent(name="helper", model=ScriptedModel(lambda messages: say(f"found {messages[-1]['content']}")))
@@ -39,10 +39,9 @@ def research(*topics: str) -> Any:
     return call("research", topics=list(topics))
 
 
-async def results(system: System, task_id: str, at: int = 2) -> list[dict[str, Any]]:
+async def results(system: System, task_id: str, at: int = 2) -> list[End]:
     """What the parent's model was shown of its children."""
-    shown: list[dict[str, Any]] = json.loads((await system.ended(task_id))["payload"]["messages"][at]["content"])
-    return shown
+    return ends((await system.ended(task_id))["payload"]["messages"][at]["content"])
 
 
 async def test_spec_T03_the_parent_waits_for_its_children(system: System, provider: Provider) -> None:
@@ -57,8 +56,8 @@ async def test_spec_T03_the_parent_waits_for_its_children(system: System, provid
     assert (await system.data(batch.task_ids[0]))["parent_id"] == task_id
     await system.start(helper)
     assert await results(system, task_id) == [
-        {"task_id": batch.task_ids[0], "status": "completed", "output": "found cats"},
-        {"task_id": batch.task_ids[1], "status": "completed", "output": "found dogs"},
+        (batch.task_ids[0], "result", "found cats"),
+        (batch.task_ids[1], "result", "found dogs"),
     ]
     data = await system.ended(task_id)
     assert (data["payload"]["output"], data["payload"]["turn"], data["pickups"]) == ("Both sleep.", 2, 2)
@@ -84,7 +83,7 @@ async def test_spec_T03_one_child(system: System, provider: Provider) -> None:
     task_id = await system.submit(agent)
     text, _, listing = (await system.ended(task_id))["payload"]["messages"][2]["content"].partition("\n")
     assert text == "I have asked the helper."
-    assert json.loads(listing) == [{"task_id": spawned[0], "status": "completed", "output": "found cats"}]
+    assert ends(listing) == [(spawned[0], "result", "found cats")]
     assert (await system.data(spawned[0]))["batch_id"] is None
 
 
@@ -96,10 +95,10 @@ async def test_spec_T03_a_thousand_in_one_batch(system: System, provider: Provid
     await system.start(helper, quick(batch_size=100))
     task_id = await system.submit(parent.agent)
     data = await system.ended(task_id, timeout=120)
-    shown = json.loads(data["payload"]["messages"][2]["content"])
-    assert [one["output"] for one in shown] == [f"found {number}" for number in range(1000)]
+    shown = ends(data["payload"]["messages"][2]["content"])
+    assert [end.text for end in shown] == [f"found {number}" for number in range(1000)]
     (batch,) = parent.batches
-    assert [one["task_id"] for one in shown] == batch.task_ids and data["pickups"] == 2
+    assert [end.task_id for end in shown] == batch.task_ids and data["pickups"] == 2
     progress = [event for event in await system.events(task_id) if event["event_type"] == "batch_progress"]
     assert [event["progress"] for event in progress] == list(range(1, 101))
     assert [event["completed_tasks"] for event in progress] == list(range(10, 1001, 10))
@@ -141,7 +140,7 @@ async def test_spec_T03_the_progress_of_a_small_batch_is_told_task_by_task(syste
         (batch.id, "parent", "owner")
     }
     types = await system.types(task_id, progress=True)
-    assert types.index("batch_completed") < types.index("progress_update_tool_action_completed")
+    assert types.index("progress_update_tool_action_completed") < types.index("batch_completed")
 
 
 async def test_spec_T03_three_deep(system: System, provider: Provider) -> None:
@@ -153,7 +152,7 @@ async def test_spec_T03_three_deep(system: System, provider: Provider) -> None:
             return say(f"leaf {query}")
         if len(messages) == 1:
             return research(f"{query}/a", f"{query}/b")
-        return say(f"{query}: {', '.join(one['output'] for one in json.loads(messages[2]['content']))}")
+        return say(f"{query}: {', '.join(outputs(messages[2]['content']))}")
 
     provider.replies = reply
     lower = Parent(Agent(name="leaf", model=gpt_41))
@@ -196,8 +195,8 @@ async def test_spec_T03_mixed_agents_in_one_turn_with_an_ordinary_tool(system: S
     assert [message["tool_call_id"] for message in sent[2:6]] == [one["id"] for one in sent[1]["tool_calls"]]
     assert (sent[2]["content"], sent[4]["content"]) == ("2", "4")
     for at in (3, 5):
-        assert [one["output"] for one in json.loads(sent[at]["content"])] == ["other says so", "found x", "found y"]
-    ids = [one["task_id"] for at in (3, 5) for one in json.loads(sent[at]["content"])]
+        assert outputs(sent[at]["content"]) == ["other says so", "found x", "found y"]
+    ids = [end.task_id for at in (3, 5) for end in ends(sent[at]["content"])]
     assert len(set(ids)) == 6
 
 
@@ -225,8 +224,12 @@ async def test_spec_T03_failed_cancelled_and_expired_children(system: System, pr
     await system.reaches(ids[1], "processing")
     await system.orchestrator.cancel_task(ids[1])
     shown = await results(system, task_id)
-    assert shown[0]["status"] == "failed" and "no such thing" in shown[0]["error"]
-    assert [one["status"] for one in shown] == ["failed", "cancelled", "expired", "completed"]
+    assert "no such thing" in shown[0].text
+    assert [(end.kind, end.text) for end in shown[1:]] == [
+        ("error", "the task was cancelled"),
+        ("error", "the task had not ended within 4 seconds, and was cancelled"),
+        ("result", "well"),
+    ]
     # A child whose result is not awaited any longer costs no further model call.
     assert (await system.ended(ids[2]))["status"] == "cancelled"
     assert (await system.event(task_id, "batch_completed"))["completed_tasks"] == 4
@@ -248,7 +251,7 @@ async def test_spec_T03_children_that_end_before_the_park(system: System, provid
     await system.start(agent)
     await system.start(helper)
     task_id = await system.submit(agent)
-    assert [one["output"] for one in await results(system, task_id)] == ["found a", "found b"]
+    assert [end.text for end in await results(system, task_id)] == ["found a", "found b"]
     assert (await system.data(task_id))["pickups"] == 1
     assert "task_pending_child_task_results" not in await system.types(task_id)
 
@@ -262,7 +265,8 @@ async def test_spec_T03_a_child_whose_record_is_gone_is_unknown(system: System, 
     provider.replies = [call("somebody_elses"), "Done."]
     agent = Agent(name="parent", tools=[somebody_elses], model=gpt_41)
     await system.start(agent)
-    assert [one["status"] for one in await results(system, await system.submit(agent))] == ["unknown"]
+    [end] = await results(system, await system.submit(agent))
+    assert (end.kind, end.text) == ("error", "there is no such task, or this task has not spawned it")
 
 
 @pytest.mark.parametrize("value", [None, 5, ["not an id!"], {"a": 1}])
@@ -312,7 +316,7 @@ async def test_spec_T03_a_repeated_step_spawns_nothing_twice(system: System, pro
     gate.set()
     await system.start(agent)
     shown = await results(system, task_id)
-    assert seen[2:] == seen[:2] and len({one["task_id"] for one in shown}) == 3
+    assert seen[2:] == seen[:2] and len({end.task_id for end in shown}) == 3
     enqueued = [event for event in await system.events() if event["event_type"] == "run_enqueued"]
     assert len(enqueued) == 4 and parent.batches == []
 
@@ -398,7 +402,7 @@ async def test_spec_T03_half_of_the_children_are_executed_by_a_process_that_dies
     await doomed.kill()
     await (await system.mailbox()).reclaim_process(doomed.name)
     await system.start(child)
-    assert [one["output"] for one in await results(system, task_id)] == list("abcdefghij")
+    assert [end.text for end in await results(system, task_id)] == list("abcdefghij")
     assert (await system.data(task_id))["pickups"] == 2
 
 
@@ -407,8 +411,7 @@ async def test_spec_T03_children_inline(provider: Provider) -> None:
     parent = Parent()
     events: list[BaseEvent] = []
     completion = await parent.agent.run_inline(AgentContext(query="q"), events.append)
-    shown = json.loads(completion.context.messages[2]["content"])
-    assert [one["output"] for one in shown] == ["found cats", "found dogs"]
+    assert outputs(completion.context.messages[2]["content"]) == ["found cats", "found dogs"]
     assert completion.output == "Both sleep."
     assert {event.task_id for event in events} >= set(parent.batches[0].task_ids)
 
@@ -432,8 +435,10 @@ async def test_spec_T03_children_inline_that_fail_or_take_too_long(provider: Pro
     provider.replies = [research("fail", "hang"), "Done."]
     parent = Parent(Agent(name="child", model=ScriptedModel(reply), tools=[wait]), timeout=1)
     completion = await parent.agent.run_inline(AgentContext(query="q"))
-    shown = json.loads(completion.context.messages[2]["content"])
-    assert [one["status"] for one in shown] == ["failed", "expired"] and shown[0]["error"] == "no such thing"
+    assert [(end.kind, end.text) for end in ends(completion.context.messages[2]["content"])] == [
+        ("error", "no such thing"),
+        ("error", "the task had not ended within 1 seconds, and was cancelled"),
+    ]
     assert cancelled.is_set()
 
 
@@ -444,20 +449,20 @@ def test_spec_T03_a_senseless_timeout_is_refused() -> None:
 
 async def test_spec_T03_a_payload_that_does_not_fit_spawns_nothing(system: System, provider: Provider) -> None:
     class Special(AgentContext):
-        field: int = 0
+        field: int
 
     special = Agent(name="special", context_class=Special, model=gpt_41)
 
     @forking_tool(timeout=60)
     async def fork(execution_ctx: ExecutionContext) -> Batch:
         """Fork."""
-        return await execution_ctx.spawn_child_tasks(special, [Special(query="a"), AgentContext(query="b")])
+        return await execution_ctx.spawn_child_tasks(special, [Special(query="a", field=1), AgentContext(query="b")])
 
     provider.replies = [call("fork"), "Done."]
     agent = Agent(name="parent", tools=[fork], model=gpt_41)
     await system.start(agent)
     sent = (await system.ended(await system.submit(agent)))["payload"]["messages"]
-    assert "works on Special" in sent[2]["content"]
+    assert "works on Special, which cannot be made of an AgentContext: field: Field required" in sent[2]["content"]
     assert len({event["task_id"] for event in await system.events()}) == 1
 
 
@@ -468,7 +473,7 @@ async def test_spec_T03_children_are_removed_like_any_task(system: System, provi
     await system.start(parent.agent, maintenance=tidy())
     await system.start(helper, maintenance=short)
     task_id = await system.submit(parent.agent)
-    assert (await results(system, task_id))[0]["output"] == "found cats"
+    assert (await results(system, task_id))[0].text == "found cats"
     child = parent.batches[0].task_ids[0]
 
     async def gone() -> bool:

@@ -2,7 +2,6 @@
 language model."""
 
 import asyncio
-import json
 from typing import Any
 
 import pytest
@@ -23,6 +22,7 @@ from factorial.errors import ConfigError, ContextError
 from factorial.testing import call, calls, say
 from tests.harness import System
 from tests.spec.provider import Provider, texts
+from tests.sub_tasks import outputs
 from tests.support import wait_until
 
 ASKED = calls(call("ask", question="May I?"))
@@ -105,7 +105,8 @@ async def test_spec_T01_the_events_of_a_wait(system: System, provider: Provider)
     by_type = {event["event_type"]: event for event in events}
     assert by_type["task_pending_tool_call_results"]["data"] == {"tool_call_ids": [call_id]}
     completed = by_type["progress_update_tool_action_completed"]["data"]
-    assert completed["result"] == {"signed": True} and completed["args"][0]["function"]["name"] == "ask"
+    assert (completed["result"]["output_str"], completed["result"]["output_data"]) == ("Yes.", {"signed": True})
+    assert completed["args"][0]["function"]["name"] == "ask" == completed["result"]["tool_call"]["function"]["name"]
 
 
 async def test_spec_T01_several_calls_mixed_with_ordinary_ones_are_answered_in_order(
@@ -403,6 +404,6 @@ async def test_spec_T01_T03_results_and_children_are_waited_for_together(system:
     await system.start(child)
     data = await system.ended(task_id)
     sent = [request.messages for request in provider.calls if request.messages[0]["content"] != "child"][-1]
-    assert [one["output"] for one in json.loads(sent[2]["content"])] == ["found x", "found y"]
+    assert outputs(sent[2]["content"]) == ["found x", "found y"]
     assert texts(sent)[3:] == ["tool: 3", "tool: Yes."]
     assert (data["pickups"], data["payload"]["turn"]) == (2, 2)

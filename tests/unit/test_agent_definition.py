@@ -117,6 +117,9 @@ def test_an_agent_with_its_own_context_class() -> None:
     class Mine(AgentContext):
         count: int = 0
 
+    class Other(AgentContext):
+        pass
+
     class MyAgent(BaseAgent[Mine]):
         def __init__(self) -> None:
             super().__init__(description="d", instructions="i", tools=[tool], context_class=Mine)
@@ -124,8 +127,8 @@ def test_an_agent_with_its_own_context_class() -> None:
     agent = MyAgent()
     task = agent.create_task(owner_id="o", payload=Mine(query="q", count=2))
     assert (task.agent, task.owner_id, task.payload.count, task.status) == ("my_agent", "o", 2, "queued")
-    with pytest.raises(ContextError, match="works on Mine, and the payload is an AgentContext"):
-        agent.create_task(owner_id="o", payload=AgentContext(query="q"))  # type: ignore[arg-type]
+    with pytest.raises(ContextError, match="works on Mine, and the payload is an Other"):
+        agent.create_task(owner_id="o", payload=Other(query="q"))  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="cannot name an owner"):
         agent.create_task(owner_id="", payload=Mine(query="q"))
 

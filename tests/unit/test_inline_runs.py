@@ -18,7 +18,7 @@ from factorial import (
     RetryableError,
     TurnCompletion,
 )
-from factorial.errors import ConfigError, FactorialError, MaxTurnsError, ModelRefusedError, TurnTimeoutError
+from factorial.errors import ContextError, FactorialError, MaxTurnsError, ModelRefusedError, TurnTimeoutError
 from factorial.testing import ScriptedModel, call, calls, say
 
 QUICK = AgentWorkerConfig(retry_delay=0.001, max_retry_delay=0.002)
@@ -267,9 +267,12 @@ async def test_the_context_has_to_fit_and_the_model_to_have_a_script() -> None:
     class Special(AgentContext):
         pass
 
+    class Other(AgentContext):
+        pass
+
     agent: BaseAgent[Special] = BaseAgent(name="s", context_class=Special, model=ScriptedModel([]))
-    with pytest.raises(ConfigError, match="works on Special, and was given an AgentContext: use Special"):
-        await agent.run_inline(AgentContext(query="q"))  # type: ignore[arg-type]
+    with pytest.raises(ContextError, match="works on Special, and the payload is an Other"):
+        await agent.run_inline(Other(query="q"))  # type: ignore[arg-type]
     with pytest.raises(ModelRefusedError, match="the script has 0 replies"):
         await agent.run_inline(Special(query="q"))
 

@@ -4,6 +4,7 @@ inline         `run_inline`, and the host without Redis
 activation     `Activation`: turn by turn, until the run ends or its host releases it
 decide         what a finished or failed turn leads to, and the events that announce it
 turn           one turn: ask the model, run the tools, see whether the run is done
+sub_tasks      the ends of children as the parent's model reads them
 waiting        what a parked turn awaits, and how it is finished
 calls          model calls and tool calls as steps
 steps          `Steps.take`: recall, guards, events, record
@@ -18,6 +19,7 @@ progress       the events around an operation
 snapshot       what has changed in a context since it was stored
 window         what a request leaves out to stay within the context window
 fidelity       whether a context comes back as it was
+conversion     a context of the base class for an agent with a class of its own
 codec          a context as JSON
 failure        whether and when a failed turn is tried again
 outcome        `Outcome`: what a turn leads to

@@ -30,7 +30,8 @@ from factorial.agent.lifecycle.progress import Progress
 from factorial.agent.lifecycle.run_state import RunState
 from factorial.agent.lifecycle.step import Step
 from factorial.agent.lifecycle.steps import Frame, Steps
-from factorial.agent.lifecycle.waiting import answer_calls, read_results
+from factorial.agent.lifecycle.sub_tasks import answer_of
+from factorial.agent.lifecycle.waiting import answer_calls, read_arrivals
 from factorial.config import AgentWorkerConfig
 from factorial.context import ContextType, ExecutionContext, entered, execution_context, note_attempt, scope
 from factorial.errors import ContextError, FactorialError, FatalAgentError, RetryableError, TurnTimeoutError
@@ -245,16 +246,15 @@ class Activation(Generic[ContextType]):
         state = self.state
         state.turn = state.context.turn - 1
         self._begin_steps("results:")
-        results = read_results(self._awaits)
-        arrived = [result for result, was_awaited in results if was_awaited]
-        shown = [
-            (result.tool_call_id, result.output_data if result.error is None else result.error) for result in arrived
-        ]
+        arrivals = read_arrivals(self._awaits)
+        awaited = [arrival for arrival in arrivals if arrival.was_awaited]
+        shown = [(arrival.call.tool_call_id, arrival.shown) for arrival in awaited]
         await self._call_back(state.agent.on_pending_tool_results, shown)
         calls = {call["id"]: call for message in state.context.messages for call in message.get("tool_calls") or ()}
-        for result in arrived:
-            await publish_late_result(state, calls.get(result.tool_call_id, {}), result)
-        answer_calls(state.context.messages, [result for result, _ in results])
+        for arrival in awaited:
+            if arrival.result is not None:
+                await publish_late_result(state, calls.get(arrival.call.tool_call_id, {}), arrival.result)
+        answer_calls(state.context.messages, [await answer_of(state, arrival) for arrival in arrivals])
         return Continue()
 
     def _after_failure(self, error: BaseException) -> Outcome:

@@ -2,6 +2,7 @@
 each is the step.
 """
 
+import inspect
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import fields
 from functools import wraps
@@ -16,6 +17,7 @@ from factorial.agent.lifecycle.run_state import RunState
 from factorial.agent.lifecycle.step import Step
 from factorial.agent.lifecycle.steps import Steps, current_frame
 from factorial.context import AgentContext
+from factorial.events import bounded, whole_or_size
 from factorial.models.answer import function_calls
 from factorial.tools import FINAL_OUTPUT, FunctionToolActionResult
 
@@ -47,13 +49,21 @@ async def _take_completion(
 ) -> "ChatCompletion":
     from openai.types.chat import ChatCompletion
 
+    async def called() -> ChatCompletion:
+        response = await call()
+        if isinstance(response, ChatCompletion):
+            verdict = steps.state.agent.validate_completion(agent_ctx, response)
+            if inspect.isawaitable(verdict):
+                await verdict
+        return response
+
     def recall(recorded: Recorded) -> ChatCompletion:
         return ChatCompletion.model_validate_json(recorded.result)
 
     step = Step(
         name=StepKind.COMPLETION,
         kind=StepKind.COMPLETION,
-        call=call,
+        call=called,
         returns=ChatCompletion,
         record=_record_completion,
         recall=recall,
@@ -96,6 +106,7 @@ async def _take_tool_action(
             result.tool_call_id = result.tool_call_id or tool_call.id  # an overridden method may leave it out
         return result
 
+    about = tool_call.model_dump()
     with steps.open_call() as is_last:
         step = Step(
             name=f"tool:{_without_slashes(tool_call.id)}",
@@ -105,8 +116,8 @@ async def _take_tool_action(
             returns=FunctionToolActionResult,
             record=_record_result,
             recall=_recall_result,
-            args=[tool_call.model_dump()],
-            ending=_end_of_tool_action,
+            args=[about],
+            ending=lambda result: _end_of_tool_action(about, result),
             urgent=lambda _: not is_last(),
             guards=(_Deferral(steps.state),),
             tool_call_id=tool_call.id,
@@ -134,7 +145,7 @@ async def publish_late_result(
     state: RunState[Any], tool_call: Mapping[str, Any], result: FunctionToolActionResult
 ) -> None:
     """Publish the end of a tool call whose result came after its turn was parked."""
-    if ending := _end_of_tool_action(result):
+    if ending := _end_of_tool_action(tool_call, result):
         progress = Progress(StepKind.TOOL_ACTION, state.execution_ctx, state.context, args=[tool_call])
         await progress.publish_end(ending)
 
@@ -167,11 +178,14 @@ def _recall_result(recorded: Recorded) -> FunctionToolActionResult:
     )
 
 
-def _end_of_tool_action(result: FunctionToolActionResult) -> Ending | None:
-    """None for a result that is still to come."""
-    if result.is_pending:
+def _end_of_tool_action(tool_call: Mapping[str, Any], result: FunctionToolActionResult) -> Ending | None:
+    """None for a result that is delivered later. A call that has spawned its children is completed."""
+    if result.pending_result:
         return None
-    return showing(result.output_data, result.error)
+    if result.error is not None:
+        return Ending(result.error)
+    about = bounded({"tool_call": tool_call, "output_str": result.output_str})
+    return Ending(more={"result": about | {"output_data": whole_or_size(result.output_data)}})
 
 
 def _without_slashes(call_id: str) -> str:

@@ -29,15 +29,14 @@ async def spawn_children(
     as_batch: bool,
 ) -> Batch:
     """Spawn a task of `agent` for each of `contexts`. `origin` names the step, or the place in the run; `count` numbers
-    its spawns."""
+    its spawns. Raises `ContextError` for a context that does not fit the agent, and spawns nothing then."""
     _check(agent, contexts, "spawn_child_tasks" if as_batch else "spawn_child_task")
     assert isinstance(agent, Spawnable)
-    for context in contexts:
-        agent.check_payload(context)
+    accepted = [agent.accepted_payload(context) for context in contexts]
     # The time at which the run began distinguishes it from an earlier run of a task with the same id.
     place = f"{origin}:{state.started_at.isoformat()}:spawn#{count(f'spawn:{origin}')}"
     task_ids = [_id(f"{place}:{number}") for number in range(len(contexts))]
-    children = [Child(task_id, agent, context) for task_id, context in zip(task_ids, contexts, strict=True)]
+    children = [Child(task_id, agent, context) for task_id, context in zip(task_ids, accepted, strict=True)]
     batch = Batch(_id(place), task_ids)
     if children:
         await state.host.spawn(batch.id if as_batch else "", children)

@@ -31,7 +31,7 @@ from factorial.context import AgentContext, ContextType
 from factorial.errors import ContextError, FatalAgentError, RetryableError, UnreadableContextError
 
 __all__ = [
-    "ABOUT", "MAX_VALUE_BYTES", "decode_context", "decode_message", "encode_fields",
+    "ABOUT", "MAX_VALUE_BYTES", "complaints_about", "decode_context", "decode_message", "encode_fields",
     "encode_messages", "fits", "loose_fields", "readable", "shown_fields", "with_loose",
 ]  # fmt: skip
 
@@ -182,7 +182,7 @@ def decode_context(
     except ValidationError as unfit:
         if _is_damage(unfit):
             raise ContextError(
-                f"the stored context does not fit {context_class.__name__}: {_complaints(unfit)}"
+                f"the stored context does not fit {context_class.__name__}: {complaints_about(unfit)}"
             ) from None
         return _read_by_types(context_class, stored, conversation, about["loose"])
     except FatalAgentError:
@@ -238,7 +238,7 @@ def _read_by_types(
             if name in loose:
                 values[name] = load_json(value)
             else:
-                complaints[name] = f"{name}: {_complaints(unfit)}"
+                complaints[name] = f"{name}: {complaints_about(unfit)}"
     for name, field in context_class.model_fields.items():
         if name not in values and field.is_required():
             complaints[name] = f"{name}: Field required"
@@ -295,7 +295,8 @@ def _without_checks(annotation: Any) -> Any:
     return annotation
 
 
-def _complaints(unfit: ValidationError) -> str:
+def complaints_about(unfit: ValidationError) -> str:
+    """What pydantic says is wrong, field by field."""
     errors = unfit.errors(include_input=False, include_url=False)
     return "; ".join(": ".join(filter(None, (".".join(map(str, error["loc"])), error["msg"]))) for error in errors)
 

@@ -1,12 +1,12 @@
 """What the lifecycle needs to know of an agent. `BaseAgent` fits; the lifecycle does not import it."""
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from factorial.agent.callbacks import Callback
 from factorial.agent.completion import TurnCompletion
 from factorial.agent.lifecycle.guard import Guard
-from factorial.context import ContextType
+from factorial.context import AgentContext, ContextType
 from factorial.tools import FunctionTool, FunctionToolActionResult
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ class Spawnable(Protocol):
         """What the agent is called in queues, events and logs."""
         ...
 
-    def check_payload(self, payload: object) -> None:
-        """Raise `ContextError` if a task of the agent cannot be over `payload`."""
+    def accepted_payload(self, payload: object) -> AgentContext:
+        """`payload` as a context of the agent's class. Raises `ContextError` if a task cannot be over it."""
         ...
 
 
@@ -61,10 +61,20 @@ class AgentDefinition(Spawnable, Protocol[ContextType]):
         """Ask the model."""
         ...
 
+    def validate_completion(self, agent_ctx: ContextType, response: "ChatCompletion") -> Awaitable[None] | None:
+        """Raise if the answer is not to be used."""
+        ...
+
     async def tool_action(
         self, tool_call: "ChatCompletionMessageToolCall", agent_ctx: ContextType
     ) -> FunctionToolActionResult:
         """Run a tool."""
+        ...
+
+    def process_child_task_results(
+        self, agent_ctx: ContextType, child_task_results: list[tuple[str, Any]]
+    ) -> TurnCompletion[ContextType] | str | Awaitable[TurnCompletion[ContextType] | str]:
+        """Add what the model reads of these children to the conversation, or return it."""
         ...
 
     def is_final_output(self, tool_call: "ChatCompletionMessageToolCall") -> bool:

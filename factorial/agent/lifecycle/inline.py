@@ -10,7 +10,6 @@ from typing import Any, cast
 
 from factorial._core.boundary import Raised, attempt, result_of_call
 from factorial._core.json import dump_json
-from factorial._core.text import with_article
 from factorial.agent.completion import RunCompletion
 from factorial.agent.lifecycle.activation import Activation
 from factorial.agent.lifecycle.definition import AgentDefinition
@@ -30,7 +29,7 @@ from factorial.agent.lifecycle.snapshot import ContextSnapshot
 from factorial.agent.lifecycle.waiting import PLAN, awaited_keys, encode_plan
 from factorial.config import AgentWorkerConfig
 from factorial.context import AgentContext, ContextType, ExecutionContext, opening_messages
-from factorial.errors import ConfigError, FatalAgentError
+from factorial.errors import FatalAgentError
 from factorial.events import AgentEvent, BaseEvent, EventType
 from factorial.task import new_task_id
 from factorial.telemetry.task_log import TaskLog, task_fields
@@ -56,11 +55,6 @@ async def run_inline(
 
     What it spawns runs at the same time, has ended when this returns, and is cancelled if it fails or is cancelled.
     """
-    if not isinstance(context, agent.context_class):
-        raise ConfigError(
-            f"agent {agent.name!r} works on {agent.context_class.__name__}, and was given "
-            f"{with_article(type(context).__name__)}: use {agent.context_class.__name__}(query=...)"
-        )
     agent.check_ready()
     started_at = datetime.now(UTC)
     context.messages = opening_messages(context)

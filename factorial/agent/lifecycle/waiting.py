@@ -8,7 +8,7 @@ Called by `activation.py` (both ways), and by the client for a result from outsi
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from factorial._core.json import dump_json, load_json
@@ -16,11 +16,13 @@ from factorial._core.text import error_text
 from factorial.agent.lifecycle.calls import tool_message
 from factorial.agent.lifecycle.codec import MAX_VALUE_BYTES, readable
 from factorial.agent.lifecycle.outcome import AwaitedCall, Park
-from factorial.errors import ContextError
+from factorial.errors import ContextError, TaskError
 from factorial.tools import FunctionToolActionResult
 from factorial.tools.output import failure, shape
 
-__all__ = ["PLAN", "answer_calls", "awaited_keys", "encode_plan", "encode_result", "park", "read_results"]
+__all__ = [
+    "PLAN", "Arrival", "answer_calls", "awaited_keys", "encode_plan", "encode_result", "park", "read_arrivals",
+]  # fmt: skip
 
 PLAN = "plan"
 """The key of the plan among the results."""
@@ -76,25 +78,61 @@ def encode_result(tool_call_id: str, value: Any) -> bytes:
     return stored
 
 
-def read_results(awaited: Mapping[str, bytes]) -> list[tuple[FunctionToolActionResult, bool]]:
-    """The result of each call of the turn, in the model's order, and whether the run was parked for it."""
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """A call of a parked turn, with what has arrived for it."""
+
+    call: AwaitedCall
+    result: FunctionToolActionResult | None = None
+    """What answers the call; None if it awaited children."""
+    ends: Sequence[tuple[str, Any]] = ()
+    """The children, in the order of spawning: each task id with its output, or with a `TaskError`."""
+
+    @property
+    def was_awaited(self) -> bool:
+        """Whether the run was parked for it."""
+        return self.call.message is None
+
+    @property
+    def shown(self) -> Any:
+        """What callbacks see of it."""
+        if self.result is None:
+            return list(self.ends)
+        return self.result.output_data if self.result.error is None else self.result.error
+
+
+def read_arrivals(awaited: Mapping[str, bytes]) -> list[Arrival]:
+    """What has arrived for each call of the turn, in the model's order."""
     with readable("what the run was parked for"):
-        calls = [AwaitedCall(**call) for call in load_json(awaited[PLAN])]
-        return [(_result(call, awaited), call.message is None) for call in calls]
+        return [_arrival(AwaitedCall(**call), awaited) for call in load_json(awaited[PLAN])]
 
 
-def _result(call: AwaitedCall, awaited: Mapping[str, bytes]) -> FunctionToolActionResult:
+def _arrival(call: AwaitedCall, awaited: Mapping[str, bytes]) -> Arrival:
     if call.message is not None:
-        return FunctionToolActionResult(tool_call_id=call.tool_call_id, output_str=call.message["content"])
+        result = FunctionToolActionResult(tool_call_id=call.tool_call_id, output_str=call.message["content"])
+        return Arrival(call, result)
     if call.children is not None:
-        ends = [{"task_id": child} | _arrived(awaited, f"child:{child}") for child in call.children]
-        listing = dump_json(ends).decode()
-        shown = f"{call.shown}\n{listing}" if call.shown else listing
-        return FunctionToolActionResult(tool_call_id=call.tool_call_id, output_str=shown, output_data=ends)
+        return Arrival(call, ends=[(child, _end(child, call, awaited)) for child in call.children])
     given = _arrived(awaited, f"tool:{call.tool_call_id}")
     if not given:
-        return failure(call.tool_call_id, f"no result came within {call.timeout:g} seconds")
-    return FunctionToolActionResult(tool_call_id=call.tool_call_id, **given)
+        return Arrival(call, failure(call.tool_call_id, f"no result came within {call.timeout:g} seconds"))
+    return Arrival(call, FunctionToolActionResult(tool_call_id=call.tool_call_id, **given))
+
+
+def _end(child: str, call: AwaitedCall, awaited: Mapping[str, bytes]) -> Any:
+    end = _arrived(awaited, f"child:{child}")
+    match end["status"]:
+        case "completed":
+            return end["output"]
+        case "failed":
+            reason = end["error"] or "the task failed"
+        case "cancelled":
+            reason = "the task was cancelled"
+        case "expired":
+            reason = f"the task had not ended within {call.timeout:g} seconds, and was cancelled"
+        case _:
+            reason = "there is no such task, or this task has not spawned it"
+    return TaskError(child, reason)
 
 
 def _arrived(awaited: Mapping[str, bytes], key: str) -> dict[str, Any]:
