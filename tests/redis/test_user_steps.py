@@ -241,6 +241,55 @@ async def test_a_step_has_events(finish: Finish) -> None:
     assert events[3].data["result"] == 2
 
 
+async def test_steps_within_steps_of_a_plain_tool_are_their_own_and_so_are_their_keys(finish: Finish) -> None:
+    """What is called by `step_sync` is within that step, as its context says, although the thread is the tool's."""
+    keys: list[str] = []
+    bank = Bank()
+
+    def outer(name: str) -> str:
+        keys.append(ExecutionContext.current().idempotency_key)
+        return ExecutionContext.current().step_sync("inner", lambda: f"data of {name}")
+
+    def pay(execution_ctx: ExecutionContext) -> str:
+        """Take two steps that contain a step of one name."""
+        data = [execution_ctx.step_sync(name, outer, name) for name in ("a", "b")]
+        execution_ctx.step_sync("settle", bank.settle)
+        return " | ".join(data)
+
+    payload = await finish(paying(pay), AgentContext(query="go"))
+    assert tool_results(payload) == ["data of a | data of b"]
+    assert len(keys) == len(set(keys)) == 2 and all("/step:" in key for key in keys)
+
+
+async def test_a_callback_at_the_end_has_steps_of_its_own(finish: Finish) -> None:
+    made: list[str] = []
+
+    async def begin(agent_ctx: AgentContext, execution_ctx: ExecutionContext, *completion: Any) -> None:
+        name = "end" if completion else "start"
+        made.append(await execution_ctx.step("notify", lambda: name))
+
+    agent = Agent(name="teller", model=ScriptedModel([say("done")]), on_turn_start=begin, on_run_end=begin)
+    await finish(agent, AgentContext(query="go"))
+    await wait_until(lambda: made == ["start", "end"])
+
+
+async def test_a_typed_result_that_would_come_back_changed_is_refused_at_once() -> None:
+    class Rich(Receipt):
+        secret: str = "x"
+
+    def charge() -> Receipt:
+        return Rich(amount=1, number="1")
+
+    async def pay(execution_ctx: ExecutionContext) -> str:
+        """Return more than the annotation says."""
+        with pytest.raises(ContextError, match="would not come back as it is: Rich would be a Receipt"):
+            await execution_ctx.step("charge", charge)
+        return "refused"
+
+    completion = await paying(pay).run_inline(AgentContext(query="go"))
+    assert tool_results(completion.context.to_dict()) == ["refused"]
+
+
 class Counting(AgentContext):
     """A context to count in."""
 

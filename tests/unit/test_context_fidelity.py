@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
-from enum import Enum
+from enum import Enum, StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from uuid import UUID
@@ -197,6 +197,19 @@ def test_an_object_that_looks_like_a_stored_secret_is_none() -> None:
     fields = encode_fields(context)
     check_comes_back(context, fields)
     assert shown_fields(fields)["anything"] == {"$secret": "x"}
+
+
+def test_equal_numbers_and_texts_of_two_types_are_the_same() -> None:
+    class Trip(AgentContext):
+        budget: float = 500  # pydantic does not validate defaults
+        kind: str = "plane"
+
+    class Kind(StrEnum):
+        TRAIN = "train"
+
+    trip = Trip(query="q")
+    trip.kind = Kind.TRAIN
+    check_comes_back(trip, encode_fields(trip))
 
 
 # -- what was accepted once

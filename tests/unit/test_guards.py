@@ -6,6 +6,7 @@ import pytest
 
 from factorial import Agent, AgentContext, AgentWorkerConfig, ExecutionContext, FatalAgentError, RetryableError
 from factorial.agent.lifecycle.guard import Guard, StepCall, StepKind
+from factorial.errors import ConfigError
 from factorial.testing import ScriptedModel, call, say
 from factorial.tools import FunctionToolActionResult
 
@@ -130,3 +131,40 @@ async def test_a_step_that_is_recalled_is_not_guarded_again() -> None:
     assert [span for span in spans.spans if span.startswith("error")] == [
         f"error {span.removeprefix('begin ')}: fog" for span in spans.spans if "tool:" in span
     ][:1]
+
+
+async def test_every_guard_is_asked_after_a_step_whatever_another_one_raises() -> None:
+    class Lock(Guard):
+        held = 0
+
+        async def before(self, call: StepCall) -> None:
+            self.held += 1
+
+        async def after(self, call: StepCall) -> None:
+            self.held -= 1
+
+    class Broken(Guard):
+        async def after(self, call: StepCall) -> None:
+            raise FatalAgentError("broken")
+
+    lock = Lock()
+    with pytest.raises(FatalAgentError, match="broken"):
+        await agent_with(lock, Broken()).run_inline(AgentContext(query="go"))
+    assert lock.held == 0
+
+
+async def test_what_a_guard_puts_in_place_of_a_step_must_be_of_its_type() -> None:
+    class Wrong(Guard):
+        async def before(self, call: StepCall) -> None:
+            call.result = "text"
+
+    with pytest.raises(FatalAgentError, match="completion returned str: return a ChatCompletion"):
+        await agent_with(Wrong()).run_inline(AgentContext(query="go"))
+
+
+@pytest.mark.parametrize("guards", [object(), [object()], Guard, Guard(), None, (guard for guard in [Guard()])])
+async def test_what_is_not_a_list_of_guards_is_refused(guards: Any) -> None:
+    agent = agent_with()
+    agent.guards = guards
+    with pytest.raises(ConfigError, match="give a list of objects that extend Guard"):
+        await agent.run_inline(AgentContext(query="go"))

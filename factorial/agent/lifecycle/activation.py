@@ -23,7 +23,7 @@ from factorial.agent.lifecycle.calls import publish_late_result
 from factorial.agent.lifecycle.decide import announced, outcome_of_failure, outcome_of_turn
 from factorial.agent.lifecycle.definition import AgentDefinition
 from factorial.agent.lifecycle.failure import describe
-from factorial.agent.lifecycle.guard import StepKind
+from factorial.agent.lifecycle.guard import Guard, StepKind
 from factorial.agent.lifecycle.host import Host, Recorded
 from factorial.agent.lifecycle.outcome import Backoff, Cancel, Complete, Continue, Fail, Outcome
 from factorial.agent.lifecycle.progress import Progress
@@ -34,7 +34,14 @@ from factorial.agent.lifecycle.sub_tasks import answer_of
 from factorial.agent.lifecycle.waiting import answer_calls, read_arrivals
 from factorial.config import AgentWorkerConfig
 from factorial.context import ContextType, ExecutionContext, entered, execution_context, note_attempt, scope
-from factorial.errors import ContextError, FactorialError, FatalAgentError, RetryableError, TurnTimeoutError
+from factorial.errors import (
+    ConfigError,
+    ContextError,
+    FactorialError,
+    FatalAgentError,
+    RetryableError,
+    TurnTimeoutError,
+)
 from factorial.events import BaseEvent
 from factorial.telemetry.task_log import task_fields
 
@@ -75,6 +82,7 @@ class Activation(Generic[ContextType]):
         picked_up: PickedUp | None = None,
     ) -> None:
         picked_up = picked_up or PickedUp()
+        _check_guards(agent)
         self.state: RunState[ContextType] = RunState(
             agent, context, execution_ctx, host, picked_up.started_at, picked_up.deferred_for, context.turn
         )
@@ -264,3 +272,9 @@ class Activation(Generic[ContextType]):
             about = (state.execution_ctx.task_id, state.execution_ctx.agent_name, state.turn)
             _logger.warning("task %s of %s: turn %d failed", *about, exc_info=raised, extra=task_fields())
         return outcome_of_failure(state, error, self._policy)
+
+
+def _check_guards(agent: AgentDefinition[Any]) -> None:
+    given: object = agent.guards
+    if not isinstance(given, list | tuple) or not all(isinstance(guard, Guard) for guard in given):
+        raise ConfigError(f"agent {agent.name!r}: guards={given!r}: give a list of objects that extend Guard")

@@ -241,7 +241,7 @@ def _read_by_types(
                 complaints[name] = f"{name}: {complaints_about(unfit)}"
     for name, field in context_class.model_fields.items():
         if name not in values and field.is_required():
-            complaints[name] = f"{name}: Field required"
+            complaints.setdefault(name, f"{name}: Field required")
     if complaints:
         listed = "; ".join(complaints.values())
         raise UnreadableContextError(f"the stored context does not fit {context_class.__name__}: {listed}")

@@ -11,7 +11,7 @@ from factorial.agent.lifecycle.codec import decode_context
 from factorial.context import AgentContext
 from factorial.errors import ContextError, RetryableError
 
-__all__ = ["check_comes_back"]
+__all__ = ["check_comes_back", "difference"]
 
 _DEEPEST = 100
 
@@ -32,16 +32,22 @@ def check_comes_back(context: AgentContext, fields: Mapping[str, bytes]) -> None
         field = type(context).model_fields.get(name)
         if name != "messages" and not (field and field.exclude):
             was, comes = getattr(context, name, None), getattr(read, name, None)
-            if difference := _difference(was, comes, _DEEPEST):
+            if found := difference(was, comes):
                 raise ContextError(
-                    f"{kind}.{name} would not come back as it is: {difference}. Annotate the field with the type that "
+                    f"{kind}.{name} would not come back as it is: {found}. Annotate the field with the type that "
                     "it holds (for several types of model, a union with a discriminator), or exclude it"
                 )
 
 
+def difference(was: Any, comes: Any) -> str:
+    """How what comes back differs from what was, in words; empty if it does not."""
+    return _difference(was, comes, _DEEPEST)
+
+
 def _difference(was: Any, comes: Any, depth: int) -> str:
-    """How two values differ, in words; empty if they do not."""
-    if type(was) is not type(comes):
+    if _is_equal_text_or_number(was, comes):
+        return ""
+    if type(was) is not type(comes) and not (isinstance(was, dict) and isinstance(comes, dict)):
         return f"{type(was).__name__} would be {with_article(type(comes).__name__)}"
     if not depth:
         return ""
@@ -58,6 +64,13 @@ def _difference(was: Any, comes: Any, depth: int) -> str:
     else:
         return "" if _is_same(was, comes) else f"{safe_repr(was, 60)} would be {safe_repr(comes, 60)}"
     return next((found for one, other in pairs if (found := _difference(one, other, depth - 1))), "")
+
+
+def _is_equal_text_or_number(was: Any, comes: Any) -> bool:
+    """Whether they are equal texts or numbers, if of two types: an int in a float's place, a StrEnum in a str's."""
+    if isinstance(was, bool) or isinstance(comes, bool):
+        return False
+    return any(isinstance(was, kind) and isinstance(comes, kind) for kind in (str, int | float)) and bool(was == comes)
 
 
 def _stored_fields(model: BaseModel) -> list[str]:

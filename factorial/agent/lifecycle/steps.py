@@ -8,6 +8,7 @@ makes a step by `execution_ctx.step` is recorded for itself, under the key of th
 """
 
 import asyncio
+import inspect
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -21,7 +22,7 @@ from factorial.agent.lifecycle.run_state import RunState
 from factorial.agent.lifecycle.step import Step
 from factorial.agent.lifecycle.user_step import called, called_in_thread, result_of, user_step
 from factorial.context import AgentContext, Batch, ExecutionContext, entered, scope
-from factorial.errors import FactorialError, FatalAgentError
+from factorial.errors import ConfigError, FactorialError, FatalAgentError
 
 __all__ = ["Frame", "Steps", "current_frame"]
 
@@ -78,6 +79,7 @@ class Steps:
                 entered_by.append(guard)
                 await guard.before(call)
                 if call.has_result:
+                    self._check_type(step, call.result)
                     break
             else:
                 call.result = await self._with_events(step, call)
@@ -85,8 +87,7 @@ class Steps:
             call.error = error
             raise
         finally:
-            for guard in reversed(entered_by):
-                await guard.after(call)
+            await _leave(entered_by, call)
         result: _T = call.result
         return result
 
@@ -98,12 +99,15 @@ class Steps:
 
     async def _checked(self, step: Step[_T]) -> _T:
         value: object = await step.call()
+        self._check_type(step, value)
+        return value  # type: ignore[return-value]  # a step without `returns` returns what its own call does
+
+    def _check_type(self, step: Step[Any], value: object) -> None:
         if step.returns is not None and not isinstance(value, step.returns):
             agent = type(self.state.agent).__name__
             raise FatalAgentError(
                 f"{agent}.{step.kind} returned {type(value).__name__}: return a {step.returns.__name__}"
             )
-        return value  # type: ignore[return-value]  # a step without `returns` returns what its own call does
 
     def _context_of(self, step: Step[_T], key: str) -> ExecutionContext:
         """The execution context as the called code sees it."""
@@ -111,13 +115,13 @@ class Steps:
         return replace(
             around,
             tool_call_id=step.tool_call_id or around.tool_call_id,
-            idempotency_key=f"{around.task_id}:{self.state.turn}:{self.place}{key}",
+            idempotency_key=f"{around.task_id}:{self.state.turn}:{key}",
         )
 
     def _key(self, name: str) -> str:
         """The name of a step in the journal: the same when the turn is taken again."""
         frame = current_frame()
-        within = f"{frame.key}/" if frame is not None and frame.key else ""
+        within = f"{frame.key}/" if frame is not None and frame.key else self.place
         count = self.count(within + name)
         return f"{within}{name}" if count == 1 else f"{within}#{count}:{name}"
 
@@ -187,15 +191,17 @@ class Frame:
         self, name: str, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> Any:
         """Take a step of the user's own."""
-        step = user_step(name, lambda: called(function, args, kwargs))
+        step = user_step(name, function, lambda: called(function, args, kwargs))
         return result_of(name, function, await self.steps.take(step, self.state.context))
 
     def step_sync(self, name: str, function: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """The same in the thread of a plain tool, which calls the function."""
 
         async def take(call: Callable[[], Awaitable[Any]]) -> bytes:
-            return await self.steps.take(user_step(name, call), self.state.context)
+            return await self.steps.take(user_step(name, function, call), self.state.context)
 
+        if inspect.iscoroutinefunction(function):
+            raise ConfigError(f"step {name!r}: step_sync calls plain functions: use await execution_ctx.step(...)")
         recorded = called_in_thread(self.steps.loop, take, lambda: function(*args, **kwargs))
         return result_of(name, function, recorded)
 
@@ -205,6 +211,18 @@ class Frame:
         place = self.steps.place or "run_turn"
         origin = context.idempotency_key or f"{context.task_id}:{self.turn}:{place}"
         return await spawn_children(self.state, origin, self.steps.count, agent, payloads, as_batch=as_batch)
+
+
+async def _leave(guards: Sequence[Guard], call: StepCall) -> None:
+    """Each guard is asked, the last one first, whatever another one raises. Raises the first error."""
+    raised: BaseException | None = None
+    for guard in reversed(guards):
+        try:
+            await guard.after(call)
+        except BaseException as error:  # the other guards have something to give back, too
+            raised, call.error = raised or error, call.error or error
+    if raised is not None:
+        raise raised
 
 
 def current_frame() -> Frame | None:

@@ -10,6 +10,7 @@ import queue
 import re
 import typing
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextvars import Context, copy_context
 from functools import lru_cache, partial
 from typing import Any
 
@@ -19,6 +20,7 @@ from pydantic_core import PydanticSerializationError, to_json
 from factorial._core.boundary import Raised, caught, result_of_call
 from factorial._core.json import load_json
 from factorial.agent.lifecycle.codec import MAX_VALUE_BYTES
+from factorial.agent.lifecycle.fidelity import difference
 from factorial.agent.lifecycle.guard import StepKind
 from factorial.agent.lifecycle.host import Recorded
 from factorial.agent.lifecycle.progress import showing
@@ -30,17 +32,28 @@ __all__ = ["called", "called_in_thread", "result_of", "user_step"]
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,100}")
 
 
-def user_step(name: str, call: Callable[[], Awaitable[Any]]) -> Step[bytes]:
-    """The step `name` that makes `call`. Its result is the recorded JSON: see `result_of`.
+def user_step(name: str, function: Callable[..., Any], call: Callable[[], Awaitable[Any]]) -> Step[bytes]:
+    """The step `name` that makes `call`, a call of `function`. Its result is the recorded JSON: see `result_of`.
 
-    Raises `ConfigError` for a name that cannot be one.
+    Raises `ConfigError` for a name that cannot be one, or if `function` is not a function.
     """
     given: object = name
     if not isinstance(given, str) or not _NAME.fullmatch(given):
         raise ConfigError(f"step name {given!r}: use 1 to 100 letters, digits, '-', '_' or '.'")
+    if not callable(function):
+        raise ConfigError(
+            f"step {name!r}: {function!r} is not a function: pass the function, and its arguments after it"
+        )
 
     async def encoded() -> bytes:
-        return _encoded(name, await call())
+        value = await call()
+        data = _encoded(name, value)
+        if _adapter_of(function) is not None and (found := difference(value, result_of(name, function, data))):
+            raise ContextError(
+                f"the result of step {name!r} would not come back as it is: {found}. Annotate the function with the "
+                "type that it returns, or return plain data"
+            )
+        return data
 
     return Step(
         name=f"step:{name}",
@@ -92,17 +105,18 @@ def called_in_thread(
         pass
     else:
         raise FactorialError("step_sync would block the event loop: use await execution_ctx.step(...) here")
-    wanted: queue.SimpleQueue[asyncio.Future[Any] | None] = queue.SimpleQueue()
+    wanted: queue.SimpleQueue[tuple[asyncio.Future[Any], Context] | None] = queue.SimpleQueue()
 
     async def call_there() -> Any:
         future: asyncio.Future[Any] = loop.create_future()
-        wanted.put(future)
+        wanted.put((future, copy_context()))  # the call is made within the step, as its context variables say
         return _value_of(await future)
 
     taken = asyncio.run_coroutine_threadsafe(caught(lambda: take(call_there)), loop)
     taken.add_done_callback(lambda _: wanted.put(None))  # it was recalled, or refused
-    if (future := wanted.get()) is not None:
-        loop.call_soon_threadsafe(_settle, future, result_of_call(call))
+    if (asked := wanted.get()) is not None:
+        future, context = asked
+        loop.call_soon_threadsafe(_settle, future, context.run(result_of_call, call))
     result: bytes = _value_of(taken.result())
     return result
 
