@@ -375,7 +375,7 @@ FAULTS = [
     Fault(
         "the key of a step does not name the step that contains it",
         "agent/lifecycle/steps.py",
-        'within = f"{frame.key}/" if frame is not None and frame.key else ""',
+        'within = f"{frame.key}/" if frame is not None and frame.key else self.place',
         'within = ""',
         (f"{STEPS}::test_the_same_name_again_is_another_step_and_tools_side_by_side_have_their_own",),
     ),
@@ -396,8 +396,8 @@ FAULTS = [
     Fault(
         "a step that a guard has replaced is called all the same",
         "agent/lifecycle/steps.py",
-        "                if call.has_result:\n                    break",
-        "                if False:\n                    break",
+        "                if call.has_result:\n                    self._check_type(step, call.result)",
+        "                if False:\n                    self._check_type(step, call.result)",
         (f"{GUARDS}::test_a_guard_may_replace_a_step_and_the_call_is_not_made",),
     ),
     Fault(
