@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from factorial import AgentContext, Orchestrator
+from factorial import Orchestrator
 from factorial.errors import ContextError
 from tests.chaos.agents import OddContext, odd, work
 from tests.chaos.system import ROOT, show
@@ -162,4 +162,4 @@ async def test_a_context_that_does_not_serialise(redis_url: str, namespace: str)
             assert "handle" in str(told.value)
             assert await orchestrator.get_task_data(task.id) is None
         with pytest.raises(ContextError, match="WorkContext"):
-            work.create_task("me", AgentContext(query="?"))  # type: ignore[arg-type]
+            work.create_task("me", "?")  # type: ignore[arg-type]

@@ -142,9 +142,9 @@ def test_model_settings_that_are_functions_of_something_else(options: dict[str, 
 
 
 async def test_run_inline_wants_a_context() -> None:
-    with pytest.raises(ConfigError) as raised:
+    with pytest.raises(ContextError) as raised:
         await Agent(name="a", model=ScriptedModel([])).run_inline("hello")  # type: ignore[arg-type]
-    assert str(raised.value) == "agent 'a' works on AgentContext, and was given a str: use AgentContext(query=...)"
+    assert str(raised.value) == "agent 'a' works on AgentContext, and the payload is a str"
 
 
 # -- tools
