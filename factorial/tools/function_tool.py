@@ -25,6 +25,7 @@ from factorial.tools.deferred import Deferral, IsEnabled, ToolOptions, deferral_
 from factorial.tools.docstring import read_docstring
 from factorial.tools.inspection import unwrapped, where
 from factorial.tools.schema import Parameters, described_parameters, read_parameters
+from factorial.tools.strict import strict_schema
 
 __all__ = ["AgentTool", "FunctionTool", "build_tools", "function_tool", "tool"]
 
@@ -52,8 +53,9 @@ class FunctionTool(Generic[_AnyContext]):
     on_invoke_tool: Callable[..., Any] = field(repr=False)
     """The function. Plain functions are called in a thread."""
     strict_json_schema: bool = False
-    """Whether the provider should enforce the schema. It applies only if all parameters are required.
-    Factorial checks the arguments in any case."""
+    """Whether the provider should enforce the schema. Objects within it are closed for that. It applies only if all
+    parameters, and all fields of models in them, are required, and if there is no dictionary. Factorial checks the
+    arguments in any case."""
     is_enabled: IsEnabled = True
     """Whether the model may call the tool: a constant, or a function of the agent's context."""
     is_final_output: bool = False
@@ -111,9 +113,9 @@ class FunctionTool(Generic[_AnyContext]):
         described: dict[str, Any] = {"name": self.name}
         if self.description:
             described["description"] = self.description
-        described["parameters"] = schema = self.params_json_schema
-        if self.strict_json_schema and set(schema.get("properties", ())) == set(schema.get("required", ())):
-            described["strict"] = True
+        described["parameters"] = self.params_json_schema
+        if self.strict_json_schema and (closed := strict_schema(self.params_json_schema)) is not None:
+            described |= {"parameters": closed, "strict": True}
         return {"type": "function", "function": described}
 
     def to_openai_tool_schema(self) -> dict[str, Any]:

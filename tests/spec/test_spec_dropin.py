@@ -330,7 +330,8 @@ async def test_spec_dropin_a_tool_with_a_schema_of_its_own(system: System, llmoc
     payload = (await system.ended(await system.submit(agent)))["payload"]
     assert got == [{"to": "Rome", "n": 2}] and payload["forwarded"] is True
     assert llmock.requests[0].body["tools"][0]["function"] == {
-        "name": "forward", "description": "Forward it", "parameters": schema, "strict": True,
+        "name": "forward", "description": "Forward it", "strict": True,
+        "parameters": schema | {"additionalProperties": False},
     }  # fmt: skip
     assert "tools" not in llmock.requests[1].body
 
