@@ -14,6 +14,7 @@ from typing import Any, ClassVar, ParamSpec, Protocol, Self, TypeVar, overload
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from factorial._core.conversation import answered
 from factorial.errors import FactorialError
 from factorial.events import EventPublisher
 
@@ -80,10 +81,14 @@ def note_attempt(context: AgentContext, attempt: int) -> None:
 
 
 def opening_messages(context: AgentContext) -> list[dict[str, Any]]:
-    """The conversation with which a run over `context` begins: its messages, and the query as the user's next one."""
+    """The conversation with which a run over `context` begins: its messages, and the query as the user's next one.
+
+    The messages may be those of a run that ended in the middle of a turn: open tool calls are answered.
+    """
+    messages = answered(context.messages)
     if context.turn or not context.query:
-        return list(context.messages)
-    return [*context.messages, {"role": "user", "content": context.query}]
+        return messages
+    return [*messages, {"role": "user", "content": context.query}]
 
 
 execution_context: ContextVar["ExecutionContext"] = ContextVar("factorial_execution_context")

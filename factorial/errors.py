@@ -24,7 +24,9 @@
      │    └── InvalidLLMResponseError     raise it to reject a model's answer: the model is asked again
      ├── FatalAgentError                  raise it in an agent or a tool: the run fails at once
      │    ├── MaxTurnsError               the run did not end within `max_turns`
-     │    └── ContextWindowError          the request does not fit into `context_window_limit`
+     │    ├── ContextWindowError          the request does not fit into `context_window_limit`
+     │    ├── IncompleteAnswerError       the model's answer was cut, blocked by a filter, or refused
+     │    └── OutputError                 the model gave no valid output within `output_retries`
      ├── TurnTimeoutError                 a turn took longer than `turn_timeout`
      └── SupervisionError                 a process could not be started, or the tree gave up
 
@@ -172,6 +174,22 @@ class MaxTurnsError(FatalAgentError):
 
 class ContextWindowError(FatalAgentError):
     """The request takes more tokens than `context_window_limit`, or than the model's window."""
+
+
+class IncompleteAnswerError(FatalAgentError):
+    """The model's answer is not what it would have said: cut at the token limit, blocked by a filter, or refused.
+
+    `finish_reason`: `length`, `content_filter` or `refusal`. `text`: what there is of the answer, or the refusal.
+    """
+
+    def __init__(self, message: str, *, finish_reason: str, text: str) -> None:
+        super().__init__(message)
+        self.finish_reason = finish_reason
+        self.text = text
+
+
+class OutputError(FatalAgentError):
+    """The model did not give a valid output of the agent's `output_type` within `output_retries` corrections."""
 
 
 class TurnTimeoutError(FactorialError):

@@ -93,10 +93,12 @@ _BATCH = ("batch_id", "progress", "completed_tasks", "total_tasks", "status")
 CATALOGUE: Mapping[str, CatalogueEntry] = MappingProxyType({
     EventType.RUN_ENQUEUED: CatalogueEntry("a task was stored and queued"),
     EventType.RUN_STARTED: CatalogueEntry("a worker claimed the task for the first time"),
-    EventType.RUN_COMPLETED: CatalogueEntry("the run ended with its output"),
+    EventType.RUN_COMPLETED: CatalogueEntry("the run ended with its output", ("metadata.finish_reason",)),
     EventType.RUN_FAILED: CatalogueEntry("the run ended with an error, and is not retried", ("error",)),
     EventType.RUN_CANCELLED: CatalogueEntry("the run ended as cancelled"),
-    EventType.AGENT_OUTPUT: CatalogueEntry("the run has its final output; `run_completed` follows", ("turn", "data")),
+    EventType.AGENT_OUTPUT: CatalogueEntry(
+        "the run has its final output; `run_completed` follows", ("turn", "data", "metadata.finish_reason")
+    ),
     EventType.RUN_STEERING_APPLIED: CatalogueEntry(
         "steering messages were added to the conversation", ("data.messages",)
     ),

@@ -2,11 +2,12 @@
 
 from typing import Any
 
+from pydantic import BaseModel
 from pydantic_core import from_json, to_json
 
 from factorial._core.text import printable_text
 
-__all__ = ["dump_anything", "dump_json", "load_json"]
+__all__ = ["dump_anything", "dump_json", "is_json_object", "load_json", "load_strict_json"]
 
 _DEEPEST = 20
 
@@ -32,6 +33,19 @@ def load_json(data: bytes | str) -> Any:
     return from_json(data)
 
 
+def load_strict_json(text: str) -> Any:
+    """The value in JSON text. Raises `ValueError` also for NaN and infinity, which are not in the standard."""
+    return from_json(text, allow_inf_nan=False)
+
+
+def is_json_object(text: str) -> bool:
+    """Whether `text` is a JSON object by the standard."""
+    try:
+        return isinstance(load_strict_json(text), dict)
+    except ValueError:
+        return False
+
+
 def _printable(value: Any, depth: int) -> Any:
     """`value` as plain data that JSON can hold."""
     if value is None or isinstance(value, bool | int | float):
@@ -40,6 +54,8 @@ def _printable(value: Any, depth: int) -> Any:
         return printable_text(value)
     if isinstance(value, bytes | bytearray):
         return value.decode(errors="replace")
+    if depth and isinstance(value, BaseModel):
+        value = dict(value)
     if depth and isinstance(value, dict):
         return {_printable(str(key), 0): _printable(item, depth - 1) for key, item in value.items()}
     if depth and isinstance(value, list | tuple | set | frozenset):

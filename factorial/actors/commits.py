@@ -147,11 +147,13 @@ def due_in(work: Commit) -> float | None:
     return min((timeout for timeout in work.awaits.values() if timeout), default=None)
 
 
-def log_commit(log: TaskLog, action: Action, work: Commit, *, turn: int, attempt: int) -> None:
+def log_commit(
+    log: TaskLog, action: Action, work: Commit, *, turn: int, attempt: int, finish_reason: str | None = None
+) -> None:
     """Log the step of the run's life that was written. That it goes on in its activation is not one."""
     match action:
         case Action.COMPLETE:
-            log.completed(turns=turn + 1)
+            log.completed(turns=turn + 1, finish_reason=finish_reason)
         case Action.PARK:
             log.parked(turn=turn, awaits=len(work.awaits))
         case Action.BACKOFF:

@@ -35,6 +35,7 @@ from factorial.agent.lifecycle.fidelity import check_comes_back
 from factorial.agent.lifecycle.host import Child, Recorded
 from factorial.agent.lifecycle.outcome import (
     Cancel,
+    Complete,
     Continue,
     Defer,
     Fail,
@@ -89,6 +90,7 @@ class DurableHost:
         self._log = TaskLog(claimed.task_id, workplace.agent.name, claimed.owner_id)
         self._turn = 0
         self._attempt = claimed.retries + 1
+        self._finish_reason: str | None = None
         self._unanswered: Commit | None = None
         self._task: asyncio.Task[None] | None = None
 
@@ -295,6 +297,7 @@ class DurableHost:
             self._outbox.let_out()
         await self._finish_sending()
         self._turn = context.turn - turn_is_done(outcome)
+        self._finish_reason = outcome.finish_reason if isinstance(outcome, Complete) else None
         changes, output = changes_of(self._snapshot, outcome, context)
         turn = Turn(changes, output, self._outbox.take(), self._journal, events)
         answer = await self._commit(commit_of(outcome, turn, is_draining=self._interruption.is_draining))
@@ -336,7 +339,8 @@ class DurableHost:
         if isinstance(answer, Superseded):
             self._log.superseded()
             return None
-        log_commit(self._log, answer.action, work, turn=self._turn, attempt=self._attempt)
+        about = {"turn": self._turn, "attempt": self._attempt}
+        log_commit(self._log, answer.action, work, **about, finish_reason=self._finish_reason)
         if answer.action is Action.CANCEL:
             self._interruption.end()  # a further request to cancel does not break off the callbacks
             with contextlib.suppress(MailboxError):  # what the run has spawned; otherwise maintenance cancels it

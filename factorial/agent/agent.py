@@ -9,8 +9,9 @@ key.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
-from typing import TYPE_CHECKING, Any, Generic
+from typing import TYPE_CHECKING, Any, Generic, Literal
 
+from factorial._core.conversation import call_ids
 from factorial.agent.callbacks import Callback, checked_callback
 from factorial.agent.checks import check_options, checked_name, checked_tools, output_tool
 from factorial.agent.compat import own_conversation, warn_of_dropped_hooks
@@ -40,7 +41,10 @@ from factorial.models import (
     complete,
     find_model,
     is_own_client,
+    ready,
     refuse_http_client,
+    sent_tokens,
+    without_unclaimed,
 )
 from factorial.task import Task, TaskMetadata, check_owner_id, check_task_id, new_task_id
 from factorial.tools import (
@@ -82,6 +86,11 @@ class BaseAgent(Generic[ContextType]):
         stream: ask the model for its answer in pieces, each published as `progress_update_completion_chunk`.
         on_run_start, on_run_end, on_turn_start, on_turn_end, on_pending_tool_call, on_pending_tool_results,
             on_run_cancelled: called when something happens: see `factorial.agent.callbacks`.
+        output_retries: how many answers in a row without a valid output of the `output_type` are corrected. One more
+            ends the run with `OutputError`.
+        incomplete_answers: "error" ends the run with `IncompleteAnswerError` if the model's answer was cut at the token
+            limit, blocked by a filter, or refused. "mark" takes what there is of it as the output; `finish_reason` of
+            the last events says why the answer ended.
         client: a `MultiClient` with keys for the providers, which otherwise come from the environment; or an object of
             your own with an async method `completion`, which is then asked instead of the model (`ModelClient`).
         http_client: refused with a `ConfigError` that says what to use instead.
@@ -116,6 +125,9 @@ class BaseAgent(Generic[ContextType]):
         on_pending_tool_call: Callback = None,
         on_pending_tool_results: Callback = None,
         on_run_cancelled: Callback = None,
+        *,
+        output_retries: int = 3,
+        incomplete_answers: Literal["error", "mark"] = "error",
     ) -> None:
         self.name: str = checked_name(type(self).__name__ if name is None else name)
         self.description: str = description or self.name
@@ -127,6 +139,8 @@ class BaseAgent(Generic[ContextType]):
         self.model_settings: ModelSettings[ContextType] = ModelSettings() if model_settings is None else model_settings
         self.max_turns = max_turns
         self.output_type = output_type
+        self.output_retries = output_retries
+        self.incomplete_answers: Literal["error", "mark"] = incomplete_answers
         self.context_class = context_class
         self.context_window_limit = context_window_limit
         self.request_timeout = request_timeout
@@ -199,8 +213,14 @@ class BaseAgent(Generic[ContextType]):
         answers = None
         if self.context_window_limit is not None:
             limit = min(self.context_window_limit, model.context_window)
+            messages = ready(messages)
             fitted = fit_window(
-                messages, query=agent_ctx.query, limit=limit, tools=tools, answer=settings.max_completion_tokens or 0
+                messages,
+                query=agent_ctx.query,
+                limit=limit,
+                tools=tools,
+                answer=settings.max_completion_tokens or 0,
+                sizes=sent_tokens(messages, model.providers),
             )
             if fitted.left_out:
                 await publish_trimmed(limit, fitted)
@@ -215,6 +235,7 @@ class BaseAgent(Generic[ContextType]):
             settings=settings,
             timeout=client.timeout or self.request_timeout,
             stream=self.stream,
+            call_ids=call_ids(agent_ctx.messages),
             answers=answers,
         )
         return await complete(client.with_keys(model), request, self._publish_chunk if self.stream else None)
@@ -262,9 +283,8 @@ class BaseAgent(Generic[ContextType]):
         if agent_ctx.turn == 0 and method is not BaseAgent.prepare_messages:
             conversation = own_conversation(method, prepared, agent_ctx)
             if conversation is not None:
-                agent_ctx.messages = conversation
-                return conversation
-        return prepared
+                agent_ctx.messages = prepared = conversation
+        return without_unclaimed(prepared)
 
     def resolve_instructions(self, agent_ctx: ContextType) -> str | None:
         """The system prompt for the state `agent_ctx`."""
@@ -343,7 +363,7 @@ class BaseAgent(Generic[ContextType]):
                 owner_id=execution_ctx.owner_id,
                 agent_name=execution_ctx.agent_name,
                 turn=frame.state.context.turn,
-                data=chunk.model_dump(exclude_unset=True),
+                data=chunk.model_dump(exclude_unset=True, warnings=False),
             )
         )
 

@@ -85,6 +85,10 @@ def _is_count(value: object) -> bool:
     return value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 1)
 
 
+def _is_limit(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
 def _is_seconds(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and value > 0
 
@@ -117,6 +121,8 @@ _OPTIONS: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "model": (_is_model, f"it is not a Model: import one from factorial, or give {_A_FUNCTION}"),
     "model_settings": (lambda value: isinstance(value, ModelSettings), "write ModelSettings(temperature=...)"),
     "max_turns": (_is_count, _COUNT),
+    "output_retries": (_is_limit, "use a whole number of at least 0"),
+    "incomplete_answers": (lambda value: value in ("error", "mark"), 'use "error" or "mark"'),
     "context_window_limit": (_is_count, _COUNT),
     "request_timeout": (_is_seconds, "use seconds above 0"),
     "stream": (_is_flag, "use True or False"),

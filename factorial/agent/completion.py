@@ -22,6 +22,9 @@ class TurnCompletion(Generic[ContextType]):
     """Calls whose results are delivered later. The run is parked until these and the child tasks have arrived."""
     pending_child_task_ids: list[str] = field(default_factory=list)
     """Child tasks that calls of this turn await."""
+    finish_reason: str | None = None
+    """Why the model's answer ended: `stop`, `tool_calls`, `length`, `content_filter` or `refusal`; None if no model was
+    asked."""
 
 
 @dataclass(slots=True)
@@ -34,6 +37,9 @@ class RunCompletion(Generic[ContextType]):
     finished_at: datetime
     error: BaseException | None = None
     """What ended the run as failed, for `on_run_end`; an inline run raises it."""
+    finish_reason: str | None = None
+    """Why the model's last answer ended. `length`, `content_filter` and `refusal` are those of an incomplete answer,
+    which the agent takes with `incomplete_answers="mark"`."""
 
     @property
     def duration(self) -> float:

@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
+from factorial._core.conversation import answered
 from factorial.agent.agent import BaseAgent
 from factorial.agent.callbacks import call_back
 from factorial.agent.lifecycle.codec import decode_context, encode_messages
@@ -141,6 +142,7 @@ async def _call_back_cancelled(scripts: Scripts, task_id: str, runners: Mapping[
     )
     try:
         context = decode_context(agent.context_class, run.fields, run.conversation)
+        context.messages = answered(context.messages)
         async with asyncio.timeout(served.worker.turn_timeout):
             with entered(execution_ctx, None):
                 await call_back(agent.on_run_cancelled, context, execution_ctx)

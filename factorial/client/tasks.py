@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
+from factorial._core.conversation import answered
 from factorial._core.text import iso
 from factorial.agent.agent import BaseAgent
 from factorial.agent.lifecycle.codec import decode_message, encode_fields, encode_messages, shown_fields
@@ -12,6 +13,7 @@ from factorial.errors import ConfigError, ContextError, CorruptedTaskDataError
 from factorial.mailbox.operations.enqueue import enqueue
 from factorial.mailbox.script import Scripts
 from factorial.mailbox.views.read import read_batch, read_run
+from factorial.models.answer import last_finish_reason
 from factorial.task import Task, TaskMetadata, check_owner_id, check_task_id
 from factorial.telemetry.task_log import TaskLog
 
@@ -64,7 +66,10 @@ async def task_data(scripts: Scripts, task_id: str) -> dict[str, Any] | None:
     if run is None:
         return None
     try:
-        payload = shown_fields(run.fields) | {"messages": [decode_message(message) for message in run.conversation]}
+        messages = [decode_message(message) for message in run.conversation]
+        # A script that ends a parked run leaves the calls open that it was parked for.
+        messages = answered(messages) if run.status.is_final else messages
+        payload = shown_fields(run.fields) | {"messages": messages}
     except (ContextError, ValueError) as damage:
         raise CorruptedTaskDataError(task_id, f"what is stored for task {task_id!r} cannot be read: {damage}") from None
     metadata = TaskMetadata(run.owner_id, run.parent_id or None, run.batch_id or None, run.created_at)
@@ -77,6 +82,7 @@ async def task_data(scripts: Scripts, task_id: str) -> dict[str, Any] | None:
         "retries": run.retries,
         "pickups": run.pickups,
         "error": run.error or None,
+        "finish_reason": last_finish_reason(messages),
         "process": run.holder or None,
         "metadata": metadata.to_dict(),
         "parent_id": run.parent_id or None,

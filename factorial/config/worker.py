@@ -46,6 +46,8 @@ class AgentWorkerConfig:
     (429). Meanwhile no worker holds the task, and no retry is spent. 0: such errors count as failed attempts."""
     code_patience: Pause = 86_400.0
     """Seconds for which a task is deferred while the deployed code cannot read its stored context. 0: it fails."""
+    max_retry_after: Seconds = 3600.0
+    """The longest pause that a provider may ask for (`Retry-After`), in seconds. A longer one is shortened to this."""
     missed_heartbeats_threshold: InitVar[Annotated[int, Strict(), Ge(1), Le(100)] | None] = None
     """The name of `missed_heartbeats` in 0.1.x."""
     missed_heartbeats_grace_period: InitVar[Pause | None] = None

@@ -43,6 +43,7 @@ from factorial.models.catalogue import (
     xai,
 )
 from factorial.models.complete import check_model, complete
+from factorial.models.conversation import ready, sent_tokens, without_unclaimed
 from factorial.models.fallback import AnyModel, FallbackModels, fallback_models
 from factorial.models.model import Model, Transport
 from factorial.models.multi_client import ModelClient, MultiClient, ask_client, is_own_client, refuse_http_client
@@ -61,5 +62,6 @@ __all__ = [
     "complete", "count_tokens", "fallback_models", "find_model", "fireworks", "fireworks_kimi_k2",
     "fireworks_qwen_3_235b", "fireworks_qwen_3_coder_480b", "function_calls", "google", "gpt_41", "gpt_41_mini",
     "gpt_41_nano", "gpt_5", "gpt_52", "gpt_54", "gpt_54_mini", "gpt_5_mini", "gpt_5_nano", "grok_3", "grok_3_mini",
-    "grok_4", "is_own_client", "o3", "o4_mini", "openai", "refuse_http_client", "vercel", "xai",
+    "grok_4", "is_own_client", "o3", "o4_mini", "openai", "ready", "refuse_http_client", "sent_tokens",
+    "vercel", "without_unclaimed", "xai",
 ]  # fmt: skip

@@ -10,13 +10,16 @@ import asyncio
 import logging
 import random
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from factorial.errors import ConfigError, ModelError, ModelRefusedError
+from factorial.models.conversation import ready
 from factorial.models.fallback import AnyModel, FallbackModels
-from factorial.models.faults import missing_key, worth_another_try
+from factorial.models.faults import unusable_key, worth_another_try
 from factorial.models.model import Model
 from factorial.models.request import ModelRequest, OnChunk
+from factorial.models.view import viewed
 from factorial.telemetry.task_log import task_fields
 
 if TYPE_CHECKING:
@@ -32,18 +35,20 @@ _FIRST_PAUSE = 0.5
 
 
 async def complete(model: AnyModel, request: ModelRequest, on_chunk: OnChunk | None = None) -> "ChatCompletion":
-    """The answer to `request`.
+    """The answer to `request`, as `view` makes it of what the provider sent.
 
     Raises the `ModelError` of the model. If several models failed, the error names all of them; it is one that is worth
     a later retry, if any of them is. What `on_chunk` raises passes through.
     """
     candidates = _models(model)
+    request = replace(request, messages=ready(request.messages))
     failures: dict[Model, ModelError] = {}
     started = time.monotonic()
     for round_number in range(_ROUNDS):
         for candidate in candidates:
             try:
-                return await candidate.transport().create(candidate, request, on_chunk)
+                answer = await candidate.transport().create(candidate, request, on_chunk)
+                return viewed(answer, candidate.origin, request.call_ids)
             except ModelError as error:
                 failures[candidate] = error
                 _logger.debug(
@@ -58,10 +63,10 @@ async def complete(model: AnyModel, request: ModelRequest, on_chunk: OnChunk | N
 
 
 def check_model(model: AnyModel) -> None:
-    """Raise `ConfigError` if the environment lacks the key for `model`, or the keys for all of several models."""
-    models = _models(model)
-    if all(candidate.provider.lacks_key for candidate in models):
-        raise ConfigError("; ".join(missing_key(candidate) for candidate in models))
+    """Raise `ConfigError` if the key for `model` is missing or unusable; of several models, if all keys are."""
+    flaws = [unusable_key(candidate) for candidate in _models(model)]
+    if all(flaws):
+        raise ConfigError("; ".join(flaw for flaw in flaws if flaw))
 
 
 def _models(model: AnyModel) -> tuple[Model, ...]:

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from factorial.errors import ConfigError
 from factorial.models.model import Model
+from factorial.models.provider import Provider
 
 __all__ = ["AnyModel", "FallbackModels", "fallback_models"]
 
@@ -18,6 +19,11 @@ class FallbackModels:
     def name(self) -> str:
         """All names, in order."""
         return " | ".join(model.name for model in self.models)
+
+    @property
+    def providers(self) -> frozenset[Provider]:
+        """The providers of all of them."""
+        return frozenset(model.provider for model in self.models)
 
     @property
     def context_window(self) -> int:

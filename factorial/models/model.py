@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 from factorial.errors import ConfigError
 from factorial.models.provider import Api, Provider
 from factorial.models.request import ModelRequest, OnChunk
+from factorial.models.view import Origin
 
 if TYPE_CHECKING:
     from openai.types.chat import ChatCompletion
@@ -23,7 +24,10 @@ class Transport(Protocol):
     """Carries one request to one model, once. It neither retries nor falls back to another model."""
 
     async def create(self, model: "Model", request: ModelRequest, on_chunk: OnChunk | None) -> "ChatCompletion":
-        """The model's whole answer. Raises a `ModelError`."""
+        """The model's whole answer, with all that the server sent. Raises a `ModelError`.
+
+        `messages` of the request have `provider_data`: see `factorial.models.conversation`.
+        """
         ...
 
 
@@ -55,6 +59,16 @@ class Model:
             )
         if not self.provider_model_id:
             object.__setattr__(self, "provider_model_id", self.name)
+
+    @property
+    def providers(self) -> frozenset[Provider]:
+        """Its provider, as a set: `FallbackModels` has several."""
+        return frozenset((self.provider,))
+
+    @property
+    def origin(self) -> Origin:
+        """What is noted of this model's answers."""
+        return Origin(self.provider.name, self.provider.api)
 
     def transport(self) -> Transport:
         """The transport for requests to this model. Override it to carry them in another way."""

@@ -16,9 +16,10 @@ from factorial._core.redact import remember_secret
 from factorial.errors import ConfigError
 from factorial.models.catalogue import anthropic, fireworks, openai, vercel, xai
 from factorial.models.complete import complete
+from factorial.models.conversation import plain
 from factorial.models.fallback import AnyModel, FallbackModels
 from factorial.models.model import Model
-from factorial.models.provider import Provider
+from factorial.models.provider import Provider, key_flaw
 from factorial.models.request import ModelRequest
 from factorial.models.settings import ResolvedModelSettings, ToolChoice
 
@@ -69,16 +70,21 @@ class MultiClient:
         if timeout is not None and not timeout > 0:
             raise ConfigError(f"MultiClient: timeout={timeout!r}: use seconds above 0")
         given = {
-            openai: openai_api_key,
-            xai: xai_api_key,
-            anthropic: anthropic_api_key,
-            fireworks: fireworks_api_key,
-            vercel: ai_gateway_api_key,
+            "openai_api_key": (openai, openai_api_key),
+            "xai_api_key": (xai, xai_api_key),
+            "anthropic_api_key": (anthropic, anthropic_api_key),
+            "fireworks_api_key": (fireworks, fireworks_api_key),
+            "ai_gateway_api_key": (vercel, ai_gateway_api_key),
         }
-        for key in given.values():
+        for parameter, (_, key) in given.items():
             remember_secret(key)
+            if flaw := key_flaw(key or ""):
+                raise ConfigError(
+                    f"MultiClient: {parameter} is not a key: {flaw}. Keys are printable ASCII without spaces: copy the "
+                    "key again"
+                )
         self._keyed: dict[Provider, Provider] = {
-            provider: replace(provider, key=key) for provider, key in given.items() if key
+            provider: replace(provider, key=key) for provider, key in given.values() if key
         }
         self.timeout = timeout
 
@@ -156,7 +162,7 @@ async def ask_client(
     """The answer of a client of the user's own."""
     answer: ChatCompletion = await client.completion(
         model=model,
-        messages=messages,
+        messages=messages if isinstance(client, MultiClient) else plain(messages),
         tools=tools,
         temperature=settings.temperature,
         max_completion_tokens=settings.max_completion_tokens,

@@ -7,20 +7,27 @@ call is made, so importing an agent needs neither.
 """
 
 import os
+import unicodedata
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal, get_args
+from urllib.parse import urlsplit, urlunsplit
 
 from factorial.errors import ConfigError
 
-__all__ = ["Api", "Provider"]
+__all__ = ["Api", "Provider", "key_flaw"]
 
 Api = Literal["chat"]
 """The protocols of model servers. `chat` is OpenAI's chat completions."""
 
 
+ECHO: frozenset[str] = frozenset({"reasoning_content", "reasoning_details", "thinking_blocks", "extra_content"})
+"""What providers that send it usually want back."""
+
+
 @dataclass(frozen=True)
 class Provider:
-    """A server of models. Raises `ConfigError` for an unknown `api`."""
+    """A server of models. Raises `ConfigError` for an unknown `api`, or an `echo` that is not a set of names."""
 
     name: str
     base_url: str
@@ -33,6 +40,11 @@ class Provider:
     """A key that was passed in code (`MultiClient`). It takes precedence over the environment."""
     api: Api = field(default="chat", kw_only=True)
     """The protocol that the server speaks. It selects the transport."""
+    echo: frozenset[str] = field(default=ECHO, kw_only=True)
+    """The members of its own answers, and of the tool calls in them, that this provider wants to see again in the next
+    request, of those that chat completions do not know. No other provider gets them. The default is for servers that
+    reject a conversation without them (DeepSeek, Moonshot, Z.ai, OpenRouter, LiteLLM, Gemini). Pass `echo=()` for a
+    server that rejects them, or the names that the server documents."""
 
     OPENAI: ClassVar["Provider"]
     ANTHROPIC: ClassVar["Provider"]
@@ -43,6 +55,12 @@ class Provider:
     def __post_init__(self) -> None:
         if self.api not in get_args(Api):
             raise ConfigError(f"provider {self.name!r}: api={self.api!r}: use one of {', '.join(get_args(Api))}")
+        echo: object = self.echo
+        if isinstance(echo, str) or not isinstance(echo, Iterable) or not all(isinstance(name, str) for name in echo):
+            raise ConfigError(
+                f'provider {self.name!r}: echo={echo!r}: use a set of names, as in {{"reasoning_content"}}'
+            )
+        object.__setattr__(self, "echo", frozenset(echo))
 
     @property
     def value(self) -> str:
@@ -63,10 +81,28 @@ class Provider:
 
     @property
     def url(self) -> str:
-        """The address for requests. Raises `ConfigError` if it is not an HTTP address."""
+        """The address for requests. It may have a query. Raises `ConfigError` if it is not an HTTP address."""
         override = os.environ.get(self.base_url_env) if self.base_url_env else None
         url = override or self.base_url
+        source = self.base_url_env if override else "base_url"
         if not url.startswith(("http://", "https://")):
-            source = self.base_url_env if override else "base_url"
             raise ConfigError(f"provider {self.name!r}: {source}={url!r} must start with http:// or https://")
+        if "#" in url:
+            raise ConfigError(f"provider {self.name!r}: {source} has a '#', which no request can have: remove it")
         return url
+
+    @property
+    def shown_url(self) -> str:
+        """The address for messages: without its query, which may hold a key, and without a password."""
+        parts = urlsplit(self.url)
+        return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def key_flaw(key: str) -> str | None:
+    """Why a key cannot be sent in a header: what it holds that no key does. None if it can be sent. The text shows
+    nothing of the key but that character."""
+    for position, character in enumerate(key.strip(), start=1):
+        if not "!" <= character <= "~":
+            name = unicodedata.name(character, "a control character").lower()
+            return f"character {position} is U+{ord(character):04X} ({name})"
+    return None

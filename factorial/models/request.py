@@ -1,6 +1,6 @@
 """One request to a model, independent of the model and of the protocol that carries it."""
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +31,8 @@ class ModelRequest:
     """Whether the answer is streamed."""
     extra: Mapping[str, Any] = field(default_factory=dict)
     """Further members of the request's body. They replace members of the same name."""
+    call_ids: Collection[str] = ()
+    """The ids of the run's earlier tool calls. An answer that uses one of them again gets another one for its call."""
     answers: int | None = None
     """How many answers of the model the conversation holds, including those that `messages` leaves out to fit a context
     window. None: all of them are in `messages`. It is not sent; `factorial.testing.ScriptedModel` reads it."""

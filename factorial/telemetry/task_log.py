@@ -9,7 +9,8 @@
     deferred     warning   the task waits for something that is away, and spends no retry; logged once, then at debug
     released     info      the worker released the task at a step boundary; it continues in another process
     parked       info      the task is parked, and holds no worker; `awaits` is the number of results that it awaits
-    completed    info      the task completed after `turns` turns, `seconds` after its last claim
+    completed    info      the task completed after `turns` turns, `seconds` after its last claim; `finish_reason` is
+                           why the model's last answer ended
     failed       error     the task failed
     cancelled    info      the task was cancelled
     reclaimed    warning   the task was reclaimed from the dead process `from_process`; it continues in another process
@@ -93,11 +94,14 @@ class TaskLog:
         text = f"parked after turn {turn}, awaits {awaits} result{'' if awaits == 1 else 's'}"
         self._write(logging.INFO, "parked", text, turn=turn, awaits=awaits)
 
-    def completed(self, *, turns: int) -> None:
-        """It completed after `turns` turns."""
+    def completed(self, *, turns: int, finish_reason: str | None = None) -> None:
+        """It completed after `turns` turns. `finish_reason`: why the model's last answer ended."""
         seconds = round(time.monotonic() - self._claimed_at, 3)
         text = f"completed after {turns} turn{'' if turns == 1 else 's'}, {seconds:.3g} s"
-        self._write(logging.INFO, "completed", text, turns=turns, seconds=seconds)
+        if finish_reason not in (None, "stop", "tool_calls"):
+            text += f", with an incomplete answer: finish_reason {finish_reason}"
+        known = _known(finish_reason=finish_reason)
+        self._write(logging.INFO, "completed", text, turns=turns, seconds=seconds, **known)
 
     def failed(self, error: str, *, turn: int | None = None, attempt: int | None = None) -> None:
         """It failed."""

@@ -10,18 +10,19 @@ of the messages. It gets the messages that are sent.
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from factorial._core.json import dump_json
 from factorial.errors import ConfigError, ModelRefusedError
+from factorial.models.conversation import sendable
 from factorial.models.model import Model, Transport
 from factorial.models.provider import Provider
 from factorial.models.request import ModelRequest, OnChunk
 from factorial.models.transports.streaming import read_stream
 
 if TYPE_CHECKING:
-    from openai.types.chat import ChatCompletion, ChatCompletionChunk
+    from openai.types.chat import ChatCompletion
 
 __all__ = ["Reply", "ScriptedModel", "call", "calls", "say"]
 
@@ -122,24 +123,22 @@ class _ScriptedTransport:
 
     async def create(self, model: Model, request: ModelRequest, on_chunk: OnChunk | None) -> "ChatCompletion":
         """The reply, after the delay, or in chunks during the delay if the request is for a stream."""
-        number, reply = self.script.reply_to(request)
+        number, reply = self.script.reply_to(replace(request, messages=sendable(request.messages, model.provider)))
         chunks = _chunks(model.name, number, reply)
         if not request.stream:
             await asyncio.sleep(self.script.delay)
-            return await read_stream(model, _paced(chunks, 0.0), None)
-        return await read_stream(model, _paced(chunks, self.script.delay), on_chunk)
+            return await read_stream(model, _paced(chunks, 0.0), None, request.call_ids)
+        return await read_stream(model, _paced(chunks, self.script.delay), on_chunk, request.call_ids)
 
 
-async def _paced(chunks: "list[ChatCompletionChunk]", delay: float) -> "AsyncIterator[ChatCompletionChunk]":
+async def _paced(chunks: list[dict[str, Any]], delay: float) -> AsyncIterator[dict[str, Any]]:
     for chunk in chunks:
         await asyncio.sleep(delay / len(chunks))
         yield chunk
 
 
-def _chunks(model: str, number: int, reply: Reply) -> "list[ChatCompletionChunk]":
+def _chunks(model: str, number: int, reply: Reply) -> list[dict[str, Any]]:
     """The reply as a server would stream it. Ids are made of the numbers of the reply and the call."""
-    from openai.types.chat import ChatCompletionChunk
-
     deltas: list[dict[str, Any]] = [{"role": "assistant"}]
     deltas += [{"content": piece} for piece in _pieces(reply.text or "")]
     for index, (name, arguments) in enumerate(reply.tool_calls):
@@ -157,10 +156,7 @@ def _chunks(model: str, number: int, reply: Reply) -> "list[ChatCompletionChunk]
         "created": 0,
         "model": model,
     }
-    return [
-        ChatCompletionChunk.construct(**head, choices=[choice], usage=usage if choice is choices[-1] else None)
-        for choice in choices
-    ]
+    return [{**head, "choices": [choice], "usage": usage if choice is choices[-1] else None} for choice in choices]
 
 
 def _pieces(text: str) -> list[str]:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from factorial._core.boundary import Raised, attempt, found_in, result_of_call
-from factorial._core.json import dump_json
+from factorial._core.json import dump_json, load_strict_json
 from factorial._core.text import error_text, safe_repr
 from factorial.context import AgentContext, ExecutionContext
 from factorial.errors import FatalAgentError, RetryableError
@@ -61,10 +61,15 @@ async def call_tool(
         return failure(tool_call.id, f"there is no tool {called.name!r}; {offer}")
     text = called.arguments or ""
     if parse_args or tool.is_final_output:
+        text = text if text.strip() else "{}"
         try:
-            arguments = tool.parameters.validate(text if text.strip() else "{}")
+            load_strict_json(text)  # pydantic would take NaN
+            arguments = tool.parameters.validate(text)
         except ValidationError as invalid:
             return failure(tool_call.id, _explain(tool, invalid))
+        except ValueError as broken:
+            reason = f"the arguments of {tool.name!r} are not valid JSON ({broken}): send one JSON object"
+            return failure(tool_call.id, reason)
     else:
         arguments = dict.fromkeys(tool.parameters.names, text)
     if tool.is_final_output:
@@ -99,9 +104,6 @@ def _threads() -> ThreadPoolExecutor:
 def _explain(tool: FunctionTool, invalid: ValidationError) -> str:
     """One line that names each invalid argument, what it should be, and what was sent."""
     errors = invalid.errors(include_url=False, include_context=False)
-    if errors[0]["type"] == "json_invalid":
-        reason = errors[0]["msg"].removeprefix("Invalid JSON: ")
-        return f"the arguments of {tool.name!r} are not valid JSON ({reason}): send one JSON object"
     complaints = "; ".join(_complaint(error) for error in errors[:10])
     return f"the arguments of {tool.name!r} are not valid: {complaints}"
 

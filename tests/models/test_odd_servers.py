@@ -85,14 +85,44 @@ async def test_a_thought_signature_goes_back_with_its_call(
     else:
         message = {"role": "assistant", "content": None, "tool_calls": [call]}
         raw_server.answer({**HEAD, "choices": [{"index": 0, "message": message, "finish_reason": "tool_calls"}]})
+    raw_server.answer({**HEAD, "choices": [{"index": 0, "message": {"role": "assistant", "content": "done"}}]})
     completion = await complete(raw_server.model, replace(request_, stream=stream))
-    assert assistant_message(completion) == {"role": "assistant", "content": None, "tool_calls": [call]}
+    message = assistant_message(completion)
+    asked = replace(
+        request_, messages=[*request_.messages, message, {"role": "tool", "tool_call_id": "a", "content": ""}]
+    )
+    await complete(raw_server.model, asked)
+    assert raw_server.requests[-1]["messages"][1] == {"role": "assistant", "content": None, "tool_calls": [call]}
+    other = replace(raw_server.model, provider=replace(raw_server.model.provider, name="other"))
+    await complete(other, asked)
+    assert "extra_content" not in raw_server.requests[-1]["messages"][1]["tool_calls"][0], "it is nobody else's"
 
 
 async def test_a_refusal_in_words(raw_server: RawServer, request_: ModelRequest) -> None:
     raw_server.stream(piece({"refusal": "I can"}), piece({"refusal": "not."}), piece({}, "stop"), "[DONE]")
     completion = await complete(raw_server.model, replace(request_, stream=True))
-    assert assistant_message(completion) == {"role": "assistant", "content": "", "refusal": "I cannot."}
+    assert completion.choices[0].message.refusal == "I cannot."
+    assert assistant_message(completion) == {
+        "role": "assistant",
+        "content": "I cannot.",
+        "provider_data": {
+            "provider": "local",
+            "api": "chat",
+            "finish_reason": "refusal",
+            "message": {"refusal": "I cannot."},
+        },
+    }
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_half_of_an_emoji(raw_server: RawServer, request_: ModelRequest, stream: bool) -> None:
+    """Some servers cut one between two tokens."""
+    if stream:
+        raw_server.stream(piece({"content": "a\ud83d"}), piece({}, "stop"), "[DONE]")
+    else:
+        raw_server.answer({**HEAD, "choices": [{"index": 0, "message": {"role": "assistant", "content": "a\ud83d"}}]})
+    completion = await complete(raw_server.model, replace(request_, stream=stream))
+    assert completion.choices[0].message.content == "a?"
 
 
 async def test_keys_are_not_shown(

@@ -356,7 +356,8 @@ async def test_spec_dropin_what_events_carry_is_what_the_guide_says() -> None:
     assert published["run_turn_started"]["context"] == {"query": "?", "turn": 0, "messages": 1}
     assert (published["run_turn_completed"]["args"], "result" in published["run_turn_completed"]) == ([], False)
     assert (published["completion_started"]["args"], published["completion_started"]["kwargs"]) == ([], {"messages": 1})
-    assert published["completion_completed"]["result"].keys() == {"model", "content", "tool_calls", "usage"}
+    shown = {"model", "content", "tool_calls", "finish_reason", "usage"}
+    assert published["completion_completed"]["result"].keys() == shown
     assert published["completion_completed"]["result"]["tool_calls"] == ["look"]
     [tool_call] = published["tool_action_started"]["args"]
     assert tool_call["function"] == {"name": "look", "arguments": '{"x":1}'}

@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from typing import Any, Generic, TypeVar
 
 from factorial._core.boundary import Raised, attempt, ordinary
+from factorial._core.conversation import answered
 from factorial._core.json import dump_json, load_json
 from factorial.agent.callbacks import Callback, call_back
 from factorial.agent.completion import RunCompletion, TurnCompletion
@@ -25,7 +26,7 @@ from factorial.agent.lifecycle.definition import AgentDefinition
 from factorial.agent.lifecycle.failure import describe
 from factorial.agent.lifecycle.guard import Guard, StepKind
 from factorial.agent.lifecycle.host import Host, Recorded
-from factorial.agent.lifecycle.outcome import Backoff, Cancel, Complete, Continue, Fail, Outcome
+from factorial.agent.lifecycle.outcome import Backoff, Cancel, Complete, Continue, Fail, Outcome, Park, Release
 from factorial.agent.lifecycle.progress import Progress
 from factorial.agent.lifecycle.run_state import RunState
 from factorial.agent.lifecycle.step import Step
@@ -132,6 +133,8 @@ class Activation(Generic[ContextType]):
     async def notify_end(self, outcome: Outcome | None) -> None:
         """Call back if the run has ended here, by `outcome`. Raises nothing: no callback can change that any more."""
         state = self.state
+        if not isinstance(outcome, Release | Park | Backoff | None):  # no callback, and nobody else, sees open calls
+            state.context.messages = answered(state.context.messages)
         with entered(state.execution_ctx, None):
             self._begin_steps("end:")
             match outcome:
@@ -139,8 +142,9 @@ class Activation(Generic[ContextType]):
                     await self._call_back_finally(state.agent.on_run_cancelled)
                 case Complete() | Fail():
                     error = outcome.error if isinstance(outcome, Fail) else None
+                    reason = outcome.finish_reason if isinstance(outcome, Complete) else None
                     completion = RunCompletion(
-                        state.context.output, state.context, state.started_at, datetime.now(UTC), error
+                        state.context.output, state.context, state.started_at, datetime.now(UTC), error, reason
                     )
                     await self._call_back_finally(state.agent.on_run_end, completion)
             self._steps.detach()

@@ -8,6 +8,7 @@ from dataclasses import fields
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
+from factorial._core.conversation import call_ids
 from factorial._core.json import dump_anything, dump_json, load_json
 from factorial.agent.callbacks import call_back
 from factorial.agent.lifecycle.guard import Guard, StepCall, StepKind
@@ -17,8 +18,10 @@ from factorial.agent.lifecycle.run_state import RunState
 from factorial.agent.lifecycle.step import Step
 from factorial.agent.lifecycle.steps import Steps, current_frame
 from factorial.context import AgentContext
+from factorial.errors import RetryableError
 from factorial.events import bounded, whole_or_size
-from factorial.models.answer import function_calls
+from factorial.models.answer import finish_reason, function_calls
+from factorial.models.view import completion_of, viewed
 from factorial.tools import FINAL_OUTPUT, FunctionToolActionResult
 
 if TYPE_CHECKING:
@@ -49,16 +52,21 @@ async def _take_completion(
 ) -> "ChatCompletion":
     from openai.types.chat import ChatCompletion
 
-    async def called() -> ChatCompletion:
-        response = await call()
-        if isinstance(response, ChatCompletion):
-            verdict = steps.state.agent.validate_completion(agent_ctx, response)
-            if inspect.isawaitable(verdict):
-                await verdict
-        return response
+    async def called() -> Any:
+        response: object = await call()
+        if not isinstance(response, ChatCompletion):
+            return response
+        # The agent's own code may have asked a model, or changed the answer.
+        view = viewed(response, taken=call_ids(agent_ctx.messages))
+        if not view.choices:
+            raise RetryableError("the model's answer holds no choice")
+        verdict = steps.state.agent.validate_completion(agent_ctx, view)
+        if inspect.isawaitable(verdict):
+            await verdict
+        return view
 
     def recall(recorded: Recorded) -> ChatCompletion:
-        return ChatCompletion.model_validate_json(recorded.result)
+        return completion_of(load_json(recorded.result))
 
     step = Step(
         name=StepKind.COMPLETION,
@@ -75,7 +83,7 @@ async def _take_completion(
 
 
 def _record_completion(response: "ChatCompletion") -> Recorded:
-    answer = response.model_dump(exclude_unset=True)
+    answer = response.model_dump(exclude_unset=True, warnings=False)
     try:
         return Recorded(dump_json(answer))
     except ValueError:  # text that UTF-8 cannot hold: half of an emoji
@@ -89,9 +97,16 @@ def _calls_tools(response: "ChatCompletion") -> bool:
 def _end_of_completion(response: "ChatCompletion") -> Ending:
     choice = response.choices[0]
     calls = [call.function.name for call in function_calls(response)]
-    usage = response.usage.model_dump(include={"prompt_tokens", "completion_tokens"}) if response.usage else None
-    about = {"model": response.model, "content": choice.message.content, "tool_calls": calls, "usage": usage}
-    return showing(about)
+    counts = {"prompt_tokens", "completion_tokens"}
+    usage = response.usage.model_dump(include=counts, warnings=False) if response.usage else None
+    about = {
+        "model": response.model,
+        "content": choice.message.content,
+        "tool_calls": calls,
+        "finish_reason": finish_reason(response),
+        "usage": usage,
+    }
+    return showing(about | ({"refusal": choice.message.refusal} if choice.message.refusal else {}))
 
 
 async def _take_tool_action(
@@ -106,7 +121,7 @@ async def _take_tool_action(
             result.tool_call_id = result.tool_call_id or tool_call.id  # an overridden method may leave it out
         return result
 
-    about = tool_call.model_dump()
+    about = tool_call.model_dump(warnings=False)
     with steps.open_call() as is_last:
         step = Step(
             name=f"tool:{_without_slashes(tool_call.id)}",

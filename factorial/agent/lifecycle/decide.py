@@ -30,7 +30,7 @@ def outcome_of_turn(state: RunState[Any], completion: TurnCompletion[Any]) -> Ou
     if any(result.is_pending for result in results) and (completion.is_done or is_last or not awaits):
         answer_calls(state.context.messages, [settled(result) for result in results])
     if completion.is_done:
-        return _complete(state, completion.output, is_last=is_last)
+        return _complete(state, completion, is_last=is_last)
     if is_last:
         return Fail(MaxTurnsError(f"the run was not done within max_turns={state.agent.max_turns}"), turn_done=True)
     if awaits:
@@ -48,13 +48,14 @@ def _is_last(state: RunState[Any]) -> bool:
     return state.agent.max_turns is not None and state.context.turn >= state.agent.max_turns
 
 
-def _complete(state: RunState[Any], output: Any, *, is_last: bool) -> Outcome:
+def _complete(state: RunState[Any], completion: TurnCompletion[Any], *, is_last: bool) -> Outcome:
+    output = completion.output
     try:
         dump_json(output)
     except ValueError as unfit:
         raise ContextError(f"the output ({type(output).__name__}) cannot be stored as JSON: {unfit}") from None
     state.context.output = output
-    return Complete(output, is_last)
+    return Complete(output, is_last, completion.finish_reason)
 
 
 def _park(state: RunState[Any], completion: TurnCompletion[Any]) -> Outcome:
@@ -73,9 +74,13 @@ def announced(state: RunState[Any], outcome: Outcome, policy: AgentWorkerConfig)
     """The events that announce `outcome`, if it is carried out."""
     events = _Events(state)
     match outcome:
-        case Complete(output):
+        case Complete(output=output, finish_reason=reason):
             answer = events.of_agent(EventType.AGENT_OUTPUT, turn=state.turn, data=output)
-            return answer, events.of_agent(EventType.RUN_COMPLETED)
+            ended = events.of_agent(EventType.RUN_COMPLETED)
+            if reason is not None:
+                for event in (answer, ended):
+                    event.metadata = {**(event.metadata or {}), "finish_reason": reason}
+            return answer, ended
         case Park(calls):
             return events.of_parking(calls)
         case Backoff(delay, error):

@@ -1,7 +1,7 @@
 """What the lifecycle needs to know of an agent. `BaseAgent` fits; the lifecycle does not import it."""
 
 from collections.abc import Awaitable, Sequence
-from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
 
 from factorial.agent.callbacks import Callback
 from factorial.agent.completion import TurnCompletion
@@ -36,6 +36,8 @@ class AgentDefinition(Spawnable, Protocol[ContextType]):
     tools: dict[str, FunctionTool]
     final_output: FunctionTool | None
     max_turns: int | None
+    output_retries: int
+    incomplete_answers: Literal["error", "mark"]
     guards: Sequence[Guard]
     on_run_start: Callback
     on_run_end: Callback

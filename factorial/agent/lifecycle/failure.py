@@ -57,9 +57,10 @@ def patience_with(error: BaseException, policy: AgentWorkerConfig) -> float:
 
 def _pause(seconds: float, error: BaseException, policy: AgentWorkerConfig) -> float:
     """The pause before the next attempt, in seconds: with jitter, so that tasks that failed together do not return
-    together; and never less than the provider asked for."""
+    together; and never less than the provider asked for, within bounds: some ask for years."""
     pause = min(seconds, policy.max_retry_delay) * random.uniform(0.5, 1.0)
-    return max(pause, (getattr(error, "retry_after", None) or 0.0) * random.uniform(1.0, 1.1))
+    asked_for = min(getattr(error, "retry_after", None) or 0.0, policy.max_retry_after)
+    return max(pause, asked_for * random.uniform(1.0, 1.1))
 
 
 def is_final(error: BaseException) -> bool:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import Any, cast
 
 from factorial._core.boundary import Raised, attempt, result_of_call
+from factorial._core.conversation import answered
 from factorial._core.json import dump_json
 from factorial.agent.completion import RunCompletion
 from factorial.agent.lifecycle.activation import Activation
@@ -18,6 +19,7 @@ from factorial.agent.lifecycle.host import Child, Recorded
 from factorial.agent.lifecycle.outcome import (
     Backoff,
     Cancel,
+    Complete,
     Continue,
     Fail,
     Outcome,
@@ -78,11 +80,15 @@ async def run_inline(
         raise
     finally:
         await host.cancel_children()
+        for left in (context, state.context):  # the caller may use the conversation for the next question
+            left.messages = answered(left.messages)
     if host.failure is not None:
         log.failed(describe(host.failure), turn=state.turn, attempt=execution_ctx.retries + 1)
         raise host.failure
-    log.completed(turns=state.context.turn)
-    return RunCompletion(state.context.output, state.context, started_at, finished_at=datetime.now(UTC))
+    log.completed(turns=state.context.turn, finish_reason=host.finish_reason)
+    return RunCompletion(
+        state.context.output, state.context, started_at, datetime.now(UTC), finish_reason=host.finish_reason
+    )
 
 
 class InlineHost:
@@ -90,6 +96,7 @@ class InlineHost:
 
     def __init__(self, snapshot: ContextSnapshot, how: InlineRun) -> None:
         self.failure: BaseException | None = None
+        self.finish_reason: str | None = None
         self._snapshot = snapshot
         self._how = how
         self._children: dict[str, asyncio.Task[RunCompletion[Any]]] = {}
@@ -205,6 +212,8 @@ class InlineHost:
                 return Continue()
             case Fail(error):
                 self.failure = error
+            case Complete(finish_reason=reason):
+                self.finish_reason = reason
         return outcome
 
     async def _pause(self, delay: float, error: BaseException) -> None:

@@ -30,6 +30,8 @@ class Complete:
 
     output: Any
     is_last: bool = False
+    finish_reason: str | None = None
+    """Why the model's last answer ended."""
 
 
 @dataclass(frozen=True, slots=True)

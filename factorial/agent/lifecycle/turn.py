@@ -11,13 +11,14 @@ from typing import Any, cast
 from factorial._core.boundary import Raised, caught, ordinary
 from factorial.agent.completion import TurnCompletion
 from factorial.agent.lifecycle.definition import AgentDefinition
+from factorial.agent.lifecycle.ending import CORRECTION, answer_text, check_complete, check_outputs
 from factorial.agent.lifecycle.failure import is_final
 from factorial.agent.lifecycle.steps import current_frame
 from factorial.agent.lifecycle.waiting import answer_calls
 from factorial.context import ContextType, ExecutionContext
 from factorial.errors import RetryableError
 from factorial.models import assistant_message
-from factorial.models.answer import function_calls
+from factorial.models.answer import finish_reason, function_calls
 from factorial.tools import FunctionToolActionResult, call_tool
 from factorial.tools.output import failure
 
@@ -30,17 +31,28 @@ async def take_turn(agent: AgentDefinition[ContextType], agent_ctx: ContextType)
     if not response.choices:
         raise RetryableError("the model's answer holds no choice")
     calls = function_calls(response)
+    if not calls:
+        check_complete(agent, response)
     agent_ctx.messages.append(assistant_message(response))
     results = await _answer(agent, agent_ctx, calls)
     done, output = False, None
     if agent.final_output is None and not calls:
-        done, output = True, response.choices[0].message.content
+        done, output = True, answer_text(response)
     for call, result in zip(calls, results, strict=True):
         if agent.is_final_output(call) and result.error is None:
             done, output = True, result.output_data
             break
+    if agent.final_output is not None and not done:
+        mistake = results[-1].output_str if results else str(answer_text(response))
+        check_outputs(agent, agent_ctx.messages, mistake)
+        if not calls:
+            agent_ctx.messages.append(dict(CORRECTION))
     completion = TurnCompletion(
-        is_done=done, context=agent_ctx, output=output, tool_call_results=list(zip(calls, results, strict=True))
+        is_done=done,
+        context=agent_ctx,
+        output=output,
+        tool_call_results=list(zip(calls, results, strict=True)),
+        finish_reason=finish_reason(response),
     )
     pending = [result for result in results if result.is_pending]
     if pending and not done:  # all calls are answered together, when the results have arrived

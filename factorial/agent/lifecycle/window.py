@@ -38,13 +38,22 @@ class Fitted:
     """How many messages it goes without."""
 
 
-def fit_window(messages: _Messages, *, query: str, limit: int, tools: _Messages = (), answer: int = 0) -> Fitted:
+def fit_window(
+    messages: _Messages,
+    *,
+    query: str,
+    limit: int,
+    tools: _Messages = (),
+    answer: int = 0,
+    sizes: Sequence[int] | None = None,
+) -> Fitted:
     """The messages that go with `tools` into a window of `limit` tokens, of which `answer` are for the answer.
 
-    `query` is the content of the user message that began the run. Raises `ContextWindowError` if what has to stay does
+    `query` is the content of the user message that began the run. `sizes` are the tokens of each message as it is sent;
+    by default the messages are sent as they are. Raises `ContextWindowError` if what has to stay does
     not fit.
     """
-    sizes = [count_tokens(message) for message in messages]
+    sizes = [count_tokens(message) for message in messages] if sizes is None else sizes
     total = sum(sizes) + count_tokens(tools) + answer
     excess = total - limit
     if excess <= 0:

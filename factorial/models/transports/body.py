@@ -6,6 +6,7 @@ from pydantic_core import PydanticSerializationError
 
 from factorial._core.json import dump_json
 from factorial.errors import ContextError
+from factorial.models.conversation import sendable
 
 if TYPE_CHECKING:
     from factorial.models.model import Model
@@ -19,7 +20,7 @@ def request_body(model: "Model", request: "ModelRequest") -> bytes:
     settings = request.settings
     body: dict[str, Any] = {
         "model": model.provider_model_id,
-        "messages": request.messages,
+        "messages": sendable(request.messages, model.provider),
         "temperature": settings.temperature,
         "max_completion_tokens": settings.max_completion_tokens,
     }

@@ -1,120 +1,104 @@
-"""Assembles a streamed chat-completions answer.
+"""Reads a streamed chat-completions answer, from plain chunks. A stream that stops early is detected.
 
-It accepts what servers really send: a usage chunk without choices, tool calls without an `index`, and several tool
-calls under index 0, each with its own id. A stream that stops early is detected. Called by the transports.
+A chunk is passed on as it arrived, except for its tool calls: they have the ids and numbers of the whole answer.
+Called by the transports.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from factorial.models.faults import unreadable
+from factorial.models.transports.pieces import CallPieces, merged
+from factorial.models.view import error_in_choice, storable, viewed
 
 if TYPE_CHECKING:
-    from openai.types.chat import ChatCompletion, ChatCompletionChunk
-    from openai.types.chat.chat_completion_chunk import ChoiceDelta, ChoiceDeltaToolCall
+    from openai.types.chat import ChatCompletion
 
     from factorial.models.model import Model
     from factorial.models.request import OnChunk
 
-__all__ = ["read_stream"]
+__all__ = ["as_chunks", "read_stream"]
 
 
 async def read_stream(
-    model: "Model", chunks: "AsyncIterator[ChatCompletionChunk]", on_chunk: "OnChunk | None"
+    model: "Model",
+    chunks: AsyncIterator[Mapping[str, Any]],
+    on_chunk: "OnChunk | None",
+    taken: Collection[str] = (),
 ) -> "ChatCompletion":
     """The whole answer. Every chunk is passed to `on_chunk` when it arrives.
 
     Raises `TruncatedResponseError` if the stream ends before the model gave its reason to finish: a partial answer is
     never returned. What `on_chunk` raises passes through.
     """
-    answer = _Answer()
+    from openai.types.chat import ChatCompletionChunk
+
+    answer = _Answer(CallPieces(taken))
     async for chunk in chunks:
         try:
-            answer.add(chunk)
-        except (AttributeError, TypeError):
+            shown = answer.add(storable(dict(chunk)))
+        except (AttributeError, TypeError, ValueError):
             raise unreadable(model, "a part of the stream does not have the shape of a chunk") from None
+        if answer.error is not None:
+            raise unreadable(model, answer.error)
         if on_chunk is not None:
-            await on_chunk(chunk)
+            await on_chunk(ChatCompletionChunk.construct(**shown))
     if answer.finish_reason is None:
         raise unreadable(model, "the stream ended before the model had finished")
-    return answer.completion()
+    return viewed(answer.body(), model.origin, taken, answer.calls.ids)
 
 
-@dataclass(slots=True)
-class _ToolCall:
-    index: int
-    id: str
-    name: str = ""
-    arguments: list[str] = field(default_factory=list)
-    extra: dict[str, Any] = field(default_factory=dict)
+async def as_chunks(body: Mapping[str, Any]) -> AsyncIterator[Mapping[str, Any]]:
+    """The chunk in which a whole answer would have been streamed, for a server that does not stream."""
+    choice = body["choices"][0]
+    yield {
+        **body,
+        "object": "chat.completion.chunk",
+        "choices": [{"index": 0, "delta": choice["message"], "finish_reason": choice.get("finish_reason") or "stop"}],
+    }
 
 
 @dataclass(slots=True)
 class _Answer:
     """What has arrived so far of the first choice. Only one choice is requested."""
 
+    calls: CallPieces
     head: dict[str, Any] = field(default_factory=dict)
-    content: list[str] = field(default_factory=list)
-    refusal: list[str] = field(default_factory=list)
-    tool_calls: list[_ToolCall] = field(default_factory=list)
-    finish_reason: str | None = None
+    message: dict[str, Any] = field(default_factory=dict)
+    finish_reason: Any = None
+    error: object = None
     usage: Any = None
 
-    def add(self, chunk: "ChatCompletionChunk") -> None:
+    def add(self, chunk: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Add what has arrived, and return it as it is passed on."""
         if not self.head:
-            self.head = {"id": chunk.id, "created": chunk.created, "model": chunk.model}
-        self.usage = chunk.usage or self.usage
-        for choice in chunk.choices or ():
-            if not choice.index:
-                self._add_delta(choice.delta)
-                self.finish_reason = choice.finish_reason or self.finish_reason
+            self.head = {name: value for name, value in chunk.items() if name not in ("object", "choices", "usage")}
+        self.usage = chunk.get("usage") or self.usage
+        choices = [self._add_choice(choice) for choice in chunk.get("choices") or ()]
+        return {**chunk, "choices": choices}
 
-    def _add_delta(self, delta: "ChoiceDelta | None") -> None:
-        if delta is None:
-            return
-        if delta.content:
-            self.content.append(delta.content)
-        if delta.refusal:
-            self.refusal.append(delta.refusal)
-        for position, piece in enumerate(delta.tool_calls or ()):
-            call = self._call_of(piece, position)
-            call.extra.update(piece.model_extra or {})
-            if piece.function:
-                call.name = call.name or piece.function.name or ""
-                call.arguments.append(piece.function.arguments or "")
+    def _add_choice(self, choice: Mapping[str, Any]) -> Mapping[str, Any]:
+        if choice.get("index"):
+            return choice
+        delta = choice.get("delta")
+        if delta is not None:
+            delta = self._add_delta(delta)
+        self.finish_reason = choice.get("finish_reason") or self.finish_reason
+        self.error = self.error or error_in_choice({"choices": [{**choice, "message": {}}]})
+        return {**choice, "delta": delta}
 
-    def _call_of(self, piece: "ChoiceDeltaToolCall", position: int) -> _ToolCall:
-        """The call that `piece` belongs to. A new id starts another call, even under an index that is taken."""
-        index = position if getattr(piece, "index", None) is None else piece.index
-        call = next((call for call in reversed(self.tool_calls) if call.index == index), None)
-        if call is None or (piece.id and piece.id != call.id):
-            call = _ToolCall(index, piece.id or f"call_{len(self.tool_calls)}")
-            self.tool_calls.append(call)
-        return call
+    def _add_delta(self, delta: Mapping[str, Any]) -> Mapping[str, Any]:
+        for name, value in delta.items():
+            if name not in ("role", "tool_calls") and value is not None:
+                self.message[name] = merged(self.message.get(name), value)
+        if not delta.get("tool_calls"):
+            return delta
+        return {**delta, "tool_calls": self.calls.add(delta["tool_calls"])}
 
-    def completion(self) -> "ChatCompletion":
-        from openai.types.chat import ChatCompletion
-
-        tool_calls = [
-            {
-                **call.extra,
-                "id": call.id,
-                "type": "function",
-                "function": {"name": call.name, "arguments": "".join(call.arguments)},
-            }
-            for call in self.tool_calls
-        ]
-        message = {
-            "role": "assistant",
-            "content": "".join(self.content) if self.content or not tool_calls else None,
-            "refusal": "".join(self.refusal) or None,
-            "tool_calls": tool_calls or None,
-        }
-        # The SDK itself reads answers with `construct`: it is lenient if a provider adds or leaves out a member.
-        return ChatCompletion.construct(
-            **self.head,
-            object="chat.completion",
-            choices=[{"index": 0, "finish_reason": self.finish_reason, "message": message, "logprobs": None}],
-            usage=self.usage.model_dump() if self.usage else None,
-        )
+    def body(self) -> dict[str, Any]:
+        """The answer as a server that does not stream would have sent it."""
+        calls = self.calls.whole()
+        message = {"role": "assistant", "content": None, **self.message} | ({"tool_calls": calls} if calls else {})
+        choice = {"index": 0, "finish_reason": self.finish_reason, "message": message, "logprobs": None}
+        return {**self.head, "choices": [choice], "usage": self.usage}
