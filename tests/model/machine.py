@@ -219,7 +219,9 @@ class History(World, RuleBasedStateMachine):
         execution = chosen(self.idle, pick)
         if (execution.expected or execution.spawned) and variant % 4:
             action = Action.PARK  # calls that have begun are mostly awaited
-        more: dict[str, Any] = {"error": "oh", "delay": 10.0} if action in (Action.FAIL, Action.BACKOFF) else {}
+        more: dict[str, Any] = (
+            {"error": "oh", "delay": 10.0} if action in (Action.FAIL, Action.BACKOFF, Action.DEFER) else {}
+        )
         if action is Action.PARK:
             awaited = {key: patience for key in execution.expected} | {
                 f"child:{child}": its_patience for child, its_patience in execution.spawned.items()

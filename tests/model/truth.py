@@ -30,7 +30,7 @@ __all__ = ["FINAL", "Truth"]
 
 FINAL = {"completed", "failed", "cancelled"}
 _OWN = {kind for kind, about in KINDS.items() if about.is_of_run}
-OF_RUNS = {*_OWN, *BY_KIND, "batch", "doomed", "events", "owner", "running"}
+OF_RUNS = {*_OWN, *BY_KIND, "batch", "deferred", "doomed", "events", "owner", "running"}
 """The kinds of keys that a refused or repeated request must not change. The others are tokens, leases, signals."""
 ONCE = {"enqueue", "record", "commit", "spawn", "deliver", "steer"}
 """Requests that change nothing when they are executed again. Others may: a claim passes the wake token on."""
@@ -102,7 +102,7 @@ class Truth:
 
     def _claimed(self, request: Request, again: bool, found: list[Any], before: Contents, after: Contents) -> None:
         process, nonce = request.args[0], request.args[4]
-        for run, _, epoch, _, _, _, _, conversation, _, _, awaited, _ in found:
+        for run, _, epoch, _, _, _, _, conversation, _, _, awaited, *_ in found:
             run = run.decode()
             was, is_now = before["run"][run], after["run"][run]
             if was.get("nonce") != nonce:
@@ -289,7 +289,7 @@ class Truth:
             assert status in ("cancelled", "gone") or not known.to_be_cancelled
         own = {kind for kind in _OWN if not KINDS[kind].kept}
         waiting = {place.kind for place in PLACES if not place.is_final} - {"ready"}  # a cancelled run stays there
-        for kind in (*own, *waiting, "running", "doomed"):
+        for kind in (*own, *waiting, "running", "doomed", "deferred"):
             assert not found[kind], f"{kind}: {dict(found[kind])} is left over"
         for owner, about in found["owner"].items():
             assert about["active"] == "0", f"{owner} has {about['active']} active runs"
