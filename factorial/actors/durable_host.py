@@ -25,7 +25,7 @@ from factorial.actors.commits import (
     log_commit,
 )
 from factorial.actors.interruption import Interruption
-from factorial.actors.journal import Journal, expected
+from factorial.actors.journal import Journal
 from factorial.actors.outbox import Outbox, Reply
 from factorial.agent.agent import BaseAgent
 from factorial.agent.lifecycle.activation import RUN_START, Activation, PickedUp
@@ -261,10 +261,13 @@ class DurableHost:
             self.release()
             await asyncio.sleep(0)  # where the cancellation arrives
 
-    async def expect(self, key: str, tool: str) -> None:
-        """Have the server accept a result for the step `key`: it may come before the task is parked."""
-        self._outbox.add_entries(expected(key))
-        await self._outbox.flush()
+    async def expect(self, key: str, step: str, tool: str) -> bool:
+        """Have the server accept the result `key`: it may come before the task is parked."""
+        entry = self._journal.expect(key, step)
+        if entry is not None:
+            self._outbox.add_entries(entry)
+            await self._outbox.flush()
+        return entry is not None
 
     async def spawn(self, batch_id: str, children: Sequence[Child]) -> None:
         """Store and queue them. Raises `RetryableError` if the server cannot be reached."""

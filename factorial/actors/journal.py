@@ -17,17 +17,14 @@ from factorial.agent.lifecycle.snapshot import ContextSnapshot
 from factorial.context import AgentContext
 from factorial.errors import ContextError
 
-__all__ = ["Journal", "expected"]
+__all__ = ["Journal"]
 
 # Prefixes of a step's key, which contains whatever id the provider gave the call.
 _MESSAGE = "message:"
 _CONTEXT = "context:"
 _EXPECTED = "expected:"
-
-
-def expected(key: str) -> dict[str, bytes]:
-    """The entry that says: a result for the step `key` may be delivered from outside."""
-    return {_EXPECTED + key: b"1"}
+_UNNAMED = b"1"
+"""What releases up to 0.3.0 stored instead of the name of the step."""
 
 
 class Journal:
@@ -38,6 +35,10 @@ class Journal:
         self._snapshot = snapshot
         self._messages: dict[bytes, str] = {}
         """The entries that hold these messages."""
+        self._expected = {
+            key.removeprefix(_EXPECTED): step for key, step in entries.items() if key.startswith(_EXPECTED)
+        }
+        """For each result that may be delivered from outside, the step that it is the result of."""
         self._changes = sum(_CONTEXT + key in entries for key in entries)
         """How many steps have recorded changes: the order of the next one."""
         self._restored = 0
@@ -63,6 +64,14 @@ class Journal:
             self._restored = latest["order"]
             changed = {name: to_json(value, inf_nan_mode="constants") for name, value in latest["fields"].items()}
             self._snapshot.restore_fields(context, changed)
+
+    def expect(self, key: str, step: str) -> dict[str, bytes] | None:
+        """The entry that says: the result `key` may be delivered from outside, and is that of `step`.
+
+        None if another step of the turn expects a result of this name.
+        """
+        known = self._expected.setdefault(key, step.encode())
+        return {_EXPECTED + key: known} if known in (step.encode(), _UNNAMED) else None
 
     def entries_of(self, key: str, step: Recorded, context: AgentContext | None) -> dict[str, bytes]:
         """What is to be written for a finished step."""

@@ -15,9 +15,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
-from openai.types.chat import ChatCompletion
+from openai.types.chat import ChatCompletion, ChatCompletionMessageToolCall
 
-from factorial import Agent, AgentContext, ExecutionContext, FatalAgentError, deferred_result, forking_tool
+from factorial import (
+    Agent,
+    AgentContext,
+    ExecutionContext,
+    FatalAgentError,
+    TurnCompletion,
+    deferred_result,
+    forking_tool,
+)
 from factorial.actors.durable_host import DurableHost
 from factorial.context import Batch
 from factorial.errors import RetryableError
@@ -150,6 +158,57 @@ async def test_a_deferred_tool_whose_result_cannot_be_copied_is_executed_once(sy
     assert await system.orchestrator.complete_deferred_tool(task_id, "call_0_0", "yes")
     assert (await system.ended(task_id))["payload"]["output"] == "done"
     assert len(asked) == 1
+
+
+@pytest.mark.parametrize("fails_first", [False, True])
+async def test_of_two_deferred_calls_with_one_id_one_is_refused_and_the_other_gets_its_answer(
+    system: System, fails_first: bool
+) -> None:
+    """Results are delivered by the id of the call. Also when the turn is taken again."""
+    asked: list[str] = []
+
+    @deferred_result(timeout=60)
+    def ask(question: str) -> None:
+        """Ask."""
+        asked.append(question)
+
+    class Twins(Agent):
+        async def run_turn(self, agent_ctx: AgentContext) -> TurnCompletion[AgentContext]:
+            if agent_ctx.messages[-1]["role"] == "tool":
+                return await super().run_turn(agent_ctx)
+            made = [
+                ChatCompletionMessageToolCall.model_validate(
+                    {
+                        "id": "ask",
+                        "type": "function",
+                        "function": {"name": "ask", "arguments": f'{{"question": "{q}"}}'},
+                    }
+                )
+                for q in ("How old?", "What name?")
+            ]
+            agent_ctx.messages.append({"role": "assistant", "tool_calls": [one.model_dump() for one in made]})
+            results = await asyncio.gather(*(self.tool_action(one, agent_ctx) for one in made))
+            if fails_first and ExecutionContext.current().retries == 0:
+                raise RetryableError("once more")
+            pending = [result.tool_call_id for result in results if result.is_pending]
+            return TurnCompletion(
+                is_done=False,
+                context=agent_ctx,
+                tool_call_results=list(zip(made, results, strict=True)),
+                pending_tool_call_ids=pending,
+            )
+
+    agent = Twins(name="twins", tools=[ask], model=ScriptedModel(lambda messages: say("done")))
+    await system.start(agent)
+    task_id = await system.submit(agent)
+    await system.reaches(task_id, "pending_tool_results")
+    assert asked == ["How old?"]
+    assert await system.orchestrator.complete_deferred_tool(task_id, "ask", "42")
+    assert not await system.orchestrator.complete_deferred_tool(task_id, "ask", "Ada")
+    data = await system.ended(task_id)
+    answers = [message["content"] for message in data["payload"]["messages"] if message["role"] == "tool"]
+    assert answers[0] == "42" and "another call of this answer has the id 'ask' too" in answers[1]
+    assert (data["payload"]["output"], len(asked)) == ("done", 1)
 
 
 # -- callbacks

@@ -23,6 +23,7 @@ from factorial.events import bounded, whole_or_size
 from factorial.models.answer import finish_reason, function_calls
 from factorial.models.view import completion_of, viewed
 from factorial.tools import FINAL_OUTPUT, FunctionToolActionResult
+from factorial.tools.output import failure
 
 if TYPE_CHECKING:
     from openai.types.chat import ChatCompletion, ChatCompletionMessageToolCall
@@ -148,8 +149,16 @@ class _Deferral(Guard):
 
     async def before(self, call: StepCall) -> None:
         tool = self._state.agent.tools.get(call.about.function.name)
-        if tool is not None and tool.deferral is not None and tool.deferral.awaits == "result":
-            await self._state.host.expect(f"tool:{call.about.id}", tool.name)
+        if tool is None or tool.deferral is None or tool.deferral.awaits != "result":
+            return
+        call_id = call.about.id
+        if not await self._state.host.expect(f"tool:{call_id}", call.key, tool.name):
+            # The result is delivered by this id, so it would be taken for that of the other call.
+            call.result = failure(
+                call_id,
+                f"another call of this answer has the id {call_id!r} too, so their results could not be told apart; "
+                f"call {tool.name!r} again, alone",
+            )
 
     async def after(self, call: StepCall) -> None:
         if call.has_result and call.error is None and call.result.pending_result:

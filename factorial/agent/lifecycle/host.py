@@ -65,10 +65,11 @@ class Host(Protocol):
         """A step boundary, at which the run may be released: the model has answered, and no tool runs yet."""
         ...
 
-    async def expect(self, key: str, tool: str) -> None:
-        """From now on the result of the step `key`, a call of `tool`, may be delivered from outside.
+    async def expect(self, key: str, step: str, tool: str) -> bool:
+        """From now on the result `key` of `step`, a call of `tool`, may be delivered from outside.
 
-        Raises `FatalAgentError` if nobody could deliver it here.
+        False, and nothing is expected, if another step of the turn expects a result of this name. Raises
+        `FatalAgentError` if nobody could deliver it here.
         """
         ...
 

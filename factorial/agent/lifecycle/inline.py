@@ -150,7 +150,7 @@ class InlineHost:
     async def boundary(self) -> None:
         """An inline run is not released."""
 
-    async def expect(self, key: str, tool: str) -> None:
+    async def expect(self, key: str, step: str, tool: str) -> bool:
         """Nobody outside can deliver a result."""
         raise FatalAgentError(
             f"tool {tool!r} awaits a result from outside, and nobody can deliver one to an inline run: "
