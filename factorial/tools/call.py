@@ -24,6 +24,7 @@ from factorial._core.text import error_text, safe_repr
 from factorial.context import AgentContext, ExecutionContext
 from factorial.errors import FatalAgentError, RetryableError
 from factorial.telemetry.task_log import task_fields
+from factorial.tools.deferred import refuse_batch
 from factorial.tools.function_tool import FunctionTool
 from factorial.tools.output import FunctionToolActionResult, failure, shape
 
@@ -82,7 +83,9 @@ async def call_tool(
             raise for_the_host
         _logger.info("tool %s failed", tool.name, exc_info=value.error, extra=task_fields())
         return failure(tool_call.id, error_text(value.error))
-    return shape(tool_call.id, value) if tool.deferral is None else tool.deferral.shape(tool.name, tool_call.id, value)
+    if tool.deferral is not None:
+        return tool.deferral.shape(tool.name, tool_call.id, value)
+    return refuse_batch(tool.name, tool_call.id, value) or shape(tool_call.id, value)
 
 
 async def _run(tool: FunctionTool, arguments: dict[str, Any]) -> Any:

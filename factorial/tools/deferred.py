@@ -24,13 +24,13 @@ from factorial.context import Batch
 from factorial.errors import ConfigError, InvalidTaskIdError
 from factorial.task import check_task_id
 from factorial.telemetry.task_log import task_fields
-from factorial.tools.inspection import where
+from factorial.tools.inspection import return_types, where
 from factorial.tools.output import FunctionToolActionResult, failure
 from factorial.tools.sub_tasks import sub_task_results
 
 __all__ = [
-    "Deferral", "IsEnabled", "ToolOptions", "deferral_of", "deferred_result", "deferred_tool", "forking_tool",
-    "tool_options_of",
+    "Deferral", "IsEnabled", "ToolOptions", "check_awaits_its_batch", "deferral_of", "deferred_result",
+    "deferred_tool", "forking_tool", "refuse_batch", "tool_options_of",
 ]  # fmt: skip
 
 _logger = logging.getLogger(__name__)
@@ -38,6 +38,10 @@ _logger = logging.getLogger(__name__)
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _DEFERRAL = "factorial_deferral"
 _OPTIONS = "factorial_tool_options"
+_TO_AWAIT = (
+    "mark the tool with @forking_tool(timeout=...) to await the tasks, or have it return a text for the model, such as "
+    "the batch's id, to go on without them"
+)
 _CHILD = re.compile(r"[0-9a-f]{32}")
 
 
@@ -129,6 +133,22 @@ def forking_tool(
     """
     options = ToolOptions(name, description, strict_json_schema, is_enabled)
     return _marking("forking_tool", Deferral("children", timeout), options)
+
+
+def check_awaits_its_batch(function: Callable[..., Any], deferral: Deferral | None) -> None:
+    """Raise `ConfigError` if the function says that it returns a batch, and nothing would await it."""
+    if (deferral is None or deferral.awaits != "children") and Batch in return_types(function):
+        raise ConfigError(f"{where(function)} returns a Batch: {_TO_AWAIT}")
+
+
+def refuse_batch(tool: str, tool_call_id: str, value: Any) -> FunctionToolActionResult | None:
+    """The failed result of a call of `tool` that returned a batch, which nothing awaits. None for any other value."""
+    parts = value if isinstance(value, list | tuple) else (value,)
+    if not any(isinstance(part, Batch) for part in parts):
+        return None
+    mistake = f"the tool {tool!r} returned a Batch, and nothing awaits its tasks: {_TO_AWAIT}"
+    _logger.warning("%s", mistake, extra=task_fields())
+    return failure(tool_call_id, mistake)
 
 
 def deferral_of(function: Any) -> Deferral | None:

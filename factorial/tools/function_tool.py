@@ -21,7 +21,14 @@ from typing_extensions import TypeVar  # with a default, which typing has from P
 from factorial._core.signature import can_take
 from factorial.context import AgentContext
 from factorial.errors import ConfigError
-from factorial.tools.deferred import Deferral, IsEnabled, ToolOptions, deferral_of, tool_options_of
+from factorial.tools.deferred import (
+    Deferral,
+    IsEnabled,
+    ToolOptions,
+    check_awaits_its_batch,
+    deferral_of,
+    tool_options_of,
+)
 from factorial.tools.docstring import read_docstring
 from factorial.tools.inspection import unwrapped, where
 from factorial.tools.schema import Parameters, described_parameters, read_parameters
@@ -79,6 +86,7 @@ class FunctionTool(Generic[_AnyContext]):
                 f"{where(self.function)}: {self.name!r} cannot be the name of a tool: use 1 to 64 letters, digits, "
                 "'_' or '-'; function_tool(name=...) sets it"
             )
+        check_awaits_its_batch(self.function, self.deferral)
         description: object = self.description
         if not isinstance(description, str):
             raise ConfigError(f"{where(self.function)}: description={description!r}: give text")

@@ -3,14 +3,17 @@
 import functools
 import inspect
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from contextlib import suppress
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from factorial.context import AgentContext, ExecutionContext
 from factorial.errors import ConfigError
 
-__all__ = ["annotation_of", "bound_names", "context_kind", "execution_parameters", "signature_of", "unwrapped", "where"]
+__all__ = [
+    "annotation_of", "bound_names", "context_kind", "execution_parameters", "return_types", "signature_of", "unwrapped",
+    "where",
+]  # fmt: skip
 
 _BY_NAME: dict[str, type] = {"agent_ctx": AgentContext, "execution_ctx": ExecutionContext}
 
@@ -82,6 +85,26 @@ def annotation_of(function: Callable[..., Any], parameter: inspect.Parameter) ->
             f"{where(function)}: the type of parameter {parameter.name!r} is not known at run time ({error}): define "
             "or import it at the top of the module, not within a function or under TYPE_CHECKING"
         ) from None
+
+
+def return_types(function: Callable[..., Any]) -> set[Any]:
+    """The types that the function's return annotation is made of: `tuple[str, Batch] | None` is made of `tuple`, `str`,
+    `Batch` and `NoneType`. Empty if there is none, or if it is not known at run time."""
+    routine = _routine(unwrapped(function))
+    returned = getattr(routine, "__annotations__", {}).get("return")
+    holder = types.SimpleNamespace(__annotations__={"return": returned})
+    try:
+        hints = get_type_hints(holder, getattr(routine, "__globals__", {}), _enclosing(routine))
+    except (NameError, SyntaxError, TypeError):
+        return set()
+    return set(_parts(hints.get("return")))
+
+
+def _parts(annotation: Any) -> Iterator[Any]:
+    if isinstance(annotation, Hashable):
+        yield get_origin(annotation) or annotation
+    for argument in get_args(annotation):
+        yield from _parts(argument)
 
 
 def context_kind(name: str, annotation: Any) -> type | None:

@@ -15,7 +15,7 @@ import pytest
 from openai.types.chat import ChatCompletionMessageToolCall
 from pydantic import BaseModel
 
-from factorial.context import AgentContext, ExecutionContext
+from factorial.context import AgentContext, Batch, ExecutionContext
 from factorial.errors import FatalAgentError, RetryableError
 from factorial.events import BaseEvent
 from factorial.tools import FunctionTool, FunctionToolActionResult, call_tool, function_tool
@@ -74,6 +74,13 @@ async def test_results_of_tools(returned: Any, shown: str, data: Any) -> None:
 async def test_a_result_that_is_not_json_is_an_error() -> None:
     result = await run(lambda: object())
     assert result.error and "a value of type object, which is neither text nor JSON" in result.output_str
+
+
+@pytest.mark.parametrize("value", [Batch("b", ["1"]), ("started", Batch("b", ["1"])), [Batch("b", [])]])
+async def test_a_batch_that_nothing_awaits_is_refused(value: Any, caplog: pytest.LogCaptureFixture) -> None:
+    result = await run(lambda: value)
+    assert result.error and result.error.startswith("the tool 'tool' returned a Batch, and nothing awaits its tasks")
+    assert "@forking_tool(timeout=...)" in result.output_str and "@forking_tool" in caplog.text
 
 
 async def test_a_tool_may_shape_its_own_result() -> None:

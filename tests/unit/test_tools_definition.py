@@ -4,7 +4,7 @@ import functools
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Annotated, Any, Literal
@@ -12,9 +12,9 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import BaseModel, Field, ValidationError
 
-from factorial.context import AgentContext, ExecutionContext
+from factorial.context import AgentContext, Batch, ExecutionContext
 from factorial.errors import ConfigError
-from factorial.tools import FunctionTool, build_tools, execution_parameters, function_tool
+from factorial.tools import FunctionTool, build_tools, execution_parameters, forking_tool, function_tool
 
 
 class Unit(Enum):
@@ -286,3 +286,53 @@ def test_what_is_bound_is_left_out_of_a_schema_that_was_written_by_hand(is_typed
     assert tool.parameters.validate('{"folder": "inbox"}') == {"folder": "inbox"}
     with pytest.raises(ValidationError, match="user_id"):
         tool.parameters.validate('{"folder": "inbox", "user_id": "eve"}')
+
+
+# -- batches that nothing awaits
+
+
+async def research(execution_ctx: ExecutionContext) -> Batch:
+    raise NotImplementedError
+
+
+async def research_and_tell(execution_ctx: ExecutionContext) -> tuple[str, "Batch"]:
+    raise NotImplementedError
+
+
+def research_perhaps(execution_ctx: ExecutionContext) -> Annotated[Batch | None, "a batch"]:
+    raise NotImplementedError
+
+
+def research_twice(execution_ctx: ExecutionContext) -> list[Batch]:
+    raise NotImplementedError
+
+
+def research_later(execution_ctx: ExecutionContext) -> Awaitable[Batch]:
+    raise NotImplementedError
+
+
+@pytest.mark.parametrize("function", [research, research_and_tell, research_perhaps, research_twice, research_later])
+def test_a_tool_that_returns_a_batch_has_to_await_it(function: Any) -> None:
+    with pytest.raises(ConfigError, match=rf"tool '{function.__name__}' \(.*\) returns a Batch: mark .*@forking_tool"):
+        build_tools([function])
+    with pytest.raises(ConfigError, match="returns a Batch"):
+        build_tools([functools.partial(function)])
+    with pytest.raises(ConfigError, match="returns a Batch"):
+        FunctionTool("research", "", {"type": "object"}, function)
+
+
+def test_a_forking_tool_may_say_that_it_returns_a_batch_and_other_tools_anything_else() -> None:
+    @forking_tool(timeout=60)
+    async def fork(execution_ctx: ExecutionContext) -> Batch:
+        raise NotImplementedError
+
+    def unknown() -> "Nowhere":  # type: ignore[name-defined]  # noqa: F821
+        raise NotImplementedError
+
+    def odd() -> [Batch]:  # type: ignore[valid-type]
+        raise NotImplementedError
+
+    def literal() -> Literal["a", 1] | Callable[[int], str]:
+        raise NotImplementedError
+
+    assert len(build_tools([fork, unknown, odd, literal])) == 4
