@@ -7,6 +7,7 @@ grow with the conversation; only a final output is published whole.
 """
 
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -26,6 +27,7 @@ __all__ = [
     "EventPublisher",
     "EventType",
     "QueueEvent",
+    "attributed",
     "bounded",
     "encode_event",
     "whole_or_size",
@@ -235,7 +237,19 @@ class EventPublisher(Protocol):
     """Publishes the events of a task: through the server, or to the event handler of an inline run."""
 
     async def publish_event(self, event: BaseEvent) -> None:
-        """Publish `event`, in order with the task's other events."""
+        """Publish `event`, in order with the task's other events. If its `task_id`, `owner_id` or `agent_name` is None,
+        those of the task are filled in."""
+
+
+def attributed(event: BaseEvent, task_id: str | None, owner_id: str, agent_name: str | None) -> BaseEvent:
+    """`event` with these ids in the place of those that are None. The given object is not changed."""
+    if event.task_id is not None and event.owner_id is not None and event.agent_name is not None:
+        return event
+    filled = copy(event)  # it may be published for other tasks, too
+    filled.task_id = task_id if event.task_id is None else event.task_id
+    filled.owner_id = owner_id if event.owner_id is None else event.owner_id
+    filled.agent_name = agent_name if event.agent_name is None else event.agent_name
+    return filled
 
 
 def encode_event(event: BaseEvent) -> bytes:

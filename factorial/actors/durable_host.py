@@ -47,7 +47,7 @@ from factorial.agent.lifecycle.snapshot import ContextSnapshot
 from factorial.config import AgentWorkerConfig
 from factorial.context import AgentContext, ExecutionContext, opening_messages
 from factorial.errors import FactorialError, MailboxError, RetryableError, UnreadableContextError
-from factorial.events import BaseEvent, encode_event
+from factorial.events import BaseEvent, attributed, encode_event
 from factorial.mailbox.operations.cancel import cascade
 from factorial.mailbox.operations.claim import ClaimedRun
 from factorial.mailbox.operations.commit import Action, Commit, Committed, EntryMissing, commit
@@ -228,6 +228,7 @@ class DurableHost:
 
     async def publish_event(self, event: BaseEvent) -> None:
         """Publish `event` with the next message to the server, at most a moment later."""
+        event = attributed(event, self.task_id, self._claimed.owner_id, self._workplace.agent.name)
         if self._interruption.has_ended:
             with contextlib.suppress(MailboxError):
                 await Publisher(self._workplace.scripts, self._claimed.owner_id).publish_event(event)

@@ -135,7 +135,7 @@ async def _call_back_cancelled(scripts: Scripts, task_id: str, runners: Mapping[
     execution_ctx = ExecutionContext(
         task_id=task_id,
         owner_id=run.owner_id,
-        events=Publisher(scripts, run.owner_id),
+        events=Publisher(scripts, run.owner_id, task_id, agent.name),
         agent_name=agent.name,
         retries=run.retries,
         pickups=run.pickups,

@@ -409,3 +409,35 @@ async def test_a_cancel_that_comes_before_an_executions_first_step_calls_back(
     assert (await system.ended(task_id))["status"] == "cancelled"
     await wait_until(lambda: told)
     assert told == [f"cancelled {task_id}"]
+
+
+async def test_events_without_ids_get_those_of_the_task_wherever_they_are_published(system: System) -> None:
+    """In a tool, after the end of the run, and by the client that cancels a queued task."""
+
+    async def note(*arguments: Any) -> None:
+        await ExecutionContext.current().events.publish_event(AgentEvent("note"))
+
+    async def look() -> str:
+        """Look."""
+        await note()
+        return "seen"
+
+    script = ScriptedModel([call("look"), say("done")])
+    agent = Agent(name="parent", tools=[look], model=script, on_run_end=note, on_run_cancelled=note)
+    system.orchestrator.register_runner(agent)
+    cancelled = await system.submit(agent)
+    await system.orchestrator.cancel_task(cancelled)
+    await system.start(agent)
+    completed = await system.submit(agent)
+    await system.ended(completed)
+
+    async def notes(task_id: str) -> list[tuple[str, str]]:
+        events = await system.events(task_id)
+        return [(one["owner_id"], one["agent_name"]) for one in events if one["event_type"] == "note"]
+
+    async def has_both() -> bool:
+        return len(await notes(completed)) == 2
+
+    await wait_until(has_both)
+    assert await notes(completed) == [("owner", "parent")] * 2
+    assert await notes(cancelled) == [("owner", "parent")]

@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 from factorial import (
     Agent,
     AgentContext,
+    AgentEvent,
     AgentWorkerConfig,
     BaseAgent,
     BaseEvent,
@@ -323,3 +324,24 @@ async def test_prepare_messages_is_asked_once_a_turn_with_the_runs_own_context()
     agent = Own(name="own", tools=[look], model=ScriptedModel([call("look"), say("done")]))
     await agent.run_inline(AgentContext(query="go"))
     assert asked == [(0, 1), (1, 3)]
+
+
+async def test_an_event_without_ids_gets_those_of_its_task() -> None:
+    """One object may be published for several tasks, and keeps what it says itself."""
+    note, signed = AgentEvent("note"), AgentEvent("note", owner_id="ada", agent_name="b")
+
+    async def look(execution_ctx: ExecutionContext) -> str:
+        """Look."""
+        await execution_ctx.events.publish_event(note)
+        await execution_ctx.events.publish_event(signed)
+        return execution_ctx.task_id
+
+    agent = Agent(name="a", tools=[look], model=ScriptedModel([call("look"), say("done")]))
+    heard: list[BaseEvent] = []
+    contexts = [AgentContext(query="q"), AgentContext(query="q")]
+    for context in contexts:
+        await agent.run_inline(context, event_handler=heard.append)
+    task_ids = [context.messages[2]["content"] for context in contexts]
+    notes = [(one.task_id, one.owner_id, one.agent_name) for one in heard if one.event_type == "note"]
+    assert notes == [ids for task_id in task_ids for ids in ((task_id, "inline", "a"), (task_id, "ada", "b"))]
+    assert note.task_id is None and task_ids[0] != task_ids[1]

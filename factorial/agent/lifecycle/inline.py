@@ -32,7 +32,7 @@ from factorial.agent.lifecycle.waiting import PLAN, awaited_keys, encode_plan
 from factorial.config import AgentWorkerConfig
 from factorial.context import AgentContext, ContextType, ExecutionContext, opening_messages
 from factorial.errors import FatalAgentError
-from factorial.events import AgentEvent, BaseEvent, EventType
+from factorial.events import AgentEvent, BaseEvent, EventType, attributed
 from factorial.task import new_task_id
 from factorial.telemetry.task_log import TaskLog, task_fields
 
@@ -60,14 +60,13 @@ async def run_inline(
     agent.check_ready()
     started_at = datetime.now(UTC)
     context.messages = opening_messages(context)
-    host = InlineHost(ContextSnapshot(context), how)
-    execution_ctx = ExecutionContext(
-        task_id=task_id or new_task_id(), owner_id=how.owner_id, events=host, agent_name=agent.name
-    )
+    task_id = task_id or new_task_id()
+    host = InlineHost(ContextSnapshot(context), how, task_id, agent.name)
+    execution_ctx = ExecutionContext(task_id=task_id, owner_id=how.owner_id, events=host, agent_name=agent.name)
     activation = Activation(agent, context, execution_ctx, host, how.policy)
-    state, log = activation.state, TaskLog(execution_ctx.task_id, agent.name, how.owner_id)
+    state, log = activation.state, TaskLog(task_id, agent.name, how.owner_id)
     log.claimed(turn=context.turn, attempt=1, pickups=1)
-    await host.publish_about(execution_ctx, EventType.RUN_STARTED)
+    await host.publish_event(AgentEvent(EventType.RUN_STARTED))
     try:
         await activation.take_turns()
         if host.failure is None:
@@ -75,7 +74,7 @@ async def run_inline(
     except asyncio.CancelledError:
         log.cancelled(turn=state.turn)
         with contextlib.suppress(FatalAgentError):  # the caller that cancels must see the cancellation
-            await host.publish_about(execution_ctx, EventType.RUN_CANCELLED)
+            await host.publish_event(AgentEvent(EventType.RUN_CANCELLED))
             await activation.notify_end(Cancel())
         raise
     finally:
@@ -94,9 +93,10 @@ async def run_inline(
 class InlineHost:
     """Keeps the run's journal in memory, for the retries of its turns, and runs its children at the same time."""
 
-    def __init__(self, snapshot: ContextSnapshot, how: InlineRun) -> None:
+    def __init__(self, snapshot: ContextSnapshot, how: InlineRun, task_id: str, agent_name: str) -> None:
         self.failure: BaseException | None = None
         self.finish_reason: str | None = None
+        self._ids = task_id, how.owner_id, agent_name
         self._snapshot = snapshot
         self._how = how
         self._children: dict[str, asyncio.Task[RunCompletion[Any]]] = {}
@@ -106,22 +106,12 @@ class InlineHost:
         self._restored: set[str] = set()
         """The steps whose changes the context has, in the present attempt."""
 
-    async def publish_about(self, execution_ctx: ExecutionContext, event_type: EventType) -> None:
-        """Publish what the scripts publish for a run that lives in Redis."""
-        await self.publish_event(
-            AgentEvent(
-                event_type=event_type,
-                task_id=execution_ctx.task_id,
-                owner_id=execution_ctx.owner_id,
-                agent_name=execution_ctx.agent_name,
-            )
-        )
-
     async def publish_event(self, event: BaseEvent) -> None:
         """Pass `event` to the handler. What it raises ends the run, because another attempt would cost again."""
         handler = self._how.event_handler
         if handler is None:
             return
+        event = attributed(event, *self._ids)
         handled: Any = result_of_call(lambda: handler(event))
         if inspect.isawaitable(handled):
             handled = await attempt(lambda: handled)
