@@ -6,7 +6,7 @@ task, and is not stored.
 `Scope` and `scope` are for Factorial's own use: they tie an `ExecutionContext` to the run that is executed.
 """
 
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -128,6 +128,10 @@ class Scope(Protocol):
         """The same from a thread that is not the event loop's."""
         ...
 
+    def progress(self, fraction: float, text: str) -> None:
+        """Publish how far a step is."""
+        ...
+
     async def spawn(self, agent: Any, payloads: Sequence[AgentContext], *, as_batch: bool) -> Batch:
         """Spawn a task of `agent` for each payload."""
         ...
@@ -179,6 +183,17 @@ class ExecutionContext:
     def get(cls) -> "ExecutionContext | None":
         """The context of the turn that is being executed, or None outside of one."""
         return execution_context.get(None)
+
+    def progress(self, fraction: float, text: str = "") -> Awaitable[None]:
+        """Publish the event `tool_progress`: a tool has done `fraction` of its work, from 0 to 1.
+
+        Works in async tools and in plain ones, which run in a thread. Returns at once; the result may be awaited, which
+        changes nothing. `text` says what is being done, and is cut to 1,000 characters. The first 100 reports of a call
+        are all published, and then one a second. Raises `ConfigError` for a `fraction` that is not from 0 to 1, and
+        `FactorialError` outside of a run.
+        """
+        _scope("progress can be reported").progress(fraction, text)
+        return _Done()
 
     async def spawn_child_task(self, agent: AgentOf[ContextType], payload: ContextType) -> str:
         """Spawn a task of `agent` over `payload`, as a child of this one. Returns its id.
@@ -232,6 +247,13 @@ class ExecutionContext:
         """
         result: _T = _scope("a step can be taken").step_sync(name, function, args, kwargs)
         return result
+
+
+class _Done:
+    """May be awaited, and is done."""
+
+    def __await__(self) -> Generator[Any, None, None]:
+        yield from ()
 
 
 def _scope(what: str) -> Scope:

@@ -68,6 +68,7 @@ class EventType(StrEnum):
     BATCH_PROGRESS = "batch_progress"
     BATCH_COMPLETED = "batch_completed"
     BATCH_CANCELLED = "batch_cancelled"
+    TOOL_PROGRESS = "tool_progress"
     SUBSCRIPTION_GAP = "subscription_gap"
 
 
@@ -137,6 +138,10 @@ CATALOGUE: Mapping[str, CatalogueEntry] = MappingProxyType({
         "tool_action", "a tool call", ("data.result.tool_call", "data.result.output_data", "data.result.output_str")
     ),
     **_progress("step", "a call that the agent's code made by `execution_ctx.step`", ("data.result",)),
+    EventType.TOOL_PROGRESS: CatalogueEntry(
+        "a tool reports its progress by `execution_ctx.progress`",
+        ("turn", "data.fraction", "data.text", "data.tool_call_id"),
+    ),
     EventType.CONTEXT_WINDOW_TRIMMED: CatalogueEntry(
         "a model call leaves out the conversation's oldest messages, to stay within `context_window_limit`",
         ("turn", "data.limit", "data.tokens", "data.messages_left_out", "data.messages_sent"),

@@ -404,3 +404,27 @@ async def test_a_function_that_raises_is_called_again(finish: Finish) -> None:
 
     payload = await finish(paying(pay), AgentContext(query="go"))
     assert tool_results(payload) == ["settled"] and bank.settled == 2
+
+
+async def test_a_plain_tool_reports_its_progress_while_it_runs(system: System) -> None:
+    released = threading.Event()
+
+    def read(execution_ctx: ExecutionContext) -> str:
+        """Read."""
+        execution_ctx.progress(0.25, "reading")
+        released.wait(20)
+        execution_ctx.progress(1.0, "summing up")
+        return "read"
+
+    agent = Agent(name="reader", tools=[read], model=ScriptedModel([call("read"), say("done")]))
+    await system.start(agent)
+    task_id = await system.submit(agent)
+    first = await system.event(task_id, "tool_progress")
+    assert first["data"] == {"fraction": 0.25, "text": "reading", "tool_call_id": "call_0_0"}
+    assert (first["turn"], first["agent_name"], first["owner_id"]) == (0, "reader", "owner")
+    assert (await system.data(task_id))["status"] == "processing"
+    released.set()
+    await system.ended(task_id)
+    types = [one["event_type"] for one in await system.events(task_id) if "tool" in one["event_type"]]
+    start, end = "progress_update_tool_action_started", "progress_update_tool_action_completed"
+    assert types == [start, "tool_progress", "tool_progress", end]

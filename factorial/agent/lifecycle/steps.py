@@ -10,19 +10,23 @@ makes a step by `execution_ctx.step` is recorded for itself, under the key of th
 import asyncio
 import inspect
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, TypeVar
 
+from factorial._core.boundary import is_ending
 from factorial.agent.lifecycle.children import spawn_children
 from factorial.agent.lifecycle.codec import readable
 from factorial.agent.lifecycle.guard import Guard, StepCall, StepKind
-from factorial.agent.lifecycle.progress import Progress
+from factorial.agent.lifecycle.progress import Progress, metadata
+from factorial.agent.lifecycle.reports import Reports, report_data
 from factorial.agent.lifecycle.run_state import RunState
 from factorial.agent.lifecycle.step import Step
 from factorial.agent.lifecycle.user_step import called, called_in_thread, result_of, user_step
 from factorial.context import AgentContext, Batch, ExecutionContext, entered, scope
 from factorial.errors import ConfigError, FactorialError, FatalAgentError
+from factorial.events import AgentEvent, BaseEvent, EventType
 
 __all__ = ["Frame", "Steps", "current_frame"]
 
@@ -38,6 +42,7 @@ class Steps:
         self._state: RunState[Any] | None = state
         self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
         self._counts: dict[str, int] = {}
+        self._reports = Reports(self.loop)
         self._open_calls = 0
         self._is_closed = False
 
@@ -93,12 +98,18 @@ class Steps:
 
     async def _with_events(self, step: Step[_T], call: StepCall) -> _T:
         if step.ending is None:
-            return await self._checked(step)
+            return await self._checked(step, call.key)
         progress = Progress(step.kind, call.execution_ctx, call.agent_ctx, args=step.args, kwargs=step.kwargs)
-        return await progress.follow(lambda: self._checked(step), step.ending)
+        return await progress.follow(lambda: self._checked(step, call.key), step.ending)
 
-    async def _checked(self, step: Step[_T]) -> _T:
-        value: object = await step.call()
+    async def _checked(self, step: Step[_T], key: str) -> _T:
+        try:
+            value: object = await step.call()
+        except BaseException as error:
+            if not is_ending(error):
+                await self._reports.published(key)
+            raise
+        await self._reports.published(key)
         self._check_type(step, value)
         return value  # type: ignore[return-value]  # a step without `returns` returns what its own call does
 
@@ -129,6 +140,11 @@ class Steps:
         """How many times `name` has been counted in this turn, this time included."""
         self._counts[name] = self._counts.get(name, 0) + 1
         return self._counts[name]
+
+    def report(self, key: str, event: BaseEvent) -> None:
+        """Publish what the step `key` reports of its progress. Ignored if the turn is over."""
+        if not self._is_closed and self._state is not None and self._reports.accepts(key):
+            self._reports.publish(key, partial(self._state.host.publish_event, event))
 
     def close(self) -> None:
         """The turn has an outcome: what still runs of it, in some thread, records nothing any more."""
@@ -205,6 +221,18 @@ class Frame:
         recorded = called_in_thread(self.steps.loop, take, lambda: function(*args, **kwargs))
         return result_of(name, function, recorded)
 
+    def progress(self, fraction: float, text: str) -> None:
+        """Publish the event `tool_progress`. Called in any thread."""
+        context, steps = ExecutionContext.current(), self.steps
+        data = report_data(fraction, text) | {"tool_call_id": context.tool_call_id}
+        about = metadata(context, self.turn)
+        event = AgentEvent(EventType.TOOL_PROGRESS, turn=self.turn, metadata=about, data=data)
+        if _running_loop() is steps.loop:
+            steps.report(self.key, event)
+        else:
+            with suppress(RuntimeError):  # the loop is closed: this thread has outlived its run
+                steps.loop.call_soon_threadsafe(steps.report, self.key, event)
+
     async def spawn(self, agent: Any, payloads: Sequence[AgentContext], *, as_batch: bool) -> Batch:
         """Spawn children of this run. Their ids follow from the step that spawns them, or from the place in the run."""
         context = ExecutionContext.current()
@@ -229,3 +257,10 @@ def current_frame() -> Frame | None:
     """The frame of the present code; None outside of a run."""
     found = scope.get()
     return found if isinstance(found, Frame) else None
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
