@@ -69,7 +69,7 @@ async def test_what_cannot_be_enqueued_is_refused_and_nothing_is_stored(system: 
     with pytest.raises(ConfigError, match="the task is for agent 'plain'"):
         await enqueue(special, task)
     with pytest.raises(ContextError, match="agent 'special' works on Special"):
-        await enqueue(special, owner_id="owner", payload=context)
+        await enqueue(special, owner_id="owner", payload="q")
     with pytest.raises(ConfigError, match="cannot name an owner"):
         await enqueue(PLAIN, owner_id="a\nb", payload=context)
     task.id = "no id at all"
