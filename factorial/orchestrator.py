@@ -231,6 +231,7 @@ class Orchestrator:
         """What is stored of the task, as plain data; None if there is no such task.
 
         `payload` is the context, with `messages`, `turn`, and in the end `output`. `error` is the latest failure.
+        `finish_reason` says why the model's last answer ended; None if the conversation does not end with one.
         `awaits` lists what a parked task awaits: `tool:<tool call id>`, `child:<task id>`.
         """
         return await task_data(await self._scripts(), task_id)

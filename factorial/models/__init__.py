@@ -1,7 +1,8 @@
 """Models: the catalogue, the settings of a call, the call itself, and the transports that carry it.
 
-`complete` is the entry point. `faults` has the table of errors: which are retried, which try the next model, and which
-end the call.
+`complete` is the entry point. `view` makes one form of what servers answer, `answer` reads it, and `conversation` makes
+of the stored messages what a provider gets. `faults` has the table of errors: which are retried, which try the next
+model, and which end the call.
 """
 
 from factorial.models.answer import assistant_message, function_calls

@@ -21,7 +21,7 @@ Api = Literal["chat"]
 """The protocols of model servers. `chat` is OpenAI's chat completions."""
 
 
-ECHO: frozenset[str] = frozenset({"reasoning_content", "reasoning_details", "thinking_blocks", "extra_content"})
+_ECHO: frozenset[str] = frozenset({"reasoning_content", "reasoning_details", "thinking_blocks", "extra_content"})
 """What providers that send it usually want back."""
 
 
@@ -40,7 +40,7 @@ class Provider:
     """A key that was passed in code (`MultiClient`). It takes precedence over the environment."""
     api: Api = field(default="chat", kw_only=True)
     """The protocol that the server speaks. It selects the transport."""
-    echo: frozenset[str] = field(default=ECHO, kw_only=True)
+    echo: frozenset[str] = field(default=_ECHO, kw_only=True)
     """The members of its own answers, and of the tool calls in them, that this provider wants to see again in the next
     request, of those that chat completions do not know. No other provider gets them. The default is for servers that
     reject a conversation without them (DeepSeek, Moonshot, Z.ai, OpenRouter, LiteLLM, Gemini). Pass `echo=()` for a

@@ -26,8 +26,12 @@ ECHO = ("reasoning_content",)
 class Server:
     """Answers the request number n with `answer(n, body)`: a message. Rejects what no provider would accept."""
 
-    def __init__(self, answer: Callable[[int, dict[str, Any]], dict[str, Any]]) -> None:
+    def __init__(
+        self, answer: Callable[[int, dict[str, Any]], dict[str, Any]], name: str = "local", *, thinks: bool = True
+    ) -> None:
         self._answer = answer
+        self._name = name
+        self._thinks = thinks
         self.requests: list[dict[str, Any]] = []
         self.rejected: list[Any] = []
         self.port = 0
@@ -64,8 +68,9 @@ class Server:
     def _respond(self, body: dict[str, Any]) -> tuple[int, dict[str, Any]]:
         self.requests.append(body)
         own = {one["id"] for message in body["messages"] for one in message.get("tool_calls") or ()}
-        wrong = breaches(body["messages"], own=own, echo=ECHO)
-        if any(message.get("tool_calls") and "reasoning_content" not in message for message in body["messages"]):
+        wrong = breaches(body["messages"], own=own if self._thinks else (), echo=ECHO if self._thinks else ())
+        made = [message for message in body["messages"] if message.get("tool_calls")]
+        if self._thinks and any("reasoning_content" not in message for message in made if _is_own(message)):
             wrong.append("the reasoning_content must be passed back")
         if wrong:
             self.rejected.append(wrong)
@@ -77,7 +82,12 @@ class Server:
     @property
     def model(self) -> Model:
         """A model on this server."""
-        return Model("m", Provider("local", f"http://127.0.0.1:{self.port}/v1", None))
+        return Model(self._name, Provider(self._name, f"http://127.0.0.1:{self.port}/v1", None))
+
+
+def _is_own(message: dict[str, Any]) -> bool:
+    """Whether a message is of the thinking model: it names its calls in its own way."""
+    return not any(one["id"].startswith("other_") for one in message["tool_calls"])
 
 
 def asking(*tool_calls: dict[str, Any]) -> dict[str, Any]:
@@ -155,6 +165,38 @@ async def test_one_result_answers_one_call(system: System, call_id: str | None) 
         data = await system.ended(task_id)
     assert data["payload"]["output"] == str(["approved 0", "approved 1", "approved 2"])
     assert not server.rejected
+
+
+async def test_a_run_that_changes_its_provider_and_comes_back(system: System) -> None:
+    """Each gets its own reasoning and ids, and nothing of the other's."""
+
+    def look(n: int) -> str:
+        """Look."""
+        return f"seen {n}"
+
+    def asked(call_id: str, n: int) -> dict[str, Any]:
+        return {"id": call_id, "type": "function", "function": {"name": "look", "arguments": f'{{"n": {n}}}'}}
+
+    thinking = Server(
+        lambda n, body: [
+            asking(asked("functions.look:0", 0)),
+            asking(asked("functions.look:1", 2)),
+            {"content": "done"},
+        ][n],
+        "thinking",
+    )
+    other = Server(lambda n, body: {"content": None, "tool_calls": [asked("other_1", 1)]}, "other", thinks=False)
+    async with thinking.running(), other.running():
+        first, second = thinking.model, other.model
+        agent = Agent(name="a", tools=[look], model=lambda ctx: second if ctx.turn == 1 else first)
+        await system.start(agent, quick())
+        data = await system.ended(await system.submit(agent))
+    assert (data["status"], thinking.rejected, other.rejected) == ("completed", [], [])
+    assert results(thinking.requests[-1]) == ["seen 0", "seen 1", "seen 2"]
+    ids = [call["id"] for message in other.requests[0]["messages"] for call in message.get("tool_calls") or ()]
+    assert ids and "functions.look:0" not in ids
+    stored = [call["id"] for message in data["payload"]["messages"] for call in message.get("tool_calls") or ()]
+    assert stored == ["functions.look:0", "other_1", "functions.look:1"]
 
 
 async def _pending(system: System, task_id: str, count: int) -> list[str]:

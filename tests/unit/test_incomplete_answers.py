@@ -14,6 +14,7 @@ from factorial.agent.lifecycle.ending import CORRECTION
 from factorial.agent.lifecycle.failure import after_failure
 from factorial.agent.lifecycle.outcome import Backoff, Defer
 from factorial.errors import ConfigError, FatalAgentError, IncompleteAnswerError, OutputError, RateLimitError
+from factorial.events import BaseEvent
 from factorial.utils import BaseModel
 from tests.provider_rules import breaches
 
@@ -44,6 +45,7 @@ class Answering(Agent):
 
     async def completion(self, agent_ctx: AgentContext, messages: list[dict[str, Any]]) -> ChatCompletion:
         self.requests.append(list(messages))
+        assert len(self.requests) < 50, "it goes on for ever"
         message = dict(self.answers.pop(0) if len(self.answers) > 1 else self.answers[0])
         finish = message.pop("finish", "stop")
         choice = {"index": 0, "finish_reason": finish, "message": {"role": "assistant", **message}}
@@ -190,8 +192,11 @@ def test_a_provider_cannot_ask_for_more_than_an_hour(asked_for: float) -> None:
             assert isinstance(outcome, Backoff | Defer) and most <= outcome.delay <= 1.1 * most
 
 
+@pytest.mark.parametrize("broken_handler", [False, True])
 @pytest.mark.parametrize("fails", [True, False])
-async def test_what_an_inline_run_leaves_behind_can_be_used_for_the_next_question(fails: bool) -> None:
+async def test_what_an_inline_run_leaves_behind_can_be_used_for_the_next_question(
+    fails: bool, broken_handler: bool
+) -> None:
     """It failed, or was cancelled, within a tool."""
     import asyncio
 
@@ -207,7 +212,12 @@ async def test_what_an_inline_run_leaves_behind_can_be_used_for_the_next_questio
 
     agent = Answering(calling("work", "{}"), tools=[work])
     context = AgentContext(query="q")
-    running = asyncio.create_task(agent.run_inline(context))
+
+    def hear(event: BaseEvent) -> None:
+        if broken_handler and event.event_type in ("run_failed", "run_cancelled"):
+            raise OSError("nobody listens")
+
+    running = asyncio.create_task(agent.run_inline(context, hear))
     await began.wait()
     if not fails:
         running.cancel()

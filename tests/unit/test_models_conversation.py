@@ -1,10 +1,12 @@
 """The conversation as it is sent: what goes back to whom, and what is put right. Pure."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
+from openai.types.chat import ChatCompletion
 
-from factorial import Provider
+from factorial import Agent, AgentContext, Provider
 from factorial._core.conversation import answered
 from factorial.agent.lifecycle.window import fit_window
 from factorial.errors import ConfigError
@@ -12,7 +14,8 @@ from factorial.models import count_tokens, fallback_models, ready, sent_tokens
 from factorial.models.answer import assistant_message, last_finish_reason
 from factorial.models.conversation import sendable
 from factorial.models.model import Model
-from factorial.models.view import Origin, viewed
+from factorial.models.view import Origin, completion_of, viewed
+from factorial.testing import Reply, ScriptedModel, say
 
 QUERY: dict[str, Any] = {"role": "user", "content": "q"}
 THINKING = Provider("deepseek", "http://a.invalid/v1", None)
@@ -51,6 +54,12 @@ def test_reasoning_goes_back_to_the_provider_that_made_it(calls: dict[str, Any])
     plain = {"role": "assistant", "content": "hi", **calls}
     assert sendable([message], THINKING) == [plain | {"reasoning_content": "hm"}]
     assert sendable([message], OTHER) == [plain]
+
+
+def test_a_server_does_not_say_what_was_sent_before() -> None:
+    """`provider_data` in its answer is not ours."""
+    message = stored(content="hi", provider_data={"provider": "deepseek", "message": {"reasoning_content": "spoofed"}})
+    assert sendable([message], THINKING) == [{"role": "assistant", "content": "hi"}]
 
 
 def test_only_what_the_provider_wants_goes_back() -> None:
@@ -127,6 +136,45 @@ def test_the_window_counts_what_is_sent() -> None:
     assert sent_tokens(messages, both.providers)[1] > 1000, "the request has to fit whoever answers it"
     fitted = fit_window(messages, query="q", limit=200, sizes=sent_tokens(messages, [OTHER]))
     assert fitted.left_out == 0 and fitted.messages == messages
+
+
+async def test_an_agent_leaves_out_nothing_for_what_it_does_not_send() -> None:
+    long = "thinking " * 1000
+    history = [QUERY, stored(content="first", reasoning_content=long)]
+    asked_for = []
+
+    def play(messages: Sequence[Mapping[str, Any]]) -> Reply:
+        asked_for.append([dict(message) for message in messages])
+        return say("done")
+
+    agent = Agent(name="a", model=ScriptedModel(play), context_window_limit=500)
+    await agent.run_inline(AgentContext(query="next", messages=history))
+    assert [message["content"] for message in asked_for[0]] == ["q", "first", "next"]
+    assert "provider_data" not in asked_for[0][1]
+
+
+async def test_a_client_of_ones_own_gets_plain_messages() -> None:
+    """A client that is not ours sends them as they are, and what is kept for a provider would be refused."""
+    seen: list[Any] = []
+
+    class Client:
+        async def completion(self, **request: Any) -> ChatCompletion:
+            seen.append(request["messages"])
+            message = {"role": "assistant", "content": "hi", "reasoning_content": "hm"}
+            return completion_of({"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]})
+
+    class Asking(Agent):
+        async def completion(self, agent_ctx: AgentContext, messages: list[dict[str, Any]]) -> ChatCompletion:
+            seen.append(messages)
+            return await Client().completion(messages=messages)
+
+    history = [QUERY, stored(content="first", reasoning_content="hm")]
+    done = await Agent(name="a", client=Client()).run_inline(AgentContext(query="q", messages=history))
+    assert not any("provider_data" in message for message in seen[0])
+    assert done.context.messages[-1]["provider_data"]["provider"] is None
+    seen.clear()
+    await Asking(name="b").run_inline(AgentContext(query="q", messages=done.context.messages[2:]))
+    assert not any("provider_data" in message for message in seen[0])
 
 
 @pytest.mark.parametrize(
