@@ -87,7 +87,7 @@ class DurableHost:
         if claimed.deferred_for:
             self._outbox.hold_back()
         self._interruption = Interruption()
-        self._log = TaskLog(claimed.task_id, workplace.agent.name, claimed.owner_id)
+        self._log = TaskLog(claimed.task_id, workplace.agent.name, claimed.owner_id, age=claimed.age)
         self._turn = 0
         self._attempt = claimed.retries + 1
         self._finish_reason: str | None = None

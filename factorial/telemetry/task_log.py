@@ -9,7 +9,7 @@
     deferred     warning   the task waits for something that is away, and spends no retry; logged once, then at debug
     released     info      the worker released the task at a step boundary; it continues in another process
     parked       info      the task is parked, and holds no worker; `awaits` is the number of results that it awaits
-    completed    info      the task completed after `turns` turns, `seconds` after its last claim; `finish_reason` is
+    completed    info      the task completed after `turns` turns, `seconds` after it was enqueued; `finish_reason` is
                            why the model's last answer ended
     failed       error     the task failed
     cancelled    info      the task was cancelled
@@ -39,15 +39,15 @@ _logger = logging.getLogger("factorial.task")
 
 
 class TaskLog:
-    """Writes the lines of one task. `owner_id` may be unknown."""
+    """Writes the lines of one task. `owner_id` may be unknown. `age`: the seconds since the task was enqueued."""
 
-    __slots__ = ("_claimed_at", "_fields")
+    __slots__ = ("_enqueued_at", "_fields")
 
-    def __init__(self, task_id: str, agent: str, owner_id: str | None = None) -> None:
+    def __init__(self, task_id: str, agent: str, owner_id: str | None = None, *, age: float = 0.0) -> None:
         self._fields: dict[str, Any] = {"task_id": task_id, "agent": agent}
         if owner_id is not None:
             self._fields["owner_id"] = owner_id
-        self._claimed_at = time.monotonic()
+        self._enqueued_at = time.monotonic() - age
 
     @staticmethod
     def is_enabled(level: int) -> bool:
@@ -65,7 +65,6 @@ class TaskLog:
     def claimed(self, *, turn: int, attempt: int, pickups: int, is_deferred: bool = False) -> None:
         """A worker claimed it. `pickups`: how often that has happened; `attempt`: at this turn, from 1. The claims of a
         deferred task are logged at debug."""
-        self._claimed_at = time.monotonic()
         event = "started" if pickups <= 1 else "resumed"
         again = "" if attempt <= 1 else f", attempt {attempt}"
         text = f"{event} at turn {turn}{again}"
@@ -75,13 +74,13 @@ class TaskLog:
     def retried(self, error: str, *, turn: int, attempt: int, delay: float) -> None:
         """An attempt at its turn failed. The next one is in `delay` seconds."""
         error = _plain(error)
-        text = f"turn {turn} failed (attempt {attempt}), retry in {delay:.3g} s: {error}"
+        text = f"turn {turn} failed (attempt {attempt}), retry in {_shown(delay)} s: {error}"
         self._write(logging.WARNING, "retried", text, turn=turn, attempt=attempt, delay=round(delay, 3), error=error)
 
     def deferred(self, error: str, *, turn: int, delay: float, is_first: bool) -> None:
         """What its turn needs is away. The next attempt is in `delay` seconds; only the first one is announced."""
         error = _plain(error)
-        text = f"turn {turn} is deferred without a retry, next attempt in {delay:.3g} s: {error}"
+        text = f"turn {turn} is deferred without a retry, next attempt in {_shown(delay)} s: {error}"
         level = logging.WARNING if is_first else logging.DEBUG
         self._write(level, "deferred", text, turn=turn, delay=round(delay, 3), error=error)
 
@@ -96,8 +95,8 @@ class TaskLog:
 
     def completed(self, *, turns: int, finish_reason: str | None = None) -> None:
         """It completed after `turns` turns. `finish_reason`: why the model's last answer ended."""
-        seconds = round(time.monotonic() - self._claimed_at, 3)
-        text = f"completed after {turns} turn{'' if turns == 1 else 's'}, {seconds:.3g} s"
+        seconds = round(time.monotonic() - self._enqueued_at, 3)
+        text = f"completed after {turns} turn{'' if turns == 1 else 's'}, {_shown(seconds)} s"
         if finish_reason not in (None, "stop", "tool_calls"):
             text += f", with an incomplete answer: finish_reason {finish_reason}"
         known = _known(finish_reason=finish_reason)
@@ -175,6 +174,11 @@ def task_fields() -> Mapping[str, Any]:
 
 def _known(**fields: Any) -> dict[str, Any]:
     return {name: value for name, value in fields.items() if value is not None}
+
+
+def _shown(seconds: float) -> str:
+    """Three digits, and no exponent: `0.0123`, `5.03`, `86400`."""
+    return f"{seconds:.0f}" if seconds >= 1000 else f"{seconds:.3g}"
 
 
 def _plain(text: str) -> str:

@@ -5,11 +5,12 @@ Real: actors, mailbox, Valkey. Fake: the lifeline, and the model, which is scrip
 
 import asyncio
 import json
+import logging
 from typing import Any
 
 import pytest
 
-from factorial import Agent, AgentContext, BaseAgent, FatalAgentError, RetryableError, TurnCompletion
+from factorial import Agent, AgentContext, BaseAgent, ExecutionContext, FatalAgentError, RetryableError, TurnCompletion
 from factorial.errors import ContextError, InactiveTaskError, ModelError, RateLimitError
 from factorial.testing import ScriptedModel, call, calls, say
 from tests.harness import System, quick
@@ -368,3 +369,27 @@ async def test_a_field_whose_name_is_no_utf8_harms_nobody(system: System) -> Non
     for task_id in (other, damaged):
         assert (await system.ended(task_id))["status"] == "completed"
     assert process.life is not None and not process.life.done()
+
+
+async def test_the_duration_in_the_log_counts_from_the_enqueueing_over_all_claims(
+    system: System, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The task was enqueued two minutes before the first worker came, and its turn is tried twice."""
+
+    class Flaky(Agent):
+        async def completion(self, agent_ctx: AgentContext, messages: list[dict[str, Any]]) -> Any:
+            if ExecutionContext.current().retries == 0:
+                raise RetryableError("once more")
+            return await super().completion(agent_ctx, messages)
+
+    agent = Flaky(name="flaky", model=ScriptedModel([say("done")]))
+    task_id = await system.submit(agent)
+    run = (await system.mailbox()).keys.run(task_id)
+    created_at = int(await system.execute("HGET", run, "created_at"))
+    await system.execute("HSET", run, "created_at", created_at - 120_000)
+    with caplog.at_level(logging.INFO, "factorial.task"):
+        await system.start(agent)
+        assert (await system.ended(task_id))["pickups"] == 2
+        await wait_until(lambda: "completed after 1 turn" in caplog.text)
+    [seconds] = [vars(record)["seconds"] for record in caplog.records if vars(record).get("event") == "completed"]
+    assert 120 <= seconds < 150

@@ -132,6 +132,17 @@ def test_text_lines_have_the_same_content(as_text: Log) -> None:
     assert "WARNING w.1 factorial.task: " in as_text.text
 
 
+@pytest.mark.parametrize(("age", "shown"), [(0.0, "0"), (7.26, "7.26"), (999.4, "999"), (86400.0, "86400")])
+def test_durations_count_from_the_enqueueing(
+    as_text: Log, monkeypatch: pytest.MonkeyPatch, age: float, shown: str
+) -> None:
+    monkeypatch.setattr(time, "monotonic", lambda: 1000.0)
+    log = TaskLog("t1", "weather", age=age)
+    log.claimed(turn=0, attempt=1, pickups=3)
+    log.completed(turns=2)
+    assert as_text.text.endswith(f"completed after 2 turns, {shown} s\n")
+
+
 def test_a_line_below_the_level_is_not_formatted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logging.getLogger("factorial.task"), "level", logging.ERROR)
     monkeypatch.setattr("factorial.telemetry.task_log.one_line", lambda text: pytest.fail("a line was made"))

@@ -4,7 +4,8 @@
 -- ARGV     process, worker, agent, count, nonce (unique to this request), recovery limit, owner limit (0: none)
 -- Answers  {'OK', ms until the next run is due or -1, {run, ...}} | {'NOLEASE'}: register the process first
 --          run = {id, owner, epoch, seq, retries, pickups, cancel request, {conversation}, {context fields}, {journal},
---          {what it was parked for, with the results}, ms since 1970 of its first claim, ms since it was deferred or 0}
+--          {what it was parked for, with the results}, ms since 1970 of its first claim, ms since it was deferred or 0,
+--          ms since it was enqueued}
 -- Events   run_started with the first claim of a run; run_steering_applied; run_failed for a run with damaged keys, which
 --          must not affect the runs that were popped with it
 --
@@ -31,7 +32,8 @@ local MOST_PASSED_OVER = 1000
 local function described(run, journal, awaits)
   return {run.id, run.owner, run.epoch, run.seq, run.retries, run.pickups, run.cancel_requested,
     redis.call('LRANGE', conversation_key(run.id), 0, -1), redis.call('HGETALL', fields_key(run.id)), journal, awaits,
-    tonumber(run.started_at), run.deferred_at == '' and 0 or math.max(1, now - tonumber(run.deferred_at))}
+    tonumber(run.started_at), run.deferred_at == '' and 0 or math.max(1, now - tonumber(run.deferred_at)),
+    math.max(0, now - (tonumber(run.created_at) or now))}
 end
 
 -- Whether the journal holds a step of a turn: the model's answer, or a tool call. What callbacks recorded before it

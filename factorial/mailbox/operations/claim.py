@@ -48,6 +48,8 @@ class ClaimedRun:
     """The time of its first claim."""
     deferred_for: float = 0.0
     """Seconds since it was deferred first, without a finished step in between; 0: it is not deferred."""
+    age: float = 0.0
+    """Seconds since it was enqueued, at the moment of the claim."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,9 +101,8 @@ async def claim(scripts: Scripts, request: ClaimRequest) -> Claim | NoLease:
 
 
 def _claimed_run(found: list[Any], request: ClaimRequest) -> ClaimedRun:
-    task_id, owner, epoch, seq, retries, pickups, cancel, conversation, fields, journal, awaits, started, deferred = (
-        found
-    )
+    task_id, owner, epoch, seq, retries, pickups, cancel, conversation, fields, journal, awaits, *times = found
+    started, deferred, age = times
     return ClaimedRun(
         task_id=task_id.decode(),
         owner_id=owner.decode(),
@@ -116,4 +117,5 @@ def _claimed_run(found: list[Any], request: ClaimRequest) -> ClaimedRun:
         awaits=paired(awaits),
         started_at=datetime.fromtimestamp(started / 1000, UTC),
         deferred_for=deferred / 1000,
+        age=age / 1000,
     )
