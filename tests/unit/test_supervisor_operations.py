@@ -8,11 +8,13 @@ from typing import Any
 import pytest
 
 from factorial.config import GroupConfig, RunnerConfig, RunnerSupervisorConfig, SupervisorConfig, SystemConfig
+from factorial.config.bounds import Restart
 from factorial.errors import ConfigError, SupervisionError
 from factorial.mailbox.operations.lease import Cause
 from factorial.supervisor.operate.operations import Operator, Source
 from factorial.supervisor.process.signals import StopRequests
 from factorial.supervisor.rules.spec import ChildExit, ExitReason
+from factorial.supervisor.rules.strategy import ChildState
 from factorial.supervisor.service.system import cause_of
 from factorial.supervisor.tree.plan import MOST_PROCESSES, Runners, tree_spec
 from factorial.supervisor.tree.tree import Tree
@@ -23,7 +25,7 @@ from tests.unit.simulated import KILLED, World
 class Site:
     """A running system of simulated processes, and its operator."""
 
-    def __init__(self, world: World, group: str = "", **sizes: int) -> None:
+    def __init__(self, world: World, group: str = "", restart: Restart = "permanent", **sizes: int) -> None:
         self.world = world
         self.runners: Runners = {
             name: RunnerConfig(
@@ -31,6 +33,7 @@ class Site:
                 processes=size,
                 supervisor=RunnerSupervisorConfig(intensity=0),
                 group=group or None,
+                restart=restart,
             )
             for name, size in sizes.items()
         }
@@ -53,9 +56,9 @@ class Site:
 
 
 @asynccontextmanager
-async def site(group: str = "", **sizes: int) -> AsyncIterator[Site]:
+async def site(group: str = "", restart: Restart = "permanent", **sizes: int) -> AsyncIterator[Site]:
     world = World()
-    one = Site(world, group, **sizes)
+    one = Site(world, group, restart, **sizes)
     life = asyncio.create_task(one.tree.run(world.stop, world.now))
     try:
         await asyncio.wait_for(one.tree.started.wait(), 2)
@@ -124,6 +127,67 @@ async def test_the_error_about_an_unknown_target_names_the_known_ones() -> None:
                 await operation("x")
         with pytest.raises(ConfigError, match="there is no runner 'x' here; there are: a"):
             await one.operator.scale("x", 2)
+
+
+async def give_up(one: Site, process: str) -> None:
+    """Have the runner of this process give up for good."""
+    runner = process.partition(".")[0]
+    one.world.children[process].end(KILLED)
+    await wait_until(lambda: [each.state for each in one.tree.walk() if each.child_id == runner] == [ChildState.ENDED])
+
+
+async def test_scale_names_the_process_that_is_drained() -> None:
+    async with site(a=3, b=1) as one:
+        await one.operator.drain("a.2")
+        with pytest.raises(SupervisionError, match=r"^a\.2 is drained: resume it before you scale a$"):
+            await one.operator.scale("a", 4)
+        await one.operator.drain("a.3")
+        with pytest.raises(SupervisionError, match=r"^a\.2, a\.3 are drained: resume them before you scale a$"):
+            await one.operator.scale("a", 4)
+        await one.operator.resume("a.2")
+        await one.operator.resume("a.3")
+        assert await one.operator.scale("a", 4) == "scaled a from 3 to 4"
+
+
+async def test_a_runner_that_is_being_restarted_is_not_called_drained() -> None:
+    async with site(a=1, b=1) as one:
+        for restarts in (1, 2):
+            one.world.children["a.1"].end(KILLED)
+            await wait_until(lambda restarts=restarts: one.operator.report()["tree"]["restarts"] == restarts)
+            if restarts == 1:
+                await wait_until(lambda: "a.1" in one.running())
+        with pytest.raises(SupervisionError, match=r"^a is being restarted: scale it when it runs$"):
+            await one.operator.scale("a", 2)
+        with pytest.raises(SupervisionError, match=r"^a\.1 does not run: a is being restarted; try again$"):
+            await one.operator.drain("a.1")
+
+
+async def test_what_is_below_a_runner_that_has_given_up_is_named_with_it() -> None:
+    async with site(restart="transient", a=2, b=1) as one:
+        await give_up(one, "a.1")
+        for operation in (one.operator.drain, one.operator.resume, one.operator.restart):
+            with pytest.raises(SupervisionError, match=r"^a\.2 does not run: a has given up; resume it first$"):
+                await operation("a.2")
+        with pytest.raises(SupervisionError, match=r"^a has given up: there is nothing to drain$"):
+            await one.operator.drain("a")
+        assert await one.operator.drain("") == "drained b.1"
+
+
+async def test_drain_names_what_has_given_up_below_its_target() -> None:
+    async with site("desk", restart="transient", a=1, b=1) as one:
+        await give_up(one, "a.1")
+        await give_up(one, "b.1")
+        with pytest.raises(SupervisionError, match=r"^there is nothing to drain: a, b have given up$"):
+            await one.operator.drain("desk")
+
+
+async def test_an_agent_in_the_supervisors_own_process_is_named_as_such() -> None:
+    async with site(a=1) as one:
+        guests: Any = lambda: [{"id": "desk.here"}]  # noqa: E731
+        operator = Operator("s-1", Source(one.config, None), one.tree, one.requests, asyncio.Event(), guests)
+        for call in (operator.scale("desk", 2), operator.drain("desk"), operator.drain("desk.here")):
+            with pytest.raises(SupervisionError, match=r"^desk(\.here)? runs in the process of the supervisor itself"):
+                await call
 
 
 async def test_a_failed_reload_leaves_no_trace(monkeypatch: pytest.MonkeyPatch) -> None:

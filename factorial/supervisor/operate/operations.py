@@ -12,7 +12,7 @@ import os
 import socket
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,7 +21,7 @@ from factorial._core.version import __version__
 from factorial.config import SystemConfig
 from factorial.errors import ConfigError, SupervisionError
 from factorial.supervisor.process.signals import StopRequests
-from factorial.supervisor.rules.spec import ChildSpec, SupervisorSpec
+from factorial.supervisor.rules.spec import ChildSpec, Spec, SupervisorSpec
 from factorial.supervisor.rules.strategy import ChildState
 from factorial.supervisor.tree.changes import Changes, apply, replace_child, resume_child, suspend_child
 from factorial.supervisor.tree.plan import MOST_PROCESSES, tree_spec
@@ -91,12 +91,17 @@ class Operator:
 
     async def drain(self, target: str) -> str:
         """Drain the processes. They stay away until `resume`."""
-        if all(child.state is ChildState.ENDED for child in self._children(target)):
+        children = self._children(target)
+        if all(child.state is ChildState.ENDED for child in children):
             raise SupervisionError(f"{target or 'everything'} has given up: there is nothing to drain")
         # More than once: a runner may have been restarted with new processes meanwhile.
         while active := [child for child in self._children(target) if _is_active(child)]:
             await asyncio.gather(*(suspend_child(child.tree, child.child_id) for child in active))
-        return f"drained {listed(sorted(self._tree.suspended.intersection(self._process_ids(target))))}"
+        drained = sorted(self._tree.suspended.intersection(self._process_ids(target)))
+        if not drained:
+            ended = [child for child in children if child.state is ChildState.ENDED]
+            raise SupervisionError(f"there is nothing to drain: {_conditions(ended)}")
+        return f"drained {listed(drained)}"
 
     async def resume(self, target: str) -> str:
         """Start what was drained, and what has given up."""
@@ -126,14 +131,21 @@ class Operator:
 
     async def scale(self, runner: str, processes: int) -> str:
         """Set the number of processes of a runner, until the configuration is reloaded."""
-        runners = [child.child_id for child in self._tree.walk() if _is_runner(child)]
+        runners = [spec.id for spec in _specs(self._tree.spec) if _is_runner(spec)]
         if runner not in runners:
+            self._check_is_no_guest(runner)
             raise ConfigError(f"there is no runner {runner!r} here; there are: {', '.join(runners)}")
         if not 1 <= processes <= MOST_PROCESSES:
             raise ConfigError(f"{processes} processes of {runner}: use 1 to {MOST_PROCESSES}; to have none, drain it")
         [child, *below] = self._children(runner)
-        if child.tree.branch(runner) is None or any(each.state in _STOPPED for each in below):
+        if child.tree.branch(runner) is None and child.state is not ChildState.ENDED:
+            raise SupervisionError(f"{_conditions([child])}: scale it when it runs")
+        stopped = [each for each in below if each.state in _STOPPED]
+        if len(stopped) == len(below):
             raise SupervisionError(f"{runner} is drained, or has given up: resume it before you scale it")
+        if stopped:
+            them = "it" if len(stopped) == 1 else "them"
+            raise SupervisionError(f"{_conditions(stopped)}: resume {them} before you scale {runner}")
         await apply(self._tree, _scaled(self._tree.spec, runner, processes), roll=False)
         self._forget_removed()
         return f"scaled {runner} from {len(below)} to {processes}"
@@ -213,8 +225,22 @@ class Operator:
             if child.child_id == target:
                 below = child.tree.branch(target)
                 return [child, *(below.walk() if below else ())]
+        for child in children:
+            if child.tree.branch(child.child_id) is None and target in [spec.id for spec in _specs(child.spec)]:
+                advice = "resume it first" if child.state in _STOPPED else "try again"
+                raise SupervisionError(f"{target} does not run: {_conditions([child])}; {advice}")
+        self._check_is_no_guest(target)
         known = ", ".join(child.child_id for child in children)
         raise ConfigError(f"there is no group, runner or process {target!r} here; there are: {known}")
+
+    def _check_is_no_guest(self, target: str) -> None:
+        """Raise `SupervisionError` if `target` is an agent that runs in the supervisor's own process."""
+        guests = [guest["id"] for guest in self._guests()]
+        if target in guests or f"{target}.here" in guests:
+            raise SupervisionError(
+                f"{target} runs in the process of the supervisor itself, and cannot be drained or scaled alone: make "
+                "the agent an attribute of a module, so that other processes can import it"
+            )
 
 
 async def _names_in_fresh_process(path: str) -> dict[str, str]:
@@ -256,8 +282,35 @@ def _scaled(spec: SupervisorSpec, runner: str, processes: int) -> SupervisorSpec
     return replace(spec, children=tuple(children))
 
 
-def _is_runner(child: ChildRef) -> bool:
-    return isinstance(child.spec, SupervisorSpec) and any(isinstance(one, ChildSpec) for one in child.spec.children)
+def _specs(spec: Spec) -> Iterator[Spec]:
+    """The specifications below `spec`, at any depth."""
+    for child in spec.children if isinstance(spec, SupervisorSpec) else ():
+        yield child
+        yield from _specs(child)
+
+
+def _is_runner(spec: Spec) -> bool:
+    return isinstance(spec, SupervisorSpec) and any(isinstance(one, ChildSpec) for one in spec.children)
+
+
+def _conditions(children: Sequence[ChildRef]) -> str:
+    """Why these children do not run, each by its name."""
+    named: dict[tuple[str, str], list[str]] = {}
+    for child in children:
+        named.setdefault(_condition(child), []).append(child.child_id)
+    return "; ".join(f"{listed(names)} {words[len(names) > 1]}" for words, names in named.items())
+
+
+def _condition(child: ChildRef) -> tuple[str, str]:
+    """Why the child does not run: for one child, and for several."""
+    match child.state:
+        case ChildState.SUSPENDED:
+            return "is drained", "are drained"
+        case ChildState.ENDED if isinstance(child.spec, ChildSpec):
+            return "has ended", "have ended"
+        case ChildState.ENDED:
+            return "has given up", "have given up"
+    return "is being restarted", "are being restarted"
 
 
 def _is_active(child: ChildRef) -> bool:
