@@ -139,7 +139,9 @@ async def _paced(chunks: list[dict[str, Any]], delay: float) -> AsyncIterator[di
 
 def _chunks(model: str, number: int, reply: Reply) -> list[dict[str, Any]]:
     """The reply as a server would stream it. Ids are made of the numbers of the reply and the call."""
-    deltas: list[dict[str, Any]] = [{"role": "assistant"}]
+    deltas: list[dict[str, Any]] = [
+        {"role": "assistant"} if reply.text is None else {"role": "assistant", "content": ""}
+    ]
     deltas += [{"content": piece} for piece in _pieces(reply.text or "")]
     for index, (name, arguments) in enumerate(reply.tool_calls):
         identity = {"index": index, "id": f"call_{number}_{index}", "type": "function"}

@@ -5,7 +5,6 @@ executed.
 """
 
 import asyncio
-import json
 import os
 import random
 import signal
@@ -19,6 +18,7 @@ from tests.chaos.figures import fault, long_or_short
 from tests.chaos.system import OWNER, System
 from tests.redis.doctor import assert_invariants
 from tests.redis.stored import contents
+from tests.sub_tasks import ends
 from tests.support import wait_until
 
 CHILDREN = long_or_short(1000, 100)
@@ -44,9 +44,9 @@ async def test_a_parent_hears_of_every_child_though_half_of_the_workers_are_kill
     mailbox = await system.orchestrator._namespace()
     found = await contents(mailbox.connection, system.namespace)
     runs: dict[str, Any] = found["run"]
-    listing = json.loads(data["payload"]["messages"][2]["content"])
+    listing = ends(data["payload"]["messages"][2]["content"])
     assert data["payload"]["output"] == f"{CHILDREN} corners seen, and I was told: yes"
-    told = Counter(one["task_id"] for one in listing)
+    told = Counter(one.task_id for one in listing)
     assert told.keys() == runs.keys() - {task.id}
     assert len(told) == told.total() == CHILDREN  # each once, and none beside them
     assert {run["status"] for run in runs.values()} == {"completed"}

@@ -148,7 +148,9 @@ async def test_a_release_that_cannot_read_a_context_does_not_end_the_task(system
     old: BaseAgent[Old] = BaseAgent(name="versioned", model=script, context_class=Old)
     new: BaseAgent[New] = BaseAgent(name="versioned", model=script, context_class=New)
     task_id = await system.submit(old, Old(query="go"))
-    process = await system.start(new)
+    process = await system.start(
+        new, quick(retry_delay=3.0, max_retry_delay=3.0)
+    )  # a pause long enough to look around in
     data = await system.reaches(task_id, "backoff")
     assert data["error"] == "the stored context does not fit New: tenant: Field required"
     event = await system.event(task_id, "task_deferred")

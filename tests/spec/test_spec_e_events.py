@@ -43,8 +43,9 @@ Updates = list[dict[str, Any]]
 BASE = {"event_type", "task_id", "owner_id", "timestamp", "agent_name", "metadata", "id"}
 
 
-def get_weather(city: str) -> str:
+def get_weather(city: str, execution_ctx: ExecutionContext) -> str:
     """Get weather for a city"""
+    execution_ctx.progress(0.5, "looking")
     return f"The weather in {city} is sunny."
 
 
