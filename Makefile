@@ -6,7 +6,7 @@ TEST := .venv
 BIN := $(TEST)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast lint format wheel bench cluster chaos mutants model clean python
+.PHONY: help demo test test-fast lint format wheel bench cluster chaos outage mutants model clean python
 
 help:
 	@echo "make demo      an agent at work, one of its processes killed on the way"
@@ -17,6 +17,7 @@ help:
 	@echo "make wheel     the package as users install it, in dist/"
 	@echo "make cluster   the tests that share a server, on a cluster of three nodes and on one with sentinels"
 	@echo "make chaos     every fault for longer, then a storm of kills of 20 minutes (MINUTES=2: of two)"
+	@echo "make outage    the provider of the model is away for ten minutes (MINUTES=2: for two), default settings"
 	@echo "make mutants   one fault at a time in a copy of the code: the tests have to notice each"
 	@echo "make model     every state of a model of the mailbox protocol; needs Spin and gcc"
 	@echo "make bench     what we claim about speed, measured again"
@@ -68,10 +69,12 @@ cluster: $(TEST)/.installed
 	FACTORIAL_TEST_SERVER=sentinel $(PYTEST) $(SHARING)
 
 # The storm's goals are per minute: 10,000 tasks and 50 kills.
-MINUTES ?= 20
 chaos: $(TEST)/.installed
 	FACTORIAL_CHAOS=long $(PYTEST) -o faulthandler_timeout=0 tests/chaos tests/model
-	$(BIN)/python -m tests.chaos.storm --minutes $(MINUTES) --figures storm.json
+	$(BIN)/python -m tests.chaos.storm --minutes $(or $(MINUTES),20) --figures storm.json
+
+outage: $(TEST)/.installed
+	FACTORIAL_OUTAGE_MINUTES=$(or $(MINUTES),10) $(BIN)/python -m pytest -o faulthandler_timeout=0 tests/chaos/test_outage.py
 
 mutants: $(TEST)/.installed
 	$(BIN)/python -m tests.mutants

@@ -48,10 +48,11 @@ class System:
         batch_size: int = 1,
         agent: str = "work",
         supervisor: str = "intensity = 100",
+        worker: str = "",
         more: str = "",
     ) -> None:
-        """Write the configuration. One slot per worker, so that tasks spread over the processes. `more` is TOML of the
-        runner, and of what comes after it.
+        """Write the configuration. One slot per worker, so that tasks spread over the processes. `worker` is TOML of
+        its settings, with a comma at its end. `more` is TOML of the runner, and of what comes after it.
 
         The lease is longer than a living process on a busy machine is ever held up: whoever ends is taken note of by
         those who started it. Where a test needs that a lease runs out, or is outlived, it says so.
@@ -67,7 +68,7 @@ grace = {grace}
 [[runner]]
 agent = "tests.chaos.{agent if ":" in agent else f"agents:{agent}"}"
 processes = {processes}
-worker = {{ workers = {workers}, batch_size = {batch_size}, {beats} }}
+worker = {{ {worker}workers = {workers}, batch_size = {batch_size}, {beats} }}
 maintenance = {{ interval = 0.25 }}
 {more}
 """)
@@ -131,7 +132,7 @@ maintenance = {{ interval = 0.25 }}
         assert data is not None
         return data
 
-    async def events(self, task: Task[WorkContext]) -> list[dict[str, Any]]:
+    async def events(self, task: Task[Any]) -> list[dict[str, Any]]:
         """All stored events of a task that has ended, in order."""
         found = []
         async for event in self.orchestrator.subscribe_to_updates(OWNER, task_ids=[task.id]):

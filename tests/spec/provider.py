@@ -110,9 +110,9 @@ class Provider:
         return f"http://127.0.0.1:{self.port}/v1"
 
     @asynccontextmanager
-    async def running(self) -> AsyncIterator["Provider"]:
-        """Serve on a free port."""
-        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+    async def running(self, port: int = 0) -> AsyncIterator["Provider"]:
+        """Serve on this port, or a free one."""
+        server = await asyncio.start_server(self._serve, "127.0.0.1", port)
         self.port = server.sockets[0].getsockname()[1]
         try:
             yield self
@@ -169,6 +169,9 @@ class Provider:
             end.cancel()
             with suppress(asyncio.CancelledError, ConnectionError):
                 await end
+        return await self._send_response(call, writer)
+
+    async def _send_response(self, call: Call, writer: asyncio.StreamWriter) -> bool:
         writer.write(call._response.result())
         await writer.drain()
         return True
