@@ -155,4 +155,4 @@ if not TYPE_CHECKING:  # a type checker would take any name for an attribute
         return value
 
     def __dir__() -> list[str]:
-        return sorted({*globals(), *__all__, *_SUBMODULES})
+        return sorted(["__all__", "__doc__", "__version__", *__all__, *_SUBMODULES])

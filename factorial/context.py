@@ -111,7 +111,7 @@ class AgentOf(Protocol[ContextType]):
 
 
 class Scope(Protocol):
-    """Where in a run the present code is executed. `agent/lifecycle/step.py` implements it."""
+    """Where in a run the present code is executed. `agent/lifecycle/steps.py` implements it."""
 
     @property
     def turn(self) -> int:

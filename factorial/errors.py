@@ -33,9 +33,21 @@
 A message says what happened, names the option, the id or the file, and says what to do.
 """
 
+from typing import Any
+
 
 class FactorialError(Exception):
     """The root of the tree. Catch it to catch every error that Factorial raises."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """An error is copied and pickled whatever the parameters of its class."""
+        return _restored, (type(self), self.args, self.__dict__)
+
+
+def _restored(of: type[FactorialError], args: tuple[Any, ...], attributes: dict[str, Any]) -> FactorialError:
+    error = of.__new__(of, *args)
+    error.__dict__.update(attributes)
+    return error
 
 
 class ConfigError(FactorialError, ValueError):

@@ -10,7 +10,7 @@ Called by the agent's `tool_action`.
 import asyncio
 import inspect
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from functools import cache, partial
@@ -31,7 +31,7 @@ from factorial.tools.output import FunctionToolActionResult, failure, shape
 if TYPE_CHECKING:
     from openai.types.chat import ChatCompletionMessageToolCall
 
-__all__ = ["call_tool"]
+__all__ = ["call_tool", "in_thread"]
 
 _logger = logging.getLogger(__name__)
 
@@ -93,14 +93,19 @@ async def _run(tool: FunctionTool, arguments: dict[str, Any]) -> Any:
     call = partial(tool.function, **arguments)
     if tool.is_async:
         return await attempt(call)
-    context = copy_context()
-    value = await asyncio.get_running_loop().run_in_executor(_threads(), context.run, result_of_call, call)
+    value = await in_thread(call)
     return await attempt(lambda: value) if inspect.isawaitable(value) else value
+
+
+async def in_thread(call: Callable[[], Any]) -> Any:
+    """What `call` returns or raises (`Raised`), made in a thread, with the caller's context variables."""
+    context = copy_context()
+    return await asyncio.get_running_loop().run_in_executor(_threads(), context.run, result_of_call, call)
 
 
 @cache
 def _threads() -> ThreadPoolExecutor:
-    """Threads for tools only. In the event loop's default pool, tools that hang would block lookups of host names."""
+    """Threads for tools and steps only. If they hang in the default pool, they block look-ups of host names."""
     return ThreadPoolExecutor(_MOST_THREADS, thread_name_prefix="tool")
 
 

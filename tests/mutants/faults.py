@@ -196,7 +196,7 @@ FAULTS = [
         "mailbox/lib/ending.lua",
         "if parent and is_parked(parent.status) then",
         "if parent and is_parked(parent.status) and status ~= 'failed' then",
-        (f"{CHILDREN}::test_spec_T03_failed_cancelled_and_expired_children",),
+        (f"{CHILDREN}::test_spec_T03_a_parked_parent_learns_at_once_that_its_child_has_failed",),
     ),
     Fault(
         "the end of a batch is not published when its parent is removed",
@@ -371,6 +371,13 @@ FAULTS = [
         "        if self._is_closed:\n",
         "        if False:\n",
         (f"{STEPS}::test_a_thread_that_outlives_its_turn_records_nothing_any_more",),
+    ),
+    Fault(
+        "a failed step that is tried again at once is another step",
+        "agent/lifecycle/steps.py",
+        "            heappush(self._returned.setdefault(within + name, []), number)\n",
+        "",
+        (f"{STEPS}::test_a_failed_step_that_is_tried_again_at_once_is_the_same_step",),
     ),
     Fault(
         "the key of a step does not name the step that contains it",

@@ -5,6 +5,7 @@ runs need no server.
 """
 
 import asyncio
+import itertools
 import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -404,6 +405,43 @@ async def test_a_function_that_raises_is_called_again(finish: Finish) -> None:
 
     payload = await finish(paying(pay), AgentContext(query="go"))
     assert tool_results(payload) == ["settled"] and bank.settled == 2
+
+
+async def test_a_failed_step_that_is_tried_again_at_once_is_the_same_step(finish: Finish) -> None:
+    """So a charge whose answer was lost has the idempotency key that it had, and is not paid twice. What was finished
+    within the step is not repeated either."""
+    keys: list[str] = []
+    drawn: list[int] = []
+
+    def draw() -> int:
+        drawn.append(len(drawn))
+        return drawn[-1]
+
+    async def charge(account: str, failures: int) -> str:
+        execution_ctx = ExecutionContext.current()
+        keys.append(execution_ctx.idempotency_key)
+        number = await execution_ctx.step("draw", draw)
+        if keys.count(keys[-1]) <= failures:
+            raise TimeoutError("the answer is lost")
+        return f"{account} {number}"
+
+    async def pay(execution_ctx: ExecutionContext) -> str:
+        """Pay two accounts, each by trial and error."""
+        outcomes = []
+        for account, failures in (("ann", 2), ("bob", 0), ("cid", 1)):
+            for attempt in range(3):
+                try:
+                    outcomes.append(await execution_ctx.step("charge", charge, account, failures))
+                except TimeoutError:
+                    assert attempt < failures
+                else:
+                    break
+        return ", ".join(outcomes)
+
+    payload = await finish(paying(pay), AgentContext(query="go"))
+    assert tool_results(payload) == ["ann 0, bob 1, cid 2"]
+    ann, bob, cid = (key for key, _ in itertools.groupby(keys))
+    assert keys == [ann] * 3 + [bob] + [cid] * 2 and len({ann, bob, cid}) == 3
 
 
 async def test_a_plain_tool_reports_its_progress_while_it_runs(system: System) -> None:

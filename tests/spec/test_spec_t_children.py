@@ -237,6 +237,25 @@ async def test_spec_T03_failed_cancelled_and_expired_children(system: System, pr
     assert counts and (counts["completed"], counts["failed"], counts["cancelled"]) == (1, 1, 2)
 
 
+async def test_spec_T03_a_parked_parent_learns_at_once_that_its_child_has_failed(
+    system: System, provider: Provider
+) -> None:
+    """And not only when it has waited for as long as it would."""
+
+    def fail(messages: Any) -> Any:
+        raise FatalAgentError("no such thing")
+
+    child = Agent(name="child", model=ScriptedModel(fail))
+    provider.replies = [research("cats"), "Done."]
+    parent = Parent(child, timeout=3600)
+    await system.start(parent.agent)
+    task_id = await system.submit(parent.agent)
+    await system.reaches(task_id, "pending_child_tasks")
+    await system.start(child)
+    [end] = await results(system, task_id)
+    assert end.kind == "error" and "no such thing" in end.text
+
+
 async def test_spec_T03_children_that_end_before_the_park(system: System, provider: Provider) -> None:
     @forking_tool(timeout=60)
     async def quick_ones(execution_ctx: ExecutionContext) -> Batch:

@@ -13,12 +13,14 @@ from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
+from heapq import heappop, heappush
 from typing import Any, TypeVar
 
 from factorial._core.boundary import is_ending
 from factorial.agent.lifecycle.children import spawn_children
 from factorial.agent.lifecycle.codec import readable
 from factorial.agent.lifecycle.guard import Guard, StepCall, StepKind
+from factorial.agent.lifecycle.host import Recorded
 from factorial.agent.lifecycle.progress import Progress, metadata
 from factorial.agent.lifecycle.reports import Reports, report_data
 from factorial.agent.lifecycle.run_state import RunState
@@ -42,6 +44,10 @@ class Steps:
         self._state: RunState[Any] | None = state
         self.loop: asyncio.AbstractEventLoop = asyncio.get_running_loop()
         self._counts: dict[str, int] = {}
+        self._returned: dict[str, list[int]] = {}
+        """For each name, the numbers of failed steps, as a heap."""
+        self._within_steps: dict[str, Recorded] = {}
+        """What was recorded within the user's steps: these may fail, and be taken again in this turn."""
         self._reports = Reports(self.loop)
         self._open_calls = 0
         self._is_closed = False
@@ -55,12 +61,19 @@ class Steps:
 
     async def take(self, step: Step[_T], agent_ctx: AgentContext) -> _T:
         """The result of `step`: recalled if it was recorded before, else of the call, which is recorded."""
-        key, host = self._key(step.name), self.state.host
+        with self._named(step.name) as key:
+            return await self._take(step, key, agent_ctx)
+
+    async def _take(self, step: Step[_T], key: str, agent_ctx: AgentContext) -> _T:
+        host = self.state.host
         context = self.state.context if step.keeps_context else None
         # Tool calls run side by side: what is restored with one must not undo what another one is changing.
-        if recorded := host.recall(key, context, with_siblings=step.kind is StepKind.TOOL_ACTION):
+        if recorded := self._within_steps.get(key) or host.recall(
+            key, context, with_siblings=step.kind is StepKind.TOOL_ACTION
+        ):
             with readable(f"what is recorded of the step {key!r}"):
                 return step.recall(recorded)
+        around = current_frame()
         call = StepCall(key, step.kind, step.about, agent_ctx, self._context_of(step, key))
         with entered(call.execution_ctx, Frame(self, key, step.kind)):
             result = await self._guarded(step, call)
@@ -70,6 +83,8 @@ class Steps:
         self._check_open(key)
         urgent = step.urgent(result)
         await host.record(key, recorded, context, urgent=urgent)
+        if around is not None and around.kind is StepKind.STEP:
+            self._within_steps[key] = recorded
         if self.state.deferred_for:
             self.state.deferred_for = 0.0
         if urgent and step.kind is StepKind.COMPLETION and "/" not in key:
@@ -129,15 +144,30 @@ class Steps:
             idempotency_key=f"{around.task_id}:{self.state.turn}:{key}",
         )
 
-    def _key(self, name: str) -> str:
-        """The name of a step in the journal: the same when the turn is taken again."""
+    @contextmanager
+    def _named(self, name: str) -> Iterator[str]:
+        """The name of a step in the journal: the same when the turn is taken again.
+
+        A step that fails gives its number back: the next call of the name is another attempt at the same step, with the
+        same idempotency key, and the steps within it are the same, too.
+        """
         frame = current_frame()
         within = f"{frame.key}/" if frame is not None and frame.key else self.place
-        count = self.count(within + name)
-        return f"{within}{name}" if count == 1 else f"{within}#{count}:{name}"
+        number = self.count(within + name)
+        key = f"{within}{name}" if number == 1 else f"{within}#{number}:{name}"
+        try:
+            yield key
+        except BaseException:
+            heappush(self._returned.setdefault(within + name, []), number)
+            for counted in [each for each in self._counts if each.startswith(key + "/")]:
+                del self._counts[counted]
+                self._returned.pop(counted, None)
+            raise
 
     def count(self, name: str) -> int:
-        """How many times `name` has been counted in this turn, this time included."""
+        """The number of this call of `name` in this turn, from 1: the lowest that no other call has."""
+        if returned := self._returned.get(name):
+            return heappop(returned)
         self._counts[name] = self._counts.get(name, 0) + 1
         return self._counts[name]
 

@@ -26,6 +26,7 @@ from factorial.agent.lifecycle.host import Recorded
 from factorial.agent.lifecycle.progress import showing
 from factorial.agent.lifecycle.step import Step
 from factorial.errors import ConfigError, ContextError, FactorialError
+from factorial.tools.call import in_thread
 
 __all__ = ["called", "called_in_thread", "result_of", "user_step"]
 
@@ -86,7 +87,7 @@ async def called(function: Callable[..., Any], args: Sequence[Any], kwargs: Mapp
     """What `function` returns. A plain function is called in a thread, because it may block."""
     if inspect.iscoroutinefunction(inspect.unwrap(function)) or inspect.iscoroutinefunction(function):
         return await function(*args, **kwargs)
-    value = _value_of(await asyncio.to_thread(result_of_call, partial(function, *args, **kwargs)))
+    value = _value_of(await in_thread(partial(function, *args, **kwargs)))
     return await value if inspect.isawaitable(value) else value
 
 
@@ -154,8 +155,11 @@ def _adapter_of(function: Callable[..., Any]) -> TypeAdapter[Any] | None:
     """Reads results of `function`'s return type; None if it has none that can be read from JSON."""
     while isinstance(function, partial):
         function = function.func
+    if not inspect.isroutine(function) and not inspect.isclass(function):
+        function = type(function).__call__
     try:
-        return _adapter(typing.get_type_hints(function).get("return", Any))
+        returns: Any = function if inspect.isclass(function) else typing.get_type_hints(function).get("return", Any)
+        return _adapter(returns)
     except (PydanticUserError, NameError, TypeError, AttributeError):
         return None
 
