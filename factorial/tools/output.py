@@ -6,10 +6,12 @@ from typing import Any
 
 from pydantic_core import to_json
 
+from factorial._core.sizes import MOST_BYTES, byte_length, too_large
 from factorial._core.text import error_text, printable_text, shorten
 
 __all__ = [
     "AgentToolAction", "AgentToolActionResult", "FunctionToolAction", "FunctionToolActionResult", "failure", "shape",
+    "within_limit",
 ]  # fmt: skip
 
 _LONGEST_ERROR = 2_000
@@ -81,6 +83,14 @@ def shape(tool_call_id: str, value: Any) -> FunctionToolActionResult:
             f"{unserialisable}",
         )
     return FunctionToolActionResult(tool_call_id=tool_call_id, output_str=printable_text(text), output_data=data)
+
+
+def within_limit(result: FunctionToolActionResult) -> FunctionToolActionResult:
+    """`result`, or a failed one if its text is too large."""
+    size = byte_length(result.output_str)
+    if size <= MOST_BYTES:
+        return result
+    return failure(result.tool_call_id, too_large("the text that the tool returned", size))
 
 
 def failure(tool_call_id: str, error: str) -> FunctionToolActionResult:

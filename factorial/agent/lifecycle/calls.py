@@ -4,12 +4,13 @@ each is the step.
 
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 from factorial._core.conversation import call_ids
 from factorial._core.json import dump_anything, dump_json, load_json
+from factorial._core.sizes import MOST_BYTES, too_large
 from factorial.agent.callbacks import call_back
 from factorial.agent.lifecycle.guard import Guard, StepCall, StepKind
 from factorial.agent.lifecycle.host import Recorded
@@ -23,7 +24,7 @@ from factorial.events import bounded, whole_or_size
 from factorial.models.answer import finish_reason, function_calls
 from factorial.models.view import completion_of, viewed
 from factorial.tools import FINAL_OUTPUT, FunctionToolActionResult
-from factorial.tools.output import failure
+from factorial.tools.output import failure, within_limit
 
 if TYPE_CHECKING:
     from openai.types.chat import ChatCompletion, ChatCompletionMessageToolCall
@@ -120,6 +121,7 @@ async def _take_tool_action(
         result = await call()
         if isinstance(result, FunctionToolActionResult):
             result.tool_call_id = result.tool_call_id or tool_call.id  # an overridden method may leave it out
+            return within_limit(result)
         return result
 
     about = tool_call.model_dump(warnings=False)
@@ -186,7 +188,11 @@ def _record_result(result: FunctionToolActionResult) -> Recorded:
     about = {"error": result.error}
     if not (isinstance(result.output_data, str) and result.output_data == result.output_str):  # mostly they are one
         about["output_data"] = result.output_data
-    return Recorded(result=dump_anything(about), message=dump_json(tool_message(result)))
+    recorded = Recorded(result=dump_anything(about), message=dump_json(tool_message(result)))
+    if (size := len(recorded.result)) <= MOST_BYTES:
+        return recorded
+    failed = failure(result.tool_call_id, too_large("the data that the tool returned, as JSON,", size))
+    return replace(_record_result(failed), altered=True)
 
 
 def _recall_result(recorded: Recorded) -> FunctionToolActionResult:

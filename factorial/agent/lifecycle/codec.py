@@ -26,17 +26,15 @@ from pydantic import (
 from pydantic_core import PydanticSerializationError, to_json
 
 from factorial._core.json import dump_json, load_json
+from factorial._core.sizes import MAX_VALUE_BYTES, MOST_BYTES, too_large
 from factorial._core.text import error_text
 from factorial.context import AgentContext, ContextType
 from factorial.errors import ContextError, FatalAgentError, RetryableError, UnreadableContextError
 
 __all__ = [
-    "ABOUT", "MAX_VALUE_BYTES", "complaints_about", "decode_context", "decode_message", "encode_fields",
+    "ABOUT", "complaints_about", "decode_context", "decode_message", "encode_fields",
     "encode_messages", "fits", "loose_fields", "readable", "shown_fields", "with_loose",
 ]  # fmt: skip
-
-MAX_VALUE_BYTES = 64 * 1024 * 1024
-"""The largest message or field that is stored."""
 
 ABOUT = ""
 """The name under which `secrets` and `loose` are stored. No field has it."""
@@ -133,11 +131,10 @@ def _encode(context: AgentContext, name: str, value: Any) -> bytes:
         encoded = to_json(value, inf_nan_mode="constants")
     except PydanticSerializationError as unfit:
         raise ContextError(f"{type(context).__name__}.{name} cannot be stored as JSON: {unfit}") from None
+    if name == "query" and len(encoded) > MOST_BYTES:
+        raise ContextError(too_large(f"{type(context).__name__}.query as JSON", len(encoded)))
     if len(encoded) > MAX_VALUE_BYTES:
-        raise ContextError(
-            f"{type(context).__name__}.{name} takes {len(encoded)} bytes as JSON, and {MAX_VALUE_BYTES} is the most: "
-            "keep large data elsewhere, and a reference to it in the context"
-        )
+        raise ContextError(too_large(f"{type(context).__name__}.{name} as JSON", len(encoded), MAX_VALUE_BYTES))
     return encoded
 
 
@@ -150,9 +147,7 @@ def encode_messages(messages: Sequence[Mapping[str, Any]]) -> list[bytes]:
         except (PydanticSerializationError, ValueError, TypeError, RecursionError) as unfit:
             raise ContextError(f"messages[{position}] cannot be stored as JSON: {unfit}") from None
         if len(encoded[-1]) > MAX_VALUE_BYTES:
-            raise ContextError(
-                f"messages[{position}] takes {len(encoded[-1])} bytes, and {MAX_VALUE_BYTES} is the most"
-            )
+            raise ContextError(too_large(f"messages[{position}]", len(encoded[-1]), MAX_VALUE_BYTES))
     return encoded
 
 

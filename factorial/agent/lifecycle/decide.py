@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from factorial._core.json import dump_json
+from factorial._core.sizes import MOST_BYTES, too_large
 from factorial._core.text import listed
 from factorial.agent.completion import TurnCompletion
 from factorial.agent.lifecycle.failure import after_failure, describe, explain_failure, is_final, patience_with
@@ -51,9 +52,11 @@ def _is_last(state: RunState[Any]) -> bool:
 def _complete(state: RunState[Any], completion: TurnCompletion[Any], *, is_last: bool) -> Outcome:
     output = completion.output
     try:
-        dump_json(output)
+        size = len(dump_json(output))
     except ValueError as unfit:
         raise ContextError(f"the output ({type(output).__name__}) cannot be stored as JSON: {unfit}") from None
+    if size > MOST_BYTES:
+        raise ContextError(too_large("the output as JSON", size))
     state.context.output = output
     return Complete(output, is_last, completion.finish_reason)
 

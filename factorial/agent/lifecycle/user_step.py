@@ -19,7 +19,7 @@ from pydantic_core import PydanticSerializationError, to_json
 
 from factorial._core.boundary import Raised, caught, result_of_call
 from factorial._core.json import load_json
-from factorial.agent.lifecycle.codec import MAX_VALUE_BYTES
+from factorial._core.sizes import MAX_VALUE_BYTES, too_large
 from factorial.agent.lifecycle.fidelity import difference
 from factorial.agent.lifecycle.guard import StepKind
 from factorial.agent.lifecycle.host import Recorded
@@ -144,10 +144,7 @@ def _encoded(name: str, value: Any) -> bytes:
             f"the result of step {name!r} ({type(value).__name__}) cannot be stored as JSON: {unfit}"
         ) from None
     if len(encoded) > MAX_VALUE_BYTES:
-        raise ContextError(
-            f"the result of step {name!r} takes {len(encoded)} bytes as JSON, and {MAX_VALUE_BYTES} is the most: "
-            "keep large data elsewhere, and return a reference to it"
-        )
+        raise ContextError(too_large(f"the result of step {name!r} as JSON", len(encoded), MAX_VALUE_BYTES))
     return encoded
 
 

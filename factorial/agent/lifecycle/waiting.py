@@ -12,9 +12,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from factorial._core.json import dump_json, load_json
+from factorial._core.sizes import MAX_VALUE_BYTES, MOST_BYTES, byte_length, too_large
 from factorial._core.text import error_text
 from factorial.agent.lifecycle.calls import tool_message
-from factorial.agent.lifecycle.codec import MAX_VALUE_BYTES, readable
+from factorial.agent.lifecycle.codec import readable
 from factorial.agent.lifecycle.outcome import AwaitedCall, Park
 from factorial.errors import ContextError, TaskError
 from factorial.tools import FunctionToolActionResult
@@ -63,18 +64,18 @@ def encode_result(tool_call_id: str, value: Any) -> bytes:
     result = (
         failure(tool_call_id, error_text(value)) if isinstance(value, BaseException) else shape(tool_call_id, value)
     )
+    what = f"the result of tool call {tool_call_id!r}"
+    if (size := byte_length(result.output_str)) > MOST_BYTES:
+        raise ContextError(too_large(what, size))
     if result.error is not None and not isinstance(value, BaseException | FunctionToolActionResult):
         reason = result.error.removeprefix("the tool returned ")
-        raise ContextError(f"the result of tool call {tool_call_id!r} cannot be stored: {reason}")
+        raise ContextError(f"{what} cannot be stored: {reason}")
     try:
         stored = dump_json({"output_str": result.output_str, "output_data": result.output_data, "error": result.error})
     except (ValueError, TypeError, RecursionError) as unfit:
-        raise ContextError(f"the result of tool call {tool_call_id!r} cannot be stored as JSON: {unfit}") from None
+        raise ContextError(f"{what} cannot be stored as JSON: {unfit}") from None
     if len(stored) > MAX_VALUE_BYTES:
-        raise ContextError(
-            f"the result of tool call {tool_call_id!r} takes {len(stored)} bytes, and {MAX_VALUE_BYTES} is the most: "
-            "keep large data elsewhere, and give a reference to it"
-        )
+        raise ContextError(too_large(f"{what} as JSON", len(stored), MAX_VALUE_BYTES))
     return stored
 
 
