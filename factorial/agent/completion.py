@@ -19,9 +19,12 @@ class TurnCompletion(Generic[ContextType]):
     tool_call_results: list[tuple[Any, Any]] = field(default_factory=list)
     """Each tool call of the turn with its `FunctionToolActionResult`."""
     pending_tool_call_ids: list[str] = field(default_factory=list)
-    """Calls whose results are delivered later. The run is parked until these and the child tasks have arrived."""
+    """Calls whose results are delivered later. The run is parked until these and the child tasks have arrived. An
+    overridden `run_turn` may name ids of its own, without a call of the model: each result is then appended to the
+    messages, as a tool message with the id."""
     pending_child_task_ids: list[str] = field(default_factory=list)
-    """Child tasks that calls of this turn await."""
+    """Child tasks that the run awaits. If an overridden `run_turn` names tasks that no call awaits, their ends are
+    passed to `process_child_task_results`."""
     finish_reason: str | None = None
     """Why the model's answer ended: `stop`, `tool_calls`, `length`, `content_filter` or `refusal`; None if no model was
     asked."""

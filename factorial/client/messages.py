@@ -11,7 +11,7 @@ from factorial.agent.agent import BaseAgent
 from factorial.agent.callbacks import call_back
 from factorial.agent.lifecycle.codec import decode_context, encode_messages
 from factorial.agent.lifecycle.failure import describe
-from factorial.agent.lifecycle.waiting import encode_result
+from factorial.agent.lifecycle.waiting import encode_result, is_call_id
 from factorial.config import AgentWorkerConfig
 from factorial.context import ExecutionContext, entered
 from factorial.errors import (
@@ -37,7 +37,6 @@ __all__ = ["Served", "cancel_task", "deliver_result", "steer_task"]
 
 _logger = logging.getLogger("factorial.orchestrator")
 
-_LONGEST_CALL_ID = 512
 _ROLES = ("system", "developer", "user", "assistant")
 
 
@@ -103,9 +102,9 @@ def _is_content(message: Mapping[str, Any]) -> bool:
     return isinstance(content, str) and bool(content)
 
 
-async def deliver_result(scripts: Scripts, task_id: str, tool_call_id: object, result: Any) -> bool:
+async def deliver_result(scripts: Scripts, task_id: str, tool_call_id: str, result: Any) -> bool:
     """Deliver a deferred tool's result. False if the task does not await it."""
-    if not isinstance(tool_call_id, str) or not 0 < len(tool_call_id) <= _LONGEST_CALL_ID:
+    if not is_call_id(tool_call_id):
         raise ConfigError(
             f"tool_call_id={str(tool_call_id)[:80]!r}: give the id of the call, "
             "which is execution_ctx.tool_call_id in the tool"

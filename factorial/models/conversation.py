@@ -1,6 +1,7 @@
 """The conversation as it is sent. The stored one is not changed.
 
-    ready       what no provider takes is put right: a tool call that nothing answers, an answer as the last message
+    ready       what no provider takes is put right: a tool call that nothing answers, a result that no call asked for,
+                an answer as the last message
     sendable    for one provider: without `provider_data`, and with what this provider wants to see again
 
 What a provider sent beyond the members of chat completions goes back to the provider that sent it, and only if it is
@@ -12,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
 from typing import Any
 
-from factorial._core.conversation import answered, role_of
+from factorial._core.conversation import answered, call_ids, role_of
 from factorial.models.answer import NO_ANSWER
 from factorial.models.provider import Provider
 from factorial.models.tokens import count_tokens
@@ -28,13 +29,29 @@ _NINE = re.compile(r"[A-Za-z0-9]{9}")
 def ready(messages: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The conversation, with an answer for each tool call, and with something to answer at its end.
 
+    A result that answers no call of the message before it is sent as a user's message: an agent may await results by
+    ids of its own (`TurnCompletion.pending_tool_call_ids`), and ask a model later.
+
     An agent that takes a further turn after an answer in words leaves that answer as the last message. Some providers
     reject this, and others would continue the sentence.
     """
-    complete = answered(messages)  # type: ignore[arg-type]  # it reads them only
+    complete = _without_strays(answered(messages))  # type: ignore[arg-type]  # it reads them only
     roles = map(role_of, reversed(complete))
     last = next((role for role in roles if role not in ("system", "developer")), None)
     return [*complete, dict(_GO_ON)] if last == "assistant" else complete
+
+
+def _without_strays(messages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The messages, with each tool message that answers no open call as a user's message."""
+    open_calls: set[str] = set()
+    for position, message in enumerate(messages):
+        if role_of(message) != "tool":
+            open_calls = call_ids((message,))
+        elif message.get("tool_call_id") in open_calls:
+            open_calls.discard(message["tool_call_id"])
+        else:
+            messages[position] = {"role": "user", "content": message.get("content") or ""}
+    return messages
 
 
 def sendable(messages: Sequence[Mapping[str, Any]], provider: Provider) -> list[Mapping[str, Any]]:

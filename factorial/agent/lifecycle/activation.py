@@ -31,7 +31,7 @@ from factorial.agent.lifecycle.progress import Progress
 from factorial.agent.lifecycle.run_state import RunState
 from factorial.agent.lifecycle.step import Step
 from factorial.agent.lifecycle.steps import Frame, Steps
-from factorial.agent.lifecycle.sub_tasks import answer_of
+from factorial.agent.lifecycle.sub_tasks import add_ends, answer_of
 from factorial.agent.lifecycle.waiting import answer_calls, read_arrivals
 from factorial.config import AgentWorkerConfig
 from factorial.context import ContextType, ExecutionContext, entered, execution_context, note_attempt, scope
@@ -170,6 +170,7 @@ class Activation(Generic[ContextType]):
                 return await self._finish_turn()
             completion, ended = await self._turn()
             outcome = outcome_of_turn(self.state, completion)
+            await self._expect_own_calls(outcome)
             await self.state.execution_ctx.events.publish_event(ended)  # with the commit, which follows at once
             return outcome
         except asyncio.CancelledError:  # not by the agent's code, which runs in asyncio tasks of its own
@@ -242,6 +243,13 @@ class Activation(Generic[ContextType]):
         )
         await self._steps.take(step, context)
 
+    async def _expect_own_calls(self, outcome: Outcome) -> None:
+        """Have the host expect the results that the agent's own `run_turn` awaits. Those of deferred tools have been
+        expected since the calls began."""
+        for call in outcome.calls if isinstance(outcome, Park) else ():
+            if call.is_own and call.children is None:  # it may be a deferred call, which is expected already
+                await self.state.host.expect(f"tool:{call.tool_call_id}", "run_turn", call.tool_call_id)
+
     async def _turn_in_time(self) -> TurnCompletion[ContextType]:
         try:
             async with asyncio.timeout(self._policy.turn_timeout) as limit:
@@ -260,13 +268,18 @@ class Activation(Generic[ContextType]):
         self._begin_steps("results:")
         arrivals = read_arrivals(self._awaits)
         awaited = [arrival for arrival in arrivals if arrival.was_awaited]
-        shown = [(arrival.call.tool_call_id, arrival.shown) for arrival in awaited]
+        shown = [pair for arrival in awaited for pair in arrival.shown]
         await self._call_back(state.agent.on_pending_tool_results, shown)
         calls = {call["id"]: call for message in state.context.messages for call in message.get("tool_calls") or ()}
         for arrival in awaited:
-            if arrival.result is not None:
-                await publish_late_result(state, calls.get(arrival.call.tool_call_id, {}), arrival.result)
-        answer_calls(state.context.messages, [await answer_of(state, arrival) for arrival in arrivals])
+            call = calls.get(arrival.call.tool_call_id)
+            if arrival.result is not None and call is not None:
+                await publish_late_result(state, call, arrival.result)
+        answers = [await answer_of(state, arrival) for arrival in arrivals if not arrival.has_no_call]
+        answer_calls(state.context.messages, answers)
+        for arrival in arrivals:
+            if arrival.has_no_call:
+                await add_ends(state, arrival)
         return Continue()
 
     def _after_failure(self, error: BaseException) -> Outcome:

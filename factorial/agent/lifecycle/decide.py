@@ -5,17 +5,17 @@ from typing import Any
 
 from factorial._core.json import dump_json
 from factorial._core.sizes import MOST_BYTES, too_large
-from factorial._core.text import listed
 from factorial.agent.completion import TurnCompletion
 from factorial.agent.lifecycle.failure import after_failure, describe, explain_failure, is_final, patience_with
 from factorial.agent.lifecycle.outcome import AwaitedCall, Backoff, Complete, Continue, Defer, Fail, Outcome, Park
 from factorial.agent.lifecycle.progress import metadata
 from factorial.agent.lifecycle.run_state import RunState
 from factorial.agent.lifecycle.turn import settled
-from factorial.agent.lifecycle.waiting import answer_calls, park
+from factorial.agent.lifecycle.waiting import LONGEST_CALL_ID, answer_calls, is_call_id, park
 from factorial.config import AgentWorkerConfig
 from factorial.errors import ContextError, FatalAgentError, MaxTurnsError
 from factorial.events import AgentEvent, BaseEvent, EventType, QueueEvent
+from factorial.utils import is_valid_task_id
 
 __all__ = ["announced", "outcome_of_failure", "outcome_of_turn"]
 
@@ -62,15 +62,20 @@ def _complete(state: RunState[Any], completion: TurnCompletion[Any], *, is_last:
 
 
 def _park(state: RunState[Any], completion: TurnCompletion[Any]) -> Outcome:
-    results = completion.tool_call_results
-    covered = {child for _, result in results for child in result.pending_child_task_ids}
-    covered |= {result.tool_call_id for _, result in results if result.pending_result}
-    if strays := {*completion.pending_tool_call_ids, *completion.pending_child_task_ids} - covered:
+    results = [result for _, result in completion.tool_call_results]
+    calls = {result.tool_call_id for result in results if result.pending_result}
+    children = {child for result in results for child in result.pending_child_task_ids}
+    own_calls = [one for one in dict.fromkeys(completion.pending_tool_call_ids) if one not in calls]
+    own_children = [one for one in dict.fromkeys(completion.pending_child_task_ids) if one not in children]
+    for wrong in (
+        *(one for one in own_calls if not is_call_id(one)),
+        *(one for one in own_children if not is_valid_task_id(one)),
+    ):
         raise FatalAgentError(
-            f"{type(state.agent).__name__}.run_turn awaits {listed(sorted(strays))}, and no tool call of the turn "
-            "does: use deferred_result and forking_tool"
+            f"{type(state.agent).__name__}.run_turn awaits {wrong!r}: pending_tool_call_ids are strings of 1 to "
+            f"{LONGEST_CALL_ID} characters, and pending_child_task_ids are what spawn_child_task returned"
         )
-    return park(result for _, result in results)
+    return park(results, own_calls, own_children)
 
 
 def announced(state: RunState[Any], outcome: Outcome, policy: AgentWorkerConfig) -> Sequence[BaseEvent]:

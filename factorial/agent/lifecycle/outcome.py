@@ -36,7 +36,8 @@ class Complete:
 
 @dataclass(frozen=True, slots=True)
 class AwaitedCall:
-    """A tool call of a turn that is parked. All calls of the turn are listed, in the model's order."""
+    """A tool call of a turn that is parked. All calls of the turn are listed, in the model's order. What the agent's
+    own `run_turn` awaits comes after them."""
 
     tool_call_id: str
     message: dict[str, Any] | None = None
@@ -47,6 +48,9 @@ class AwaitedCall:
     """What the model sees before the results of the children."""
     timeout: float = 0.0
     """Seconds after which the run stops waiting for the call; 0: never."""
+    is_own: bool = False
+    """Whether the agent's own `run_turn` awaits this, and no pending tool call of the turn does. Children that it
+    awaits have no `tool_call_id`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from factorial.agent.lifecycle.waiting import Arrival
 from factorial.errors import FatalAgentError
 from factorial.tools import FunctionToolActionResult
 
-__all__ = ["answer_of"]
+__all__ = ["add_ends", "answer_of"]
 
 
 async def answer_of(state: RunState[Any], arrival: Arrival) -> FunctionToolActionResult:
@@ -26,6 +26,13 @@ async def answer_of(state: RunState[Any], arrival: Arrival) -> FunctionToolActio
     parts = [arrival.call.shown, *(message.get("content") for message in added), text]
     shown = "\n".join(part for part in parts if isinstance(part, str) and part)
     return FunctionToolActionResult(tool_call_id=arrival.call.tool_call_id, output_str=shown)
+
+
+async def add_ends(state: RunState[Any], arrival: Arrival) -> None:
+    """Add what the agent makes of children that its own `run_turn` awaits to the conversation."""
+    text = await _processed(state, arrival)
+    if text is not None:
+        state.context.messages.append({"role": "user", "content": text})
 
 
 async def _processed(state: RunState[Any], arrival: Arrival) -> str | None:

@@ -22,16 +22,32 @@ from factorial.tools import FunctionToolActionResult
 from factorial.tools.output import failure, shape
 
 __all__ = [
-    "PLAN", "Arrival", "answer_calls", "awaited_keys", "encode_plan", "encode_result", "park", "read_arrivals",
+    "LONGEST_CALL_ID", "PLAN", "Arrival", "answer_calls", "awaited_keys", "encode_plan", "encode_result", "is_call_id",
+    "park", "read_arrivals",
 ]  # fmt: skip
 
 PLAN = "plan"
 """The key of the plan among the results."""
 
+LONGEST_CALL_ID = 512
+"""Characters."""
 
-def park(results: Iterable[FunctionToolActionResult]) -> Park:
-    """The outcome of a turn with these calls, some of which await their results."""
-    return Park(tuple(_awaited_call(result) for result in results))
+
+def is_call_id(call_id: object) -> bool:
+    """Whether a result can be delivered for a tool call with this id."""
+    return isinstance(call_id, str) and 0 < len(call_id) <= LONGEST_CALL_ID
+
+
+def park(
+    results: Iterable[FunctionToolActionResult], own_calls: Iterable[str] = (), own_children: Sequence[str] = ()
+) -> Park:
+    """The outcome of a turn with these calls, some of which await their results, and with what the agent's own
+    `run_turn` awaits."""
+    calls = [_awaited_call(result) for result in results]
+    calls += [AwaitedCall(call_id, is_own=True) for call_id in own_calls]
+    if own_children:
+        calls.append(AwaitedCall("", children=tuple(own_children), is_own=True))
+    return Park(tuple(calls))
 
 
 def _awaited_call(result: FunctionToolActionResult) -> AwaitedCall:
@@ -95,11 +111,16 @@ class Arrival:
         return self.call.message is None
 
     @property
-    def shown(self) -> Any:
-        """What callbacks see of it."""
+    def has_no_call(self) -> bool:
+        """Whether these are children that the agent's own `run_turn` awaits: there is no call to answer."""
+        return self.call.is_own and self.result is None
+
+    @property
+    def shown(self) -> list[tuple[str, Any]]:
+        """What callbacks see of it: pairs of an id and a result."""
         if self.result is None:
-            return list(self.ends)
-        return self.result.output_data if self.result.error is None else self.result.error
+            return list(self.ends) if self.call.is_own else [(self.call.tool_call_id, list(self.ends))]
+        return [(self.call.tool_call_id, self.result.output_data if self.result.error is None else self.result.error)]
 
 
 def read_arrivals(awaited: Mapping[str, bytes]) -> list[Arrival]:
