@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Generator, Iterator, Mapping, S
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any, ClassVar, ParamSpec, Protocol, Self, TypeVar, overload
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -19,7 +20,8 @@ from factorial.errors import FactorialError
 from factorial.events import EventPublisher
 
 __all__ = [
-    "AgentContext", "Batch", "ContextType", "ExecutionContext", "execution_context", "note_attempt", "opening_messages",
+    "AgentContext", "Batch", "BatchMetadata", "ContextType", "ExecutionContext", "execution_context", "note_attempt",
+    "opening_messages",
 ]  # fmt: skip
 
 _P = ParamSpec("_P")
@@ -95,12 +97,39 @@ execution_context: ContextVar["ExecutionContext"] = ContextVar("factorial_execut
 """The context of the turn that is being executed: `ExecutionContext.current()` reads it."""
 
 
+@dataclass(slots=True)
+class BatchMetadata:
+    """Whose batch it is, and what was known of it when this object was made."""
+
+    owner_id: str = ""
+    created_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    total_tasks: int = 0
+    max_progress: int = 0
+    """What its progress counts up to: the number of tasks, or of turns if their agent has `max_turns`."""
+    status: str = "active"
+    """`active`, `completed` or `cancelled`."""
+    parent_id: str | None = None
+    """The task that spawned it."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain JSON data; `created_at` in seconds since 1970."""
+        return {
+            "owner_id": self.owner_id,
+            "parent_id": self.parent_id,
+            "created_at": self.created_at.timestamp(),
+            "total_tasks": self.total_tasks,
+            "max_progress": self.max_progress,
+            "status": self.status,
+        }
+
+
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Tasks that were spawned together. `orchestrator.get_batch_data(id)` says how many of them have ended."""
+    """Tasks that were spawned or enqueued together. `orchestrator.get_batch_data(id)` says how many have ended."""
 
     id: str
     task_ids: list[str]
+    metadata: BatchMetadata = field(default_factory=BatchMetadata, compare=False)
 
 
 class AgentOf(Protocol[ContextType]):

@@ -127,10 +127,10 @@ CATALOGUE: Mapping[str, CatalogueEntry] = MappingProxyType({
     EventType.TASK_PENDING_CHILD_TASK_RESULTS: CatalogueEntry(
         "the task is parked until its child tasks have ended", ("data.child_task_ids", "data.children")
     ),
-    EventType.BATCH_PROGRESS: CatalogueEntry("another whole percent of a batch's tasks has ended", _BATCH),
+    EventType.BATCH_PROGRESS: CatalogueEntry("a batch has got another whole percent further", _BATCH),
     EventType.BATCH_COMPLETED: CatalogueEntry("all tasks of a batch have ended", _BATCH),
     EventType.BATCH_CANCELLED: CatalogueEntry(
-        "all tasks of a batch have ended, because their parent was cancelled", _BATCH
+        "all tasks of a batch have ended, because it or its parent was cancelled", _BATCH
     ),
     **_progress("run_turn", "a turn"),
     **_progress("completion", "a model call", ("data.result",)),

@@ -9,10 +9,12 @@ from contextlib import aclosing
 from typing import Any, get_args, overload
 
 from factorial.agent.agent import BaseAgent
+from factorial.client.batches import Batches, batch_data
 from factorial.client.connection import Connections
 from factorial.client.messages import cancel_task, deliver_result, steer_task
+from factorial.client.metrics import metrics_of
 from factorial.client.options import ServerParts, check_connections, check_key, config_or_default, server_url
-from factorial.client.tasks import batch_data, checked_task, enqueue_task, task_data
+from factorial.client.tasks import checked_task, enqueue_task, task_data
 from factorial.client.watch import Subscriptions
 from factorial.config import (
     AgentWorkerConfig,
@@ -29,14 +31,14 @@ from factorial.config import (
     TaskTTLConfig,
 )
 from factorial.config.bounds import Restart
-from factorial.context import ContextType
+from factorial.context import AgentContext, Batch, ContextType
 from factorial.errors import ConfigError, TaskNotFoundError
 from factorial.mailbox import Namespace
 from factorial.mailbox.keys import Keys
 from factorial.mailbox.script import Scripts
 from factorial.mailbox.transport.address import database_of
 from factorial.mailbox.transport.client import RedisClient
-from factorial.mailbox.views.metrics import Metrics, read_metrics
+from factorial.mailbox.views.metrics import Metrics
 from factorial.mailbox.views.read import read_owner, read_status
 from factorial.mailbox.views.subscription import EventFilter
 from factorial.supervisor.service.embedding import Registered, run_registered
@@ -115,6 +117,7 @@ class Orchestrator:
         self.runners = {}
         self._connections = Connections(self.redis, self.events, self.metrics)
         self._subscriptions = Subscriptions()
+        self._batches = Batches()
         for variable, key in (("OPENAI_API_KEY", openai_api_key), ("XAI_API_KEY", xai_api_key)):
             if key:
                 os.environ[variable] = key
@@ -244,11 +247,34 @@ class Orchestrator:
     async def get_batch_data(self, batch_id: str) -> dict[str, Any] | None:
         """How many tasks of a batch have ended, as plain data; None if there is no such batch.
 
-        `total_tasks`, `completed_tasks` (those that have ended in any way), `progress` in percent, and of the ended
-        ones how many are `completed`, `failed` and `cancelled`. After the last one has ended, this is kept for as long
-        as events are.
+        `total_tasks`, `completed_tasks` (those that have ended in any way), `progress` in percent, `status` (`active`,
+        `completed`, `cancelled`), and of the ended ones how many are `completed`, `failed` and `cancelled`. After the
+        last one has ended, this is kept for as long as events are.
         """
         return await batch_data(await self._scripts(), batch_id)
+
+    async def enqueue_batch(
+        self, agent: BaseAgent[Any], owner_id: str, payloads: Sequence[AgentContext], *, batch_id: str | None = None
+    ) -> Batch:
+        """Store and queue a task of `agent` for each payload, as one batch. A failed task does not stop the others.
+
+        `batch_progress` is published with each whole percent, and `batch_completed` with the end of the last task. If
+        this raises `MailboxError`, some of the tasks may be stored. The same call again, to the same orchestrator or
+        with a `batch_id` of your own, stores the others, and none twice. Raises `ContextError` for a payload that does
+        not fit, and stores nothing then.
+        """
+        batch, event_id = await self._batches.enqueue(await self._scripts(), agent, owner_id, payloads, batch_id)
+        if event_id:
+            self._subscriptions.enqueued(owner_id, event_id)
+        return batch
+
+    async def cancel_batch(self, batch_id: str) -> Batch:
+        """Ask that each task of the batch that has not ended end as cancelled. If this returns, they will.
+
+        `batch_cancelled` is published once, when all have ended. A worker that holds a task calls `on_run_cancelled`. A
+        batch whose tasks have all ended is left as it is. Raises `BatchNotFoundError`.
+        """
+        return await self._batches.cancel(await self._scripts(), batch_id)
 
     async def cancel_task(self, task_id: str) -> TaskStatus:
         """Ask that the task end as cancelled. If this returns, it will.
@@ -288,24 +314,11 @@ class Orchestrator:
         `agent`: only this one (an agent, or a name). Default: all that were counted lately or that have a process.
         `timeline`: another view than that of `metrics_config`, as far back as counts are kept.
 
-            {"at": "2026-01-02T03:04:05.678Z", "bucket_seconds": 60, "agents": {"weather": {
-                "now": {"queued": 2, "processing": 7, "backoff": 0, "parked": 1},
-                "totals": {"enqueued": 40, "completed": 28, "failed": 1, "cancelled": 1, "retried": 3, "recovered": 0,
-                           "mean_duration": {"completed": 4.2, "failed": 61.5, "cancelled": 0.9}, "max_duration": ...},
-                "buckets": [{"start": "2026-01-02T02:05:00.000Z", "enqueued": 0, ...}, ...]}}}
-
-        Buckets begin at whole seconds, minutes, hours or days in UTC. The last one is not over yet. Durations are
-        seconds from enqueued to ended. Everything is counted in the bucket in which it happened, by the server's clock.
-        If clients with different settings count, all buckets have the longest of their lengths (`bucket_seconds`).
+        Durations are seconds from enqueued to ended. Everything is counted in the bucket in which it happened, by the
+        server's clock; the last bucket is not over yet. `Metrics` (`factorial.mailbox.views.metrics`) has the details.
         Raises `MailboxError`.
         """
-        name: object = agent.name if isinstance(agent, BaseAgent) else agent
-        if name is not None and not isinstance(name, str):
-            raise ConfigError(f"get_metrics(agent={name!r}): give an agent, or the name of one")
-        view = self.metrics
-        if timeline is not None:
-            view = config_or_default("get_metrics", "timeline", timeline, MetricsTimelineConfig)
-        return await read_metrics(await self._scripts(), view, name)
+        return await metrics_of(await self._scripts(), agent, timeline, self.metrics)
 
     def get_updates_channel(self, owner_id: str) -> str:
         """The Redis pub/sub channel on which the owner's events are published as JSON text.

@@ -23,7 +23,8 @@ from factorial.errors import ConfigError, InvalidTaskIdError
 from factorial.utils import is_valid_task_id
 
 __all__ = [
-    "Task", "TaskMetadata", "TaskStatus", "check_owner_id", "check_task_id", "new_task_id",
+    "Task", "TaskMetadata", "TaskStatus", "batch_task_ids", "check_owner_id", "check_task_id", "derived_id",
+    "new_task_id",
 ]  # fmt: skip
 
 _OWNER_ID_LIMIT = 256
@@ -101,6 +102,16 @@ class TaskMetadata:
 def new_task_id() -> str:
     """A fresh random task id."""
     return uuid.uuid4().hex
+
+
+def derived_id(seed: str) -> str:
+    """The id that follows from `seed`: always the same."""
+    return uuid.uuid5(uuid.NAMESPACE_OID, seed).hex
+
+
+def batch_task_ids(seed: str, count: int) -> list[str]:
+    """The ids of the tasks of a batch, in their order."""
+    return [derived_id(f"{seed}:{number}") for number in range(count)]
 
 
 @dataclass(slots=True)

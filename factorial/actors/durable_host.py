@@ -32,7 +32,7 @@ from factorial.agent.lifecycle.activation import RUN_START, Activation, PickedUp
 from factorial.agent.lifecycle.codec import decode_context, decode_message, encode_fields, encode_messages
 from factorial.agent.lifecycle.failure import after_failure
 from factorial.agent.lifecycle.fidelity import check_comes_back
-from factorial.agent.lifecycle.host import Child, Recorded
+from factorial.agent.lifecycle.host import Child, Recorded, SpawnedBatch
 from factorial.agent.lifecycle.outcome import (
     Cancel,
     Complete,
@@ -53,7 +53,7 @@ from factorial.mailbox.operations.claim import ClaimedRun
 from factorial.mailbox.operations.commit import Action, Commit, Committed, EntryMissing, commit
 from factorial.mailbox.operations.publish import Publisher
 from factorial.mailbox.operations.record import Accepted, Superseded
-from factorial.mailbox.operations.spawn import NewRun, spawn
+from factorial.mailbox.operations.spawn import ChildBatch, NewRun, spawn
 from factorial.mailbox.script import Scripts
 from factorial.telemetry.task_log import TaskLog
 
@@ -270,7 +270,7 @@ class DurableHost:
             await self._outbox.flush()
         return entry is not None
 
-    async def spawn(self, batch_id: str, children: Sequence[Child]) -> None:
+    async def spawn(self, batch: SpawnedBatch | None, children: Sequence[Child]) -> None:
         """Store and queue them. Raises `RetryableError` if the server cannot be reached."""
         if self._interruption.has_ended:
             raise FactorialError("the run has ended: it can spawn nothing any more")
@@ -280,7 +280,7 @@ class DurableHost:
                 self._workplace.scripts,
                 parent=self.task_id,
                 token=self._token,
-                batch_id=batch_id,
+                batch=ChildBatch(batch.batch_id, batch.seed, batch.max_turns) if batch else None,
                 children=runs,
             )
         except MailboxError as lost:

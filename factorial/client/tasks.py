@@ -1,4 +1,4 @@
-"""Enqueue tasks, and read what is stored of tasks and batches."""
+"""Enqueue tasks, and read what is stored of them."""
 
 from dataclasses import replace
 from typing import Any
@@ -12,12 +12,12 @@ from factorial.context import ContextType, opening_messages
 from factorial.errors import ConfigError, ContextError, CorruptedTaskDataError
 from factorial.mailbox.operations.enqueue import enqueue
 from factorial.mailbox.script import Scripts
-from factorial.mailbox.views.read import read_batch, read_run
+from factorial.mailbox.views.read import read_run
 from factorial.models.answer import last_finish_reason
 from factorial.task import Task, TaskMetadata, check_owner_id, check_task_id
 from factorial.telemetry.task_log import TaskLog
 
-__all__ = ["batch_data", "checked_task", "enqueue_task", "task_data"]
+__all__ = ["checked_task", "enqueue_task", "task_data"]
 
 
 def checked_task(
@@ -90,20 +90,4 @@ async def task_data(scripts: Scripts, task_id: str) -> dict[str, Any] | None:
         "awaits": run.awaits,
         "created_at": iso(run.created_at),
         "ended_at": iso(run.ended_at) if run.ended_at else None,
-    }
-
-
-async def batch_data(scripts: Scripts, batch_id: str) -> dict[str, Any] | None:
-    """How many tasks of the batch have ended, as plain data; None if there is no such batch."""
-    batch = await read_batch(scripts, check_task_id(batch_id))
-    if batch is None:
-        return None
-    return {
-        "id": batch_id,
-        "total_tasks": batch.total,
-        "completed_tasks": batch.ended,
-        "progress": 100 * batch.ended / batch.total,
-        "completed": batch.completed,
-        "failed": batch.failed,
-        "cancelled": batch.cancelled,
     }

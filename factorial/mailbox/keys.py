@@ -53,7 +53,7 @@ KINDS = {
         "<id>", "HASH", "what a parked run awaits, with the results that have arrived", called="list of awaits"
     ),
     "children": Kind("<id>", "SET", "the runs that it spawned and that have not ended", called="list of children"),
-    "batch": Kind("<batch>", "HASH", "how many children it has, how many have ended, and which run spawned them"),
+    "batch": Kind("<batch>", "HASH", "how many runs it has, how many have ended, and who spawned or enqueued them"),
     "ready": Kind("<agent>", "LIST", "runs to claim"),
     "throttled": Kind("<agent>:<owner>", "ZSET", "queued runs beyond `owner_limit`, by the time of their enqueueing"),
     "running": Kind("<agent>", "HASH", "how many runs of each owner are held"),
@@ -77,7 +77,7 @@ KINDS = {
     "answer": Kind("<order>", "LIST", "the outcome of the order; short-lived"),
     "channel": Kind("<owner>", "pub/sub", "events as they are published; `channel@<n>:<owner>` in database n > 0"),
     "processes": Kind("", "ZSET", "registered processes, by the time since which the lease is missing (0: it is not)"),
-    "doomed": Kind("", "LIST", "runs to cancel: their parents were cancelled, or no longer await them"),
+    "doomed": Kind("", "LIST", "runs to cancel: their parents or batches were cancelled, or no longer await them"),
     "supervisors": Kind("", "ZSET", "supervisors, by the time of their latest report"),
     "reports": Kind("", "HASH", "the latest report of each supervisor (JSON)"),
     "timeline": Kind("", "ZSET", "the names of the buckets, by the time at which they expire"),
@@ -120,7 +120,7 @@ class Keys:
         return self.key("awaits", task_id)
 
     def batch(self, batch_id: str) -> str:
-        """HASH: how many children a batch has, and how many of them have ended."""
+        """HASH: how many runs a batch has, and how many of them have ended."""
         return self.key("batch", batch_id)
 
     def wake(self, agent: str) -> str:

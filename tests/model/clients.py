@@ -12,7 +12,7 @@ from factorial.mailbox.operations.cancel import cascade
 from factorial.mailbox.operations.claim import Claim, ClaimedRun, ClaimRequest, claim
 from factorial.mailbox.operations.commit import Action, Commit, Committed, commit
 from factorial.mailbox.operations.record import Accepted, record
-from factorial.mailbox.operations.spawn import NewRun, spawn
+from factorial.mailbox.operations.spawn import ChildBatch, NewRun, spawn
 from tests.model.wire import Call, Wire
 
 __all__ = ["AGENT", "LEASE", "PATIENCE", "Execution", "Process", "child_ids", "new_run"]
@@ -86,7 +86,9 @@ class Execution:
         children = [new_run(child) for child in ids]
         facts = {"run": self.run, "token": self.token, "children": children}
         batch = f"{self.run}.{self.turn}b" if kind == "b" else ""
-        work = spawn(self.wire, parent=self.run, token=self.token, batch_id=batch, children=children)
+        work = spawn(
+            self.wire, parent=self.run, token=self.token, batch=ChildBatch(batch) if batch else None, children=children
+        )
         return self._begin(work, lambda answer: self._spawned(answer, dict.fromkeys(ids, patience)), facts)
 
     def commit(self, work: Commit) -> Call:

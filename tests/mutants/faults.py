@@ -9,6 +9,7 @@ EDGES = "tests/redis/test_waiting_edges.py"
 RECOVERY = "tests/redis/test_worker_recovery.py"
 JOURNAL = "tests/redis/test_worker_journal.py"
 CHILDREN = "tests/spec/test_spec_t_children.py"
+BATCHES = "tests/spec/test_spec_n_batches.py"
 DEFERRED = "tests/spec/test_spec_t_deferred.py"
 STEPS = "tests/redis/test_user_steps.py"
 GUARDS = "tests/unit/test_guards.py"
@@ -120,6 +121,41 @@ FAULTS = [
         (f"{EDGES}::test_a_repeated_spawn_that_creates_nothing_does_not_restore_an_expired_batch",),
     ),
     Fault(
+        "a task of a batch that is enqueued twice is counted twice",
+        "mailbox/operations/enqueue_batch.lua",
+        "  if event then",
+        "  if event or true then",
+        (f"{BATCHES}::test_spec_N05_a_call_that_is_repeated_after_a_failure_enqueues_nothing_twice",),
+    ),
+    Fault(
+        "a batch that was cancelled accepts further tasks",
+        "mailbox/operations/enqueue_batch.lua",
+        "elseif batch.cancel_requested then",
+        "elseif false then",
+        (f"{BATCHES}::test_spec_N06_a_batch_of_which_a_part_was_enqueued",),
+    ),
+    Fault(
+        "the end of a cancelled batch without an active task is not published",
+        "mailbox/operations/cancel_batch.lua",
+        "== 1 and batch.active <= 0 then",
+        "== 1 and false then",
+        (f"{BATCHES}::test_spec_N06_a_batch_of_which_a_part_was_enqueued",),
+    ),
+    Fault(
+        "turns of a batch are counted again with each commit",
+        "mailbox/lib/batch.lua",
+        "local taken = math.min(turns, batch.max_turns) - counted",
+        "local taken = math.min(turns, batch.max_turns)",
+        (f"{BATCHES}::test_spec_N07_with_max_turns_progress_counts_turns",),
+    ),
+    Fault(
+        "a task that ends early leaves its turns out of the progress of its batch",
+        "mailbox/lib/batch.lua",
+        "  take_turns(run, batch, batch.max_turns)",
+        "",
+        (f"{BATCHES}::test_spec_N07_with_max_turns_progress_counts_turns",),
+    ),
+    Fault(
         "a steer accepted twice",
         "mailbox/operations/steer.lua",
         "redis.call('SADD', seen_key(id), message_id)",
@@ -200,16 +236,16 @@ FAULTS = [
     ),
     Fault(
         "the end of a batch is not published when its parent is removed",
-        "mailbox/lib/ending.lua",
-        "parent or owner and agent and {id = run.parent, owner = owner, agent = agent}",
-        "parent",
+        "mailbox/lib/batch.lua",
+        "  if not batch.owner or not batch.parent_agent then",
+        "  if not batch.owner or not batch.parent_agent or batch.parent and not load_run(batch.parent) then",
         (
             "tests/redis/test_waiting_edges.py::test_the_end_of_a_batch_is_published_when_its_parent_has_ended_and_is_removed",
         ),
     ),
     Fault(
         "a child's end counted twice in its batch",
-        "mailbox/lib/ending.lua",
+        "mailbox/lib/batch.lua",
         "redis.call('HINCRBY', key, 'ended', 1)",
         "redis.call('HINCRBY', key, 'ended', 2)",
         (f"{CHILDREN}::test_spec_T03_the_progress_of_a_small_batch_is_told_task_by_task",),

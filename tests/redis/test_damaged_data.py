@@ -13,7 +13,7 @@ from factorial.mailbox.operations.claim import Claim, ClaimedRun, ClaimRequest, 
 from factorial.mailbox.operations.commit import Action, Commit, Committed, commit
 from factorial.mailbox.operations.enqueue import enqueue
 from factorial.mailbox.operations.lease import Cause
-from factorial.mailbox.operations.spawn import NewRun, spawn
+from factorial.mailbox.operations.spawn import ChildBatch, NewRun, spawn
 from factorial.mailbox.views.read import read_status
 from factorial.task import TaskStatus
 
@@ -116,7 +116,7 @@ async def test_a_parent_is_notified_of_its_child_in_spite_of_damaged_counts(mail
     [parent] = await take(mailbox)
     child = NewRun("child", "a", [], {})
     await spawn(
-        mailbox.scripts, parent="parent", token=parent.token, batch_id="b", children=[child]
+        mailbox.scripts, parent="parent", token=parent.token, batch=ChildBatch("b"), children=[child]
     )  # fmt: skip
     park = Commit(Action.PARK, turn_done=False, plan=b"[]", awaits={"child:child": 0.0})
     await commit(mailbox.scripts, task_id="parent", process="p", token=parent.token, work=park)

@@ -26,7 +26,7 @@ from factorial.mailbox.operations.cancel import cancel
 from factorial.mailbox.operations.claim import Claim, ClaimedRun, ClaimRequest, claim
 from factorial.mailbox.operations.commit import Action, Commit, commit
 from factorial.mailbox.operations.enqueue import enqueue
-from factorial.mailbox.operations.spawn import NewRun, spawn
+from factorial.mailbox.operations.spawn import ChildBatch, NewRun, spawn
 from factorial.mailbox.operations.steer import steer
 from tests.support import wait_until
 
@@ -78,7 +78,7 @@ class Patient:
         await self.end_turn(due, Action.BACKOFF, delay=3600, error="oh")
         await self.end_turn(parked, Action.PARK, plan=b"{}", awaits={"tool:c": 3600})
         child = NewRun("child", "b", [b"{}"], {})
-        await spawn(self.mailbox.scripts, parent="parent", token=parent.token, batch_id="f", children=[child])
+        await spawn(self.mailbox.scripts, parent="parent", token=parent.token, batch=ChildBatch("f"), children=[child])
         await self.end_turn(parent, Action.PARK, plan=b"{}", awaits={"child:child": 3600})
         await self.enqueue("held", "held too", "cancelled")
         await cancel(self.mailbox.scripts, task_id="cancelled")

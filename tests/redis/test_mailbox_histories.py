@@ -21,7 +21,7 @@ from factorial.mailbox.operations.deliver import deliver
 from factorial.mailbox.operations.enqueue import enqueue
 from factorial.mailbox.operations.lease import Cause
 from factorial.mailbox.operations.record import Accepted, record
-from factorial.mailbox.operations.spawn import NewRun, spawn
+from factorial.mailbox.operations.spawn import ChildBatch, NewRun, spawn
 from factorial.mailbox.operations.steer import steer
 from factorial.mailbox.views.read import read_run
 from tests.redis.doctor import assert_invariants
@@ -155,7 +155,11 @@ class History:
             names = [f"{run}.{batch}{number}" for number in range(2)] if run.count(".") < 2 else []
             children = [NewRun(name, "a", [b"{}"], {"query": b'""', "output": b'"out"'}) for name in names]
             answer = await spawn(
-                self.scripts, parent=run, token=token, batch_id=batch and f"{run}.b", children=children
+                self.scripts,
+                parent=run,
+                token=token,
+                batch=ChildBatch(f"{run}.b") if batch else None,
+                children=children,
             )
             if isinstance(answer, Accepted) and not answer.cancelled:
                 self.enqueued.update(names)

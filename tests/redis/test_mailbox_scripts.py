@@ -23,7 +23,7 @@ from factorial.mailbox.operations.deliver import deliver
 from factorial.mailbox.operations.enqueue import Enqueued, enqueue
 from factorial.mailbox.operations.lease import Cause
 from factorial.mailbox.operations.record import Accepted, Superseded, record
-from factorial.mailbox.operations.spawn import NewRun, spawn
+from factorial.mailbox.operations.spawn import ChildBatch, NewRun, spawn
 from factorial.mailbox.operations.steer import steer
 from factorial.mailbox.views.read import read_run, read_status
 from factorial.task import TaskStatus
@@ -319,7 +319,7 @@ async def test_spawn_with_an_old_token_changes_nothing(mailbox: Namespace, how: 
     token = await stale(mailbox, how)
     before = await state(mailbox)
     children = [NewRun("c1", "a", [USER], FIELDS)]
-    answer = await spawn(mailbox.scripts, parent="t1", token=token, batch_id="b", children=children)
+    answer = await spawn(mailbox.scripts, parent="t1", token=token, batch=ChildBatch("b"), children=children)
     assert isinstance(answer, Superseded)
     assert await state(mailbox) == before
 

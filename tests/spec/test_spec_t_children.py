@@ -106,7 +106,7 @@ async def test_spec_T03_a_thousand_in_one_batch(system: System, provider: Provid
     assert (await system.event(task_id, "batch_completed"))["status"] == "completed"
     assert await system.orchestrator.get_batch_data(batch.id) == {
         "id": batch.id, "total_tasks": 1000, "completed_tasks": 1000, "progress": 100.0,
-        "completed": 1000, "failed": 0, "cancelled": 0,
+        "status": "completed", "completed": 1000, "failed": 0, "cancelled": 0,
     }  # fmt: skip
 
 

@@ -2,16 +2,16 @@
 spawns nothing twice.
 """
 
-import uuid
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from factorial._core.text import with_article
 from factorial.agent.lifecycle.definition import Spawnable
-from factorial.agent.lifecycle.host import Child
+from factorial.agent.lifecycle.host import Child, SpawnedBatch
 from factorial.agent.lifecycle.run_state import RunState
-from factorial.context import AgentContext, Batch
+from factorial.context import AgentContext, Batch, BatchMetadata
 from factorial.errors import ConfigError
+from factorial.task import batch_task_ids, derived_id
 
 __all__ = ["spawn_children"]
 
@@ -35,12 +35,19 @@ async def spawn_children(
     accepted = [agent.accepted_payload(context) for context in contexts]
     # The time at which the run began distinguishes it from an earlier run of a task with the same id.
     place = f"{origin}:{state.started_at.isoformat()}:spawn#{count(f'spawn:{origin}')}"
-    task_ids = [_id(f"{place}:{number}") for number in range(len(contexts))]
+    task_ids = batch_task_ids(place, len(contexts))
     children = [Child(task_id, agent, context) for task_id, context in zip(task_ids, accepted, strict=True)]
-    batch = Batch(_id(place), task_ids)
+    batch_id, execution_ctx = derived_id(place), state.execution_ctx
     if children:
-        await state.host.spawn(batch.id if as_batch else "", children)
-    return batch
+        await state.host.spawn(SpawnedBatch(batch_id, place, agent.max_turns or 0) if as_batch else None, children)
+    metadata = BatchMetadata(
+        execution_ctx.owner_id,
+        total_tasks=len(children),
+        max_progress=len(children) * (agent.max_turns or 1),
+        status="active" if children else "completed",
+        parent_id=execution_ctx.task_id,
+    )
+    return Batch(batch_id, task_ids, metadata)
 
 
 def _check(agent: object, contexts: object, called: str) -> None:
@@ -53,7 +60,3 @@ def _check(agent: object, contexts: object, called: str) -> None:
         )
     if len(contexts) > _MOST_CHILDREN:
         raise ConfigError(f"{len(contexts)} children at once, and {_MOST_CHILDREN} is the most: spawn them in parts")
-
-
-def _id(place: str) -> str:
-    return uuid.uuid5(uuid.NAMESPACE_OID, place).hex

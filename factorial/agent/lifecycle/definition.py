@@ -24,6 +24,11 @@ class Spawnable(Protocol):
         """What the agent is called in queues, events and logs."""
         ...
 
+    @property
+    def max_turns(self) -> int | None:
+        """The most turns of a task of the agent."""
+        ...
+
     def accepted_payload(self, payload: object) -> AgentContext:
         """`payload` as a context of the agent's class. Raises `ContextError` if a task cannot be over it."""
         ...

@@ -9,7 +9,7 @@ from factorial.agent.lifecycle.outcome import Cancel, Outcome, Release
 from factorial.context import AgentContext
 from factorial.events import BaseEvent
 
-__all__ = ["Child", "Host", "Recorded"]
+__all__ = ["Child", "Host", "Recorded", "SpawnedBatch"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +32,17 @@ class Child:
     task_id: str
     agent: Spawnable
     context: AgentContext
+
+
+@dataclass(frozen=True, slots=True)
+class SpawnedBatch:
+    """What a run spawns as one batch."""
+
+    batch_id: str
+    seed: str
+    """What the ids of its tasks follow from: `task.batch_task_ids`."""
+    max_turns: int
+    """Turns of a task that count for progress; 0: progress counts tasks."""
 
 
 class Host(Protocol):
@@ -73,8 +84,8 @@ class Host(Protocol):
         """
         ...
 
-    async def spawn(self, batch_id: str, children: Sequence[Child]) -> None:
-        """Begin these tasks, as one batch if it has an id. A task that was begun before is left as it is."""
+    async def spawn(self, batch: SpawnedBatch | None, children: Sequence[Child]) -> None:
+        """Begin these tasks, as one batch if it is given. A task that was begun before is left as it is."""
         ...
 
     async def settle(self, outcome: Outcome, context: AgentContext, events: Sequence[BaseEvent]) -> Outcome | None:

@@ -15,7 +15,7 @@ from factorial.agent.completion import RunCompletion
 from factorial.agent.lifecycle.activation import Activation
 from factorial.agent.lifecycle.definition import AgentDefinition
 from factorial.agent.lifecycle.failure import describe
-from factorial.agent.lifecycle.host import Child, Recorded
+from factorial.agent.lifecycle.host import Child, Recorded, SpawnedBatch
 from factorial.agent.lifecycle.outcome import (
     Backoff,
     Cancel,
@@ -147,7 +147,7 @@ class InlineHost:
             "enqueue the task with an Orchestrator instead"
         )
 
-    async def spawn(self, batch_id: str, children: Sequence[Child]) -> None:
+    async def spawn(self, batch: SpawnedBatch | None, children: Sequence[Child]) -> None:
         """Run them in asyncio tasks of their own."""
         for child in children:
             if child.task_id not in self._children:

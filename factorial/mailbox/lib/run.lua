@@ -68,10 +68,11 @@ local function json_string(text)
   return (string.gsub(cjson.encode(text), '\\/', '/'))
 end
 
--- The ids that every event of the run begins with, as JSON members. Built once per script, and only for an event.
+-- The ids that every event of the run begins with, as JSON members. Built once per script, and only for an event. Events
+-- of a batch that no run has spawned have no task.
 local function head(run)
   if not run.head then
-    run.head = '"task_id":' .. json_string(run.id) .. ',"owner_id":' .. json_string(run.owner)
+    run.head = '"task_id":' .. (run.id and json_string(run.id) or 'null') .. ',"owner_id":' .. json_string(run.owner)
       .. ',"agent_name":' .. json_string(run.agent)
   end
   return run.head

@@ -18,7 +18,7 @@
 --          `conclude`, in the last allowed turn, unread mail is answered with run_steering_failed.
 --          A `park` whose results have all arrived is carried out as `resume`.
 --          Any action on a run that is to be cancelled is carried out as `cancel`.
--- Events   those given, once; run_steering_applied, run_steering_failed, run_cancelled
+-- Events   those given, once; run_steering_applied, run_steering_failed, run_cancelled, batch_progress
 -- include: lib/args.lua
 -- include: lib/ending.lua
 local id, process, epoch, nonce, seq = take(), take(), take_number(), take(), take_number()
@@ -139,6 +139,9 @@ end
 
 if awaits then
   set_all(awaits_key(id), awaits)
+end
+if turn_done and run.batch ~= '' and action ~= 'complete' and action ~= 'fail' and action ~= 'cancel' then
+  pcall(count_turn, run, now) -- a damaged batch must not stop the run
 end
 
 if action == 'continue' then

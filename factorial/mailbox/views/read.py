@@ -90,20 +90,58 @@ def _assemble(
 
 @dataclass(frozen=True, slots=True)
 class StoredBatch:
-    """How many runs a batch has, how many have ended, and how."""
+    """How many runs a batch has, how many have ended, and how; and what it is a batch of."""
 
     total: int
     ended: int
     completed: int
     failed: int
     cancelled: int
+    max_turns: int
+    """Turns of a run that count for progress; 0: progress counts runs."""
+    turns: int
+    """How many of these its runs have taken."""
+    owner_id: str
+    parent_id: str
+    """The run that spawned it; empty if a client enqueued it."""
+    seed: str
+    """What the ids of its runs follow from."""
+    created_at: datetime | None
+    is_cancelled: bool
+    """Whether it was cancelled as such."""
+
+    @property
+    def status(self) -> str:
+        """`cancelled`, `completed` or `active`."""
+        if self.is_cancelled:
+            return "cancelled"
+        return "completed" if self.ended == self.total else "active"
+
+    @property
+    def progress(self) -> float:
+        """Percent."""
+        if self.max_turns:
+            return 100 * self.turns / (self.max_turns * self.total)
+        return 100 * self.ended / self.total
+
+
+_COUNTS = ("total", "ended", "completed", "failed", "cancelled", "max_turns", "turns")
 
 
 async def read_batch(scripts: Scripts, batch_id: str) -> StoredBatch | None:
-    """The counts of a batch, or None if there is none."""
-    names = ("total", "ended", "completed", "failed", "cancelled")
-    total, *counts = await scripts.commands.execute("HMGET", scripts.keys.batch(batch_id), *names)
-    return StoredBatch(int(total), *(int(count or 0) for count in counts)) if total else None
+    """What is stored of a batch, or None if there is none."""
+    stored = paired(await scripts.commands.execute("HGETALL", scripts.keys.batch(batch_id)))
+    if "total" not in stored:
+        return None
+    counts = {name: int(stored.get(name, 0)) for name in _COUNTS}
+    return StoredBatch(
+        **counts,
+        owner_id=stored.get("owner", b"").decode(),
+        parent_id=stored.get("parent", b"").decode(),
+        seed=stored.get("seed", b"").decode(),
+        created_at=_moment(stored["created_at"]) if "created_at" in stored else None,
+        is_cancelled="cancel_requested" in stored,
+    )
 
 
 async def first_events(scripts: Scripts, task_ids: Sequence[str]) -> list[str]:
