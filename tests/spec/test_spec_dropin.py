@@ -6,20 +6,12 @@ the smaller programs the actors, in the test's process. Fake: the language model
 """
 # ruff: noqa: RUF012  # pydantic gives each context a copy of a default
 
-import asyncio
 import importlib
 import inspect
 import json
 import os
 import re
-import shutil
-import signal
-import subprocess
-import sys
-import urllib.request
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -62,14 +54,11 @@ from factorial.errors import ConfigError, ContextError
 from factorial.models import check_model
 from factorial.testing import ScriptedModel, call, say
 from tests.harness import System
+from tests.spec.folder import UVICORN, address_of, are_ready, copied, environment_of, get, started
 from tests.spec.provider import Provider
 from tests.spec.web import hear, post, socket
 from tests.support import wait_until
 from tests.valkey import ValkeyServer
-
-ROOT = Path(__file__).resolve().parents[2]
-PROGRAMS = Path(__file__).with_name("dropin")
-UVICORN = ("server:app", "--port", "0", "--timeout-graceful-shutdown", "1")
 
 OLD_NAMES = {
     "factorial": """
@@ -579,36 +568,7 @@ async def test_spec_dropin_a_fatal_error_by_its_old_path(system: System) -> None
 @pytest.fixture
 def newsroom(tmp_path: Path) -> Path:
     """The folder of the program."""
-    for file in PROGRAMS.glob("*.py"):
-        shutil.copy(file, tmp_path)
-    return tmp_path
-
-
-@contextmanager
-def started(folder: Path, environment: dict[str, str], *arguments: str) -> Iterator[Path]:
-    """`python ARGUMENTS` in `folder`; in the end, Ctrl-C has to stop it. Gives its log."""
-    log = folder / f"log-{len(list(folder.glob('log-*')))}"
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            [sys.executable, *arguments], cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT
-        )
-    try:
-        yield log
-        process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=60) in (0, -signal.SIGINT), log.read_text()
-    finally:
-        process.kill()
-        process.wait(timeout=60)
-
-
-async def get(address: str, path: str) -> Any:
-    """What the server answers, as JSON."""
-
-    def fetch() -> Any:
-        with urllib.request.urlopen(f"http://{address}{path}", timeout=20) as response:
-            return json.loads(response.read())
-
-    return await asyncio.to_thread(fetch)
+    return copied(".", tmp_path)
 
 
 async def test_spec_dropin_a_newsroom_with_workers_web_backend_and_websockets(
@@ -617,25 +577,13 @@ async def test_spec_dropin_a_newsroom_with_workers_web_backend_and_websockets(
     """`python newsroom.py` and `uvicorn server:app`; browsers enqueue, watch in two ways, ask, steer and cancel."""
     own_valkey.start()
     secret = "sk-of-the-newsroom-0123456789"
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("REDIS_", "PYTEST_"))}
-    environment = kept | {
-        "PYTHONPATH": str(ROOT),
-        "PYTHONDONTWRITEBYTECODE": "1",
-        "REDIS_HOST": "127.0.0.1",
-        "REDIS_PORT": str(own_valkey.port),
-        "OPENAI_BASE_URL": provider.url,
-        "NEWSROOM_OPENAI_KEY": secret,
-    }
-    del environment["OPENAI_API_KEY"]
+    environment = environment_of(own_valkey, provider) | {"NEWSROOM_OPENAI_KEY": secret}
     with (
         started(newsroom, environment, "newsroom.py") as workers,
-        started(newsroom, environment, "-m", "uvicorn", *UVICORN) as web,
+        started(newsroom, environment, *UVICORN) as web,
     ):
-        await wait_until(lambda: "is ready" in workers.read_text(), 60, "a worker process is ready")
-        await wait_until(lambda: "Uvicorn running on http://" in web.read_text(), 60, "the web backend is up")
-        found = re.search(r"running on http://(\S+)", web.read_text())
-        assert found is not None
-        address = found[1]
+        await are_ready(workers)
+        address = await address_of(web)
 
         async with socket(address, "/ws/ann") as subscriber, socket(address, "/ws/ann/channel") as listener:
             await hear(listener, lambda heard: bool(heard))
