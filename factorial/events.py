@@ -130,7 +130,7 @@ CATALOGUE: Mapping[str, CatalogueEntry] = MappingProxyType({
     EventType.BATCH_PROGRESS: CatalogueEntry("a batch has got another whole percent further", _BATCH),
     EventType.BATCH_COMPLETED: CatalogueEntry("all tasks of a batch have ended", _BATCH),
     EventType.BATCH_CANCELLED: CatalogueEntry(
-        "all tasks of a batch have ended, because it or its parent was cancelled", _BATCH
+        "all tasks of a batch have ended, because the batch or its parent was cancelled", _BATCH
     ),
     **_progress("run_turn", "a turn"),
     **_progress("completion", "a model call", ("data.result",)),

@@ -318,7 +318,7 @@ class Orchestrator:
         server's clock; the last bucket is not over yet. `Metrics` (`factorial.mailbox.views.metrics`) has the details.
         Raises `MailboxError`.
         """
-        return await metrics_of(await self._scripts(), agent, timeline, self.metrics)
+        return await metrics_of(self._scripts, agent, timeline, self.metrics)
 
     def get_updates_channel(self, owner_id: str) -> str:
         """The Redis pub/sub channel on which the owner's events are published as JSON text.

@@ -1,5 +1,7 @@
 """Metrics of the agents, as a client asks for them."""
 
+from collections.abc import Awaitable, Callable
+
 from factorial.agent.agent import BaseAgent
 from factorial.client.options import config_or_default
 from factorial.config import MetricsTimelineConfig
@@ -11,7 +13,10 @@ __all__ = ["metrics_of"]
 
 
 async def metrics_of(
-    scripts: Scripts, agent: object, timeline: MetricsTimelineConfig | None, default: MetricsTimelineConfig
+    connect: Callable[[], Awaitable[Scripts]],
+    agent: object,
+    timeline: MetricsTimelineConfig | None,
+    default: MetricsTimelineConfig,
 ) -> Metrics:
     """The metrics of `agent`, which is an agent, a name, or None for all. Raises `ConfigError`."""
     name: object = agent.name if isinstance(agent, BaseAgent) else agent
@@ -20,4 +25,4 @@ async def metrics_of(
     view = default
     if timeline is not None:
         view = config_or_default("get_metrics", "timeline", timeline, MetricsTimelineConfig)
-    return await read_metrics(scripts, view, name)
+    return await read_metrics(await connect(), view, name)

@@ -8,6 +8,7 @@ from typing import Any
 
 from factorial.errors import MailboxUnavailableError
 from factorial.mailbox.operations import lease
+from factorial.mailbox.operations.batch import BatchRun
 from factorial.mailbox.operations.cancel import cascade
 from factorial.mailbox.operations.claim import Claim, ClaimedRun, ClaimRequest, claim
 from factorial.mailbox.operations.commit import Action, Commit, Committed, commit
@@ -15,7 +16,7 @@ from factorial.mailbox.operations.record import Accepted, record
 from factorial.mailbox.operations.spawn import ChildBatch, NewRun, spawn
 from tests.model.wire import Call, Wire
 
-__all__ = ["AGENT", "LEASE", "PATIENCE", "Execution", "Process", "child_ids", "new_run"]
+__all__ = ["AGENT", "LEASE", "PATIENCE", "Execution", "Process", "batch_runs", "child_ids", "new_run"]
 
 AGENT = "a"
 LEASE = 60.0
@@ -27,6 +28,12 @@ RECOVERY_LIMIT = 2
 def new_run(run: str) -> NewRun:
     """A run as it is enqueued, or spawned."""
     return NewRun(run, AGENT, [b'"%s begins"' % run.encode()], {"output": b'"out"'})
+
+
+def batch_runs(number: int) -> list[BatchRun]:
+    """The runs of the batch of this number, as a client enqueues them."""
+    made = [new_run(f"b{number}r{position}") for position in range(2)]
+    return [BatchRun(run.task_id, run.conversation, dict(run.fields)) for run in made]
 
 
 def child_ids(run: str, turn: int, kind: str) -> list[str]:

@@ -27,6 +27,7 @@ from hypothesis.internal.conjecture.providers import AVAILABLE_PROVIDERS, Hypoth
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
 from factorial.mailbox.operations import lease, upkeep
+from factorial.mailbox.operations.batch import NewBatch, cancel_batch, enqueue_batch
 from factorial.mailbox.operations.cancel import cancel, cascade
 from factorial.mailbox.operations.commit import Action, Commit
 from factorial.mailbox.operations.deliver import deliver
@@ -35,7 +36,7 @@ from factorial.mailbox.operations.lease import Cause
 from factorial.mailbox.operations.steer import steer
 from factorial.mailbox.views.read import read_run
 from factorial.task import TaskStatus
-from tests.model.clients import AGENT, LEASE, PATIENCE, Execution, Process, new_run
+from tests.model.clients import AGENT, LEASE, PATIENCE, Execution, Process, batch_runs, new_run
 from tests.model.truth import FINAL, Truth
 from tests.model.wire import Call, at_once
 from tests.model.world import DAY, NAMESPACE, Server, World
@@ -94,7 +95,7 @@ class History(World, RuleBasedStateMachine):
     def __init__(self) -> None:
         RuleBasedStateMachine.__init__(self)
         World.__init__(self)
-        self.enqueued = self.started = self.number = 0
+        self.enqueued = self.batches = self.started = self.number = 0
         self.delivered: list[tuple[str, str]] = []
         self.dead: list[tuple[str, Cause]] = []
         """Dead processes that were not reclaimed yet."""
@@ -105,9 +106,9 @@ class History(World, RuleBasedStateMachine):
         self.number += 1
         return f"#{self.number}"
 
-    def from_outside(self, who: str, operation: Any, fate: str) -> None:
+    def from_outside(self, who: str, operation: Any, fate: str, **facts: Any) -> None:
         """An operation of a client that is not a process."""
-        call = Call(who, operation)
+        call = Call(who, operation, facts=facts)
         self.calls.append(call)
         self.send(call, fate)
 
@@ -130,7 +131,21 @@ class History(World, RuleBasedStateMachine):
     def outside(self, variant: int, pick: int, fate: str) -> None:
         """A client enqueues, steers, cancels, or delivers a result."""
         what = chosen(
-            ["new", "deliver", "steer", "new", "deliver", "steer", "new", "deliver", "deliver", "again", "cancel"],
+            [
+                "new",
+                "deliver",
+                "steer",
+                "new",
+                "deliver",
+                "steer",
+                "new",
+                "deliver",
+                "deliver",
+                "again",
+                "cancel",
+                "new batch",
+                "cancel batch",
+            ],
             variant,
         )
         run = chosen(sorted(self.truth.runs) or ["t0"], pick)
@@ -146,6 +161,17 @@ class History(World, RuleBasedStateMachine):
                 self.enqueue(new=True, pick=pick, fate=fate)
             case "again":
                 self.enqueue(new=False, pick=pick, fate=fate)
+            case "new batch" if self.unfinished < MOST_RUNS:
+                self.enqueue_batch(self.batches, pick, fate)
+                self.batches += 1
+            case "new batch" | "cancel batch" if self.batches:
+                number = pick % self.batches
+                if variant % 3 == 0:
+                    self.enqueue_batch(number, number, fate)  # once more, as it was
+                else:
+                    ids = [run.task_id for run in batch_runs(number)]
+                    operation = cancel_batch(self.wire, batch_id=f"b{number}", task_ids=ids)
+                    self.from_outside("somebody", operation, fate)
             case "deliver" if calls:
                 self.deliver_result(*chosen(calls, pick), fate)
             case "cancel":
@@ -167,6 +193,12 @@ class History(World, RuleBasedStateMachine):
             self.wire, task_id=run, agent=AGENT, owner_id=owner, conversation=made.conversation, fields=made.fields
         )
         self.from_outside("somebody", operation, fate)
+
+    def enqueue_batch(self, number: int, pick: int, fate: str) -> None:
+        """A batch of two runs. Its progress counts turns if its number is odd."""
+        runs = batch_runs(number)
+        batch = NewBatch(f"b{number}", f"b{number}", OWNERS[number % len(OWNERS)], AGENT, len(runs), 3 * (number % 2))
+        self.from_outside("somebody", enqueue_batch(self.wire, batch, runs), fate, runs=runs)
 
     def deliver_result(self, run: str, call: str, fate: str) -> None:
         """A client delivers the result of a deferred call."""

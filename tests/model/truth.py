@@ -32,7 +32,7 @@ FINAL = {"completed", "failed", "cancelled"}
 _OWN = {kind for kind, about in KINDS.items() if about.is_of_run}
 OF_RUNS = {*_OWN, *BY_KIND, "batch", "deferred", "doomed", "events", "owner", "running"}
 """The kinds of keys that a refused or repeated request must not change. The others are tokens, leases, signals."""
-ONCE = {"enqueue", "record", "commit", "spawn", "deliver", "steer"}
+ONCE = {"enqueue", "enqueue_batch", "record", "commit", "spawn", "deliver", "steer"}
 """Requests that change nothing when they are executed again. Others may: a claim passes the wake token on."""
 
 
@@ -65,6 +65,14 @@ class Truth:
         match request.name:
             case "enqueue" if reply[0] == b"OK":
                 self._enqueued(request, again, before)
+            case "enqueue_batch" if reply[0] == b"OK":
+                for run in request.facts["runs"]:
+                    assert run.task_id in after["run"], f"{run.task_id} of a batch is not stored"
+                    if run.task_id not in self.runs:
+                        self.runs[run.task_id] = Known([message.decode() for message in run.conversation])
+            case "cancel_batch" if reply[0] == b"OK":
+                was, now = before["batch"][request.args[0]], after["batch"][request.args[0]]
+                assert "cancel_requested" in now or was["ended"] == was["total"], f"{request.args[0]} goes on"
             case "claim" if reply[0] == b"OK":
                 self._claimed(request, again, reply[2], before, after)
             case "record" | "spawn" | "commit":
@@ -80,7 +88,7 @@ class Truth:
                     self.runs[request.args[0]].mail += [message.decode() for message in request.args[4:]]
             case "cancel" if reply[0] == b"OK":
                 self.runs[request.args[0]].to_be_cancelled = True
-            case "enqueue" | "deliver" | "steer" | "cancel" | "claim":
+            case "enqueue" | "enqueue_batch" | "cancel_batch" | "deliver" | "steer" | "cancel" | "claim":
                 assert _same(before, after), f"{request.name} was refused ({reply[0].decode()}), and changed something"
         if again and request.name in ONCE:
             assert _same(before, after), (
@@ -299,9 +307,23 @@ class Truth:
             for event in _events(stored)
             if event["event_type"] in ("batch_completed", "batch_cancelled")
         )
+        for batch, progress in _progress(found).items():
+            assert progress == sorted(progress) and len(progress) - len(set(progress)) <= 1, (
+                f"batch {batch}: {progress}"
+            )
         for batch, counts in found["batch"].items():
             assert counts["ended"] == counts["total"] and counts["active"] == "0", f"batch {batch}: {counts}"
             assert ends[batch] == 1, f"the end of batch {batch} was published {ends[batch]} times"
+
+
+def _progress(found: Contents) -> dict[str, list[int]]:
+    """By batch: the percents that were published. Each is published once, and perhaps again with the end."""
+    progress: dict[str, list[int]] = {}
+    for stored in found["events"].values():
+        for event in _events(stored):
+            if event["event_type"] == "batch_progress":
+                progress.setdefault(event["batch_id"], []).append(event["progress"])
+    return progress
 
 
 def _same(before: Contents, after: Contents) -> bool:

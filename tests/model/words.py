@@ -19,6 +19,10 @@ def described(request: Request) -> str:
         case "record":
             number, entries = facts["message_number"], ", ".join(facts["entries"])
             return f"record {number} of {facts['run']} under {_shown(facts['token'])}: {entries}"
+        case "enqueue_batch":
+            return f"enqueue of the batch {args[0]}: {', '.join(run.task_id for run in facts['runs'])}"
+        case "cancel_batch":
+            return f"cancel of the batch {args[0]}"
         case "spawn":
             children = ", ".join(child.task_id for child in facts["children"])
             return f"spawn by {facts['run']} under {_shown(facts['token'])}: {children}"
