@@ -15,7 +15,7 @@ from factorial.client.messages import cancel_task, deliver_result, steer_task
 from factorial.client.metrics import metrics_of
 from factorial.client.options import ServerParts, check_connections, check_key, config_or_default, server_url
 from factorial.client.tasks import checked_task, enqueue_task, task_data
-from factorial.client.watch import Subscriptions
+from factorial.client.watch import subscribe
 from factorial.config import (
     AgentWorkerConfig,
     EventsConfig,
@@ -116,7 +116,6 @@ class Orchestrator:
         self.logging = config_or_default(place, "logging_config", logging_config, LoggingConfig)
         self.runners = {}
         self._connections = Connections(self.redis, self.events, self.metrics)
-        self._subscriptions = Subscriptions()
         self._batches = Batches()
         for variable, key in (("OPENAI_API_KEY", openai_api_key), ("XAI_API_KEY", xai_api_key)):
             if key:
@@ -208,14 +207,13 @@ class Orchestrator:
     ) -> Task[ContextType]:
         """Store a task and queue it: `task`, or a new one for `owner_id` over `payload`.
 
-        When this returns, the task is as durable as Redis is. A task that was enqueued before is left unchanged.
+        When this returns, the task is as durable as Redis is. If a task with the same id was enqueued before, that one
+        is left unchanged, and returned with its present `status` and payload. A warning in the log says if its agent,
+        owner or payload is another one.
         Raises `ContextError` if the payload cannot be stored as JSON, and `MailboxError`. Nothing is stored then,
         except that `MailboxUnavailableError` leaves this open: enqueue the same `task` again, it runs once.
         """
-        task = checked_task(agent, task, owner_id, payload)
-        if event_id := await enqueue_task(await self._scripts(), task):
-            self._subscriptions.enqueued(task.owner_id, event_id)
-        return task
+        return await enqueue_task(await self._scripts(), checked_task(agent, task, owner_id, payload))
 
     async def create_agent_task(
         self, agent: BaseAgent[ContextType], payload: ContextType, owner_id: str
@@ -263,10 +261,7 @@ class Orchestrator:
         with a `batch_id` of your own, stores the others, and none twice. Raises `ContextError` for a payload that does
         not fit, and stores nothing then.
         """
-        batch, event_id = await self._batches.enqueue(await self._scripts(), agent, owner_id, payloads, batch_id)
-        if event_id:
-            self._subscriptions.enqueued(owner_id, event_id)
-        return batch
+        return await self._batches.enqueue(await self._scripts(), agent, owner_id, payloads, batch_id)
 
     async def cancel_batch(self, batch_id: str) -> Batch:
         """Ask that each task of the batch that has not ended end as cancelled. If this returns, they will.
@@ -348,9 +343,9 @@ class Orchestrator:
 
         `after` is where to begin: after the event with this `id` (a browser that reconnects sends the last one it has
         seen), `"0"` for all that is stored, `"$"` for new ones only. Default: the first event of `task_ids`; without
-        `task_ids`, what this orchestrator enqueued for the owner since it was last subscribed to; else the owner's
-        present or latest activity. So a subscriber that comes after its task was enqueued, or has ended, misses
-        nothing.
+        `task_ids`, the beginning of the owner's present activity, or else of the latest one. An activity begins when a
+        task is enqueued and all earlier ones of the owner have ended. So two equal calls begin with the same event, and
+        a subscriber that comes after its task was enqueued, or has ended, misses nothing of it.
 
         `timeout` and `ignore_subscribe_messages` are accepted for 0.1.x and ignored: only events are yielded, and
         `asyncio.timeout` limits the wait.
@@ -364,7 +359,7 @@ class Orchestrator:
             raise ConfigError(f"after={position!r} is not an event id: use the 'id' of an update, '0' or '$'")
         wanted = EventFilter(task_ids, event_types, event_pattern)
         namespace = await self._namespace()
-        async with aclosing(self._subscriptions.subscribe(namespace, owner_id, wanted, after)) as updates:
+        async with aclosing(subscribe(namespace, owner_id, wanted, after)) as updates:
             async for update in updates:
                 yield update
 

@@ -36,8 +36,8 @@ class Batches:
 
     async def enqueue(
         self, scripts: Scripts, agent: BaseAgent[Any], owner_id: str, payloads: object, batch_id: str | None
-    ) -> tuple[Batch, str]:
-        """Store and queue a task for each payload. Returns the batch, and where its events begin."""
+    ) -> Batch:
+        """Store and queue a task for each payload."""
         check_owner_id(owner_id)
         if batch_id is not None:
             check_task_id(batch_id)
@@ -64,7 +64,7 @@ class Batches:
                 TaskLog(task_id, agent.name, owner_id).enqueued()
         if stored.cancelled:
             metadata.status = "cancelled"
-        return Batch(chosen, task_ids, metadata), stored.event_id
+        return Batch(chosen, task_ids, metadata)
 
     def _begun(self, agent: str, owner_id: str, contents: Sequence[_Content]) -> str | None:
         """The id of the batch that an earlier call with these contents has begun. It is forgotten."""

@@ -1,6 +1,5 @@
 """Subscriptions to an owner's events, and the position in the stream at which each begins."""
 
-from collections import OrderedDict
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
@@ -12,51 +11,38 @@ from factorial.mailbox.views.read import first_events
 from factorial.mailbox.views.subscription import EventFilter, Position, activity_since, end_of_events
 from factorial.task import check_owner_id, check_task_id
 
-__all__ = ["Subscriptions"]
-
-_MOST_MARKS = 10_000
+__all__ = ["subscribe"]
 
 
-class Subscriptions:
-    """Subscribes to owners' events, and remembers what this orchestrator enqueued before anybody subscribed."""
+async def subscribe(
+    namespace: Namespace, owner_id: str, wanted: EventFilter, after: str | None
+) -> AsyncGenerator[dict[str, Any], None]:
+    """The owner's events that pass the filter, in order, from the position that `after` gives.
 
-    def __init__(self) -> None:
-        self._unwatched: OrderedDict[str, str] = OrderedDict()
-        """For each owner the first event of a task that was enqueued here since the owner's last subscription."""
+    The iteration ends when `namespace` is closed.
+    """
+    check_owner_id(owner_id)
+    try:
+        start = await _start(namespace.scripts, owner_id, wanted, after)
+        async with aclosing(namespace.subscribe(owner_id, start, wanted)) as updates:
+            async for update in updates:
+                yield update
+    except MailboxUnavailableError:
+        if not namespace.is_closed:
+            raise
 
-    def enqueued(self, owner_id: str, event_id: str) -> None:
-        """A task of this owner was enqueued here; `event_id` is its first event."""
-        self._unwatched.setdefault(owner_id, event_id)
-        if len(self._unwatched) > _MOST_MARKS:
-            self._unwatched.popitem(last=False)
 
-    async def subscribe(
-        self, namespace: Namespace, owner_id: str, wanted: EventFilter, after: str | None
-    ) -> AsyncGenerator[dict[str, Any], None]:
-        """The owner's events that pass the filter, in order, from the position that `after` gives.
-
-        The iteration ends when `namespace` is closed.
-        """
-        check_owner_id(owner_id)
-        try:
-            start = await self._start(namespace.scripts, owner_id, wanted, after)
-            async with aclosing(namespace.subscribe(owner_id, start, wanted)) as updates:
-                async for update in updates:
-                    yield update
-        except MailboxUnavailableError:
-            if not namespace.is_closed:
-                raise
-
-    async def _start(self, scripts: Scripts, owner_id: str, wanted: EventFilter, after: str | None) -> Position:
-        if after is not None and after != "$":
-            return Position.after(after)
-        # Read first: a task that is enqueued meanwhile is found by what follows, or its events come after this one.
-        newest = await end_of_events(scripts, owner_id)
-        if after == "$":
-            return newest
-        if wanted.task_ids:
-            births = await first_events(scripts, [check_task_id(task_id) for task_id in wanted.task_ids])
-        else:
-            since = await activity_since(scripts, owner_id)
-            births = [event_id for event_id in (self._unwatched.pop(owner_id, None), since) if event_id]
-        return min((Position.before(event_id) for event_id in births), default=newest)
+async def _start(scripts: Scripts, owner_id: str, wanted: EventFilter, after: str | None) -> Position:
+    """Where the subscription begins. It depends on what is stored alone, so equal calls begin at the same event."""
+    if after is not None and after != "$":
+        return Position.after(after)
+    # Read first: a task that is enqueued meanwhile is found by what follows, or its events come after this one.
+    newest = await end_of_events(scripts, owner_id)
+    if after == "$":
+        return newest
+    if wanted.task_ids:
+        births = await first_events(scripts, [check_task_id(task_id) for task_id in wanted.task_ids])
+    else:
+        since = await activity_since(scripts, owner_id)
+        births = [since] if since else []
+    return min((Position.before(event_id) for event_id in births), default=newest)

@@ -93,15 +93,26 @@ async def test_a_subscriber_that_comes_in_the_middle_sees_it_all_and_nothing_twi
 
 
 async def test_several_tasks_enqueued_before_the_subscription(system: System, agent: Agent) -> None:
-    """Also when the first ended before the last was enqueued, and the owner was without work in between."""
+    task_ids = [await system.submit(agent) for _ in range(3)]
     await system.start(agent)
-    task_ids = []
-    for _ in range(3):
-        task_ids.append(await system.submit(agent))
-        await system.ended(task_ids[-1])
+    for task_id in task_ids:
+        await system.ended(task_id)
     heard = await system.updates(ends(*task_ids))
     assert types(heard).count("agent_output") == 3
     assert heard == await system.events()
+
+
+async def test_equal_subscriptions_see_the_same(system: System, agent: Agent) -> None:
+    """Also those of the orchestrator that has enqueued two tasks, between which the owner was without work."""
+    await system.start(agent)
+    first = await system.submit(agent)
+    await system.ended(first)
+    second = await system.submit(agent)
+    await system.ended(second)
+    heard = [await system.updates(ends(second)) for _ in range(2)]
+    assert heard[0] == heard[1] == await system.events(second)
+    by_task = [await system.updates(ends(first, second), task_ids=[first, second]) for _ in range(2)]
+    assert by_task[0] == by_task[1] == await system.events()
 
 
 async def test_another_orchestrator_subscribes(system: System, agent: Agent, redis_url: str) -> None:
@@ -197,6 +208,17 @@ async def test_filters_that_cannot_be_meant_are_refused(
 ) -> None:
     with pytest.raises(ConfigError, match=complaint):
         await system.updates(several(1), **filters)
+
+
+async def test_an_unknown_event_type_is_warned_of_once(system: System, caplog: pytest.LogCaptureFixture) -> None:
+    for _ in range(2):
+        async with contextlib.aclosing(
+            system.orchestrator.subscribe_to_updates("owner", event_types=["run_complete", "run_failed"], after="$")
+        ) as updates:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(anext(updates), 0.1)
+    [warning] = [record for record in caplog.records if "event_types" in record.message]
+    assert warning.levelname == "WARNING" and "'run_complete'" in warning.message
 
 
 async def test_owners_do_not_hear_each_other(system: System, agent: Agent) -> None:

@@ -7,6 +7,7 @@ import asyncio
 import gc
 import threading
 import warnings
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
@@ -22,7 +23,7 @@ from factorial.errors import (
     MailboxUnavailableError,
     TaskNotFoundError,
 )
-from factorial.task import TaskStatus
+from factorial.task import Task, TaskStatus
 from factorial.testing import ScriptedModel, call, say
 from tests.harness import System
 from tests.valkey import free_port
@@ -52,6 +53,26 @@ async def test_a_task_that_was_enqueued_before_is_left_as_it_is(system: System) 
     await system.orchestrator.enqueue_task(PLAIN, task)
     types = await system.types(task.id)
     assert types == ["run_enqueued", "run_started", "agent_output", "run_completed"]
+
+
+async def test_a_known_id_is_answered_with_the_stored_task(system: System, caplog: pytest.LogCaptureFixture) -> None:
+    other = Agent(name="other", model=ScriptedModel([say("done")]))
+
+    def named(agent: Agent, owner_id: str, query: str) -> Task[AgentContext]:
+        return replace(agent.create_task(owner_id, AgentContext(query=query)), id="order-1")
+
+    first = await system.orchestrator.enqueue_task(PLAIN, named(PLAIN, "ann", "q"))
+    assert (first.status, first.payload.query) == ("queued", "q")
+    await system.orchestrator.enqueue_task(PLAIN, named(PLAIN, "ann", "q"))
+    assert "order-1" not in caplog.text
+    again = await system.orchestrator.enqueue_task(other, named(other, "bob", "p"))
+    assert (again.id, again.agent, again.owner_id, again.status) == ("order-1", PLAIN.name, "ann", "queued")
+    [told] = [message for message in caplog.messages if "order-1" in message]
+    assert "it is stored already (queued), with another agent and another owner_id and another payload" in told
+    await system.start(PLAIN)
+    await system.reaches("order-1", "completed")
+    ended = await system.orchestrator.enqueue_task(PLAIN, named(PLAIN, "ann", "q"))
+    assert (ended.status, ended.payload.output, ended.pickups) == ("completed", "done", 1)
 
 
 async def test_what_cannot_be_enqueued_is_refused_and_nothing_is_stored(system: System) -> None:

@@ -11,13 +11,14 @@ import re
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Collection
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from redis.exceptions import ResponseError
 
 from factorial._core.json import load_json
 from factorial.errors import ConfigError
-from factorial.events import EventType, QueueEvent
+from factorial.events import CATALOGUE, EventType, QueueEvent
 from factorial.mailbox.script import Scripts
 from factorial.mailbox.transport.listener import Listener
 
@@ -66,6 +67,8 @@ class EventFilter:
     ) -> None:
         self.task_ids: frozenset[str] | None = _as_set("task_ids", task_ids)
         self.event_types: frozenset[str] | None = _as_set("event_types", event_types)
+        for name in (self.event_types or frozenset()) - CATALOGUE.keys():
+            _warn_of_unknown(name)
         try:
             self.pattern: re.Pattern[str] | None = re.compile(event_pattern) if event_pattern is not None else None
         except re.error as invalid:
@@ -87,6 +90,16 @@ def _as_set(name: str, values: Collection[str] | None) -> frozenset[str] | None:
     if isinstance(values, str):
         raise ConfigError(f"{name}={values!r}: give a list of strings")
     return frozenset(values)
+
+
+@lru_cache(maxsize=1000)
+def _warn_of_unknown(event_type: str) -> None:
+    """Once for each name: a page that reconnects subscribes with the same names again."""
+    _logger.warning(
+        "event_types has %.200r, which Factorial does not publish: it selects only events of your own by this name; "
+        "docs/reference/events.md lists the types",
+        event_type,
+    )
 
 
 async def subscribe(
