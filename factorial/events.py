@@ -68,6 +68,7 @@ class EventType(StrEnum):
     BATCH_PROGRESS = "batch_progress"
     BATCH_COMPLETED = "batch_completed"
     BATCH_CANCELLED = "batch_cancelled"
+    COMPLETION_RETRACTED = "completion_retracted"
     TOOL_PROGRESS = "tool_progress"
     SUBSCRIPTION_GAP = "subscription_gap"
 
@@ -147,7 +148,12 @@ CATALOGUE: Mapping[str, CatalogueEntry] = MappingProxyType({
         ("turn", "data.limit", "data.tokens", "data.messages_left_out", "data.messages_sent"),
     ),
     "progress_update_completion_chunk": CatalogueEntry(
-        "a piece of a streamed answer has arrived; this event is not stored", ("turn", "data")
+        "a piece of a streamed answer has arrived; this event is not stored",
+        ("turn", "metadata.attempt", "metadata.pickups", "data"),
+    ),
+    EventType.COMPLETION_RETRACTED: CatalogueEntry(
+        "the pieces of this turn that were published before are void: another attempt at the streamed answer begins",
+        ("turn", "data.attempt", "data.pickups"),
     ),
     EventType.SUBSCRIPTION_GAP: CatalogueEntry(
         "this subscriber missed events that are no longer stored", ("data.after", "data.lost_up_to")

@@ -20,6 +20,7 @@ from factorial.agent.lifecycle.calls import as_step
 from factorial.agent.lifecycle.conversion import converted
 from factorial.agent.lifecycle.guard import Guard
 from factorial.agent.lifecycle.inline import InlineRun, run_inline
+from factorial.agent.lifecycle.progress import metadata
 from factorial.agent.lifecycle.steps import current_frame
 from factorial.agent.lifecycle.turn import take_turn
 from factorial.agent.lifecycle.window import fit_window
@@ -356,6 +357,7 @@ class BaseAgent(Generic[ContextType]):
         execution_ctx, frame = ExecutionContext.current(), current_frame()
         if frame is None:
             return
+        frame.state.has_loose_pieces = True
         await frame.state.host.publish_live(
             AgentEvent(
                 event_type="progress_update_completion_chunk",
@@ -363,6 +365,7 @@ class BaseAgent(Generic[ContextType]):
                 owner_id=execution_ctx.owner_id,
                 agent_name=execution_ctx.agent_name,
                 turn=frame.state.context.turn,
+                metadata=metadata(execution_ctx, frame.state.context.turn),
                 data=chunk.model_dump(exclude_unset=True, warnings=False),
             )
         )

@@ -31,7 +31,7 @@ from factorial import (
     gpt_41,
     publish_progress,
 )
-from factorial.errors import ConfigError, InactiveTaskError
+from factorial.errors import ConfigError, InactiveTaskError, InvalidLLMResponseError
 from factorial.events import CATALOGUE, MAX_EVENT_DATA
 from factorial.mailbox.operations.lease import Cause
 from factorial.testing import call, calls, say
@@ -187,8 +187,16 @@ async def _works_fails_and_streams(system: System, agent: Agent, llmock: LLMock)
         with pytest.raises(ZeroDivisionError):
             await execution_ctx.step("divide", lambda: 1 // 0)
 
-    narrow = Agent(name="narrow", model=gpt_41, stream=True, context_window_limit=1_000, on_run_start=take_steps)
-    llmock.reply("One two three.")
+    class Choosy(Agent):
+        rejected = False
+
+        def validate_completion(self, agent_ctx: AgentContext, response: Any) -> None:
+            if not self.rejected:
+                self.rejected = True
+                raise InvalidLLMResponseError("try again")
+
+    narrow = Choosy(name="narrow", model=gpt_41, stream=True, context_window_limit=1_000, on_run_start=take_steps)
+    llmock.reply("One two.").reply("One two three.")
     await system.start(narrow)
     messages = [{"role": ("user", "assistant")[n % 2], "content": "word " * 300} for n in range(10)]
     await system.ended(await system.submit(narrow, AgentContext(query="Well?", messages=messages)), 30)

@@ -87,6 +87,8 @@ class Activation(Generic[ContextType]):
         self.state: RunState[ContextType] = RunState(
             agent, context, execution_ctx, host, picked_up.started_at, picked_up.deferred_for, context.turn
         )
+        # An earlier holder may have died, or stopped, in the middle of an answer.
+        self.state.has_loose_pieces = execution_ctx.pickups > 1 and not picked_up.awaits
         self._policy = policy
         self._awaits = picked_up.awaits
         self._is_new = picked_up.is_new

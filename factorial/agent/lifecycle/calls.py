@@ -14,13 +14,13 @@ from factorial._core.sizes import MOST_BYTES, too_large
 from factorial.agent.callbacks import call_back
 from factorial.agent.lifecycle.guard import Guard, StepCall, StepKind
 from factorial.agent.lifecycle.host import Recorded
-from factorial.agent.lifecycle.progress import Ending, Progress, showing
+from factorial.agent.lifecycle.progress import Ending, Progress, metadata, showing
 from factorial.agent.lifecycle.run_state import RunState
 from factorial.agent.lifecycle.step import Step
 from factorial.agent.lifecycle.steps import Steps, current_frame
 from factorial.context import AgentContext
 from factorial.errors import RetryableError
-from factorial.events import bounded, whole_or_size
+from factorial.events import AgentEvent, EventType, bounded, whole_or_size
 from factorial.models.answer import finish_reason, function_calls
 from factorial.models.view import completion_of, viewed
 from factorial.tools import FINAL_OUTPUT, FunctionToolActionResult
@@ -55,6 +55,7 @@ async def _take_completion(
     from openai.types.chat import ChatCompletion
 
     async def called() -> Any:
+        await _retract_loose_pieces(steps)
         response: object = await call()
         if not isinstance(response, ChatCompletion):
             return response
@@ -65,6 +66,7 @@ async def _take_completion(
         verdict = steps.state.agent.validate_completion(agent_ctx, view)
         if inspect.isawaitable(verdict):
             await verdict
+        steps.state.has_loose_pieces = False
         return view
 
     def recall(recorded: Recorded) -> ChatCompletion:
@@ -82,6 +84,23 @@ async def _take_completion(
         urgent=_calls_tools,
     )
     return await steps.take(step, agent_ctx)
+
+
+async def _retract_loose_pieces(steps: Steps) -> None:
+    """Announce that pieces of an unfinished answer, which may have been published before, are void."""
+    state = steps.state
+    if not state.has_loose_pieces:
+        return
+    state.has_loose_pieces = False
+    if state.agent.stream:
+        about = metadata(state.execution_ctx, state.context.turn)
+        event = AgentEvent(
+            event_type=EventType.COMPLETION_RETRACTED,
+            turn=state.context.turn,
+            metadata=about,
+            data={"attempt": about["attempt"], "pickups": about["pickups"]},
+        )
+        await state.execution_ctx.events.publish_event(event)
 
 
 def _record_completion(response: "ChatCompletion") -> Recorded:

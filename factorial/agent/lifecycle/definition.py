@@ -42,6 +42,7 @@ class AgentDefinition(Spawnable, Protocol[ContextType]):
     final_output: FunctionTool | None
     max_turns: int | None
     output_retries: int
+    stream: bool
     incomplete_answers: Literal["error", "mark"]
     guards: Sequence[Guard]
     on_run_start: Callback

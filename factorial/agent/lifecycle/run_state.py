@@ -25,3 +25,5 @@ class RunState(Generic[ContextType]):
     """Seconds since the task was deferred first, without a finished step in between; None if it cannot be deferred."""
     turn: int = 0
     """The turn that is being taken, or was taken last. `context.turn` counts finished turns."""
+    has_loose_pieces: bool = False
+    """Pieces of an answer may have been published that is not finished: of a broken attempt, here or elsewhere."""
