@@ -42,7 +42,7 @@ class AgentContext(BaseModel):
     )
 
     query: str
-    """What the user asks. It becomes the first user message of the run."""
+    """What the user asks. It becomes the first user message of the run, and may not be empty."""
     messages: list[dict[str, Any]] = []
     """The conversation in the provider's wire format, without the instructions."""
     turn: int = 0
@@ -85,10 +85,13 @@ def note_attempt(context: AgentContext, attempt: int) -> None:
 def opening_messages(context: AgentContext) -> list[dict[str, Any]]:
     """The conversation with which a run over `context` begins: its messages, and the query as the user's next one.
 
-    The messages may be those of a run that ended in the middle of a turn: open tool calls are answered.
+    The messages may be those of a run that ended in the middle of a turn: open tool calls are answered. A context that
+    has taken turns has its query among its messages already, unless it was given a new one.
     """
     messages = answered(context.messages)
-    if context.turn or not context.query:
+    if context.turn and any(
+        message.get("role") == "user" and message.get("content") == context.query for message in messages
+    ):
         return messages
     return [*messages, {"role": "user", "content": context.query}]
 

@@ -27,7 +27,7 @@ from factorial.agent.lifecycle.window import fit_window
 from factorial.agent.request import publish_trimmed, settings_for_turn
 from factorial.config import AgentWorkerConfig
 from factorial.context import AgentContext, ContextType, ExecutionContext
-from factorial.errors import ConfigError
+from factorial.errors import ConfigError, ContextError
 from factorial.events import AgentEvent
 from factorial.models import (
     DEFAULT_MODEL,
@@ -182,8 +182,17 @@ class BaseAgent(Generic[ContextType]):
         )
 
     def accepted_payload(self, payload: object) -> ContextType:
-        """`payload` as a context of this agent's class. A plain `AgentContext` is converted. Raises `ContextError`."""
-        return converted(payload, self.context_class, self.name)
+        """`payload` as a context of this agent's class. A plain `AgentContext` is converted.
+
+        Raises `ContextError` if that is not possible, and for an empty query.
+        """
+        accepted = converted(payload, self.context_class, self.name)
+        if not accepted.query:
+            raise ContextError(
+                f"agent {self.name!r}: the query is empty: give the user's next message as query, and what was said "
+                "before it as messages"
+            )
+        return accepted
 
     async def run_inline(
         self,

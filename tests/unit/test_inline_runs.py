@@ -49,6 +49,26 @@ async def test_the_completion_has_the_output_and_the_context() -> None:
     assert completion.duration >= 0 and completion.started_at.tzinfo is not None
 
 
+async def test_a_used_context_with_a_new_query_sends_it() -> None:
+    agent = Agent(name="chatty", model=ScriptedModel(["one", "two", "three"]))
+    context = AgentContext(query="first")
+    await agent.run_inline(context)
+    context.query = "second"
+    assert (await agent.run_inline(context)).output == "two"
+    said = [(message["role"], message["content"]) for message in context.messages]
+    assert said == [("user", "first"), ("assistant", "one"), ("user", "second"), ("assistant", "two")]
+    await agent.run_inline(context)  # the same query is not asked twice
+    assert [message["content"] for message in context.messages if message["role"] == "user"] == ["first", "second"]
+
+
+async def test_an_empty_query_is_refused() -> None:
+    agent = Agent(name="chatty", model=ScriptedModel(["one"]))
+    with pytest.raises(ContextError, match="'chatty': the query is empty"):
+        await agent.run_inline(AgentContext(query=""))
+    with pytest.raises(ContextError, match="the query is empty"):
+        agent.create_task("owner", AgentContext(query="", messages=[{"role": "user", "content": "hello"}]))
+
+
 async def test_the_events_are_those_of_a_worker() -> None:
     turn = ["progress_update_run_turn_started", "progress_update_completion_started"]
     turn.append("progress_update_completion_completed")
