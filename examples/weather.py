@@ -24,6 +24,7 @@ weather_agent = Agent(
     description="Weather Assistant",
     instructions="You help users get weather information.",
     tools=[get_weather],
+    stream=True,  # the page of examples.web shows the answer while it arrives
     model=model_or(ScriptedModel([call("get_weather", city="San Francisco"), say("It is sunny, and 72°F.")])),
 )
 

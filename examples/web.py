@@ -82,6 +82,7 @@ PAGE = """<!doctype html>
 <pre></pre>
 <script>
   const user = "user123", form = document.forms[0], out = document.querySelector("pre")
+  const answers = {}  // for each task, the element with the text of the model call in flight
   let last = null
 
   function watch() {
@@ -90,6 +91,16 @@ PAGE = """<!doctype html>
     socket.onmessage = message => {
       const update = JSON.parse(message.data)
       last = update.id ?? last
+      if (update.event_type == "progress_update_completion_chunk") {
+        answers[update.task_id] ??= out.appendChild(document.createElement("i"))
+        answers[update.task_id].append(update.data.choices?.[0]?.delta?.content ?? "")
+        return
+      }
+      // The call has failed, or its text is complete: the page shows the answer when it has arrived as a whole.
+      if (["completion_retracted", "progress_update_completion_completed"].includes(update.event_type)) {
+        answers[update.task_id]?.remove()
+        delete answers[update.task_id]
+      }
       out.append(update.event_type, update.data && update.event_type == "agent_output" ? ": " + update.data : "", "\\n")
     }
     socket.onclose = () => setTimeout(watch, 1000)  // continue after the last event received

@@ -152,7 +152,8 @@ CATALOGUE: Mapping[str, CatalogueEntry] = MappingProxyType({
         ("turn", "metadata.attempt", "metadata.pickups", "data"),
     ),
     EventType.COMPLETION_RETRACTED: CatalogueEntry(
-        "the pieces of this turn that were published before are void: another attempt at the streamed answer begins",
+        "the pieces of this turn that were published before are void: their model call has failed, or was cut off with "
+        "its process",
         ("turn", "data.attempt", "data.pickups"),
     ),
     EventType.SUBSCRIPTION_GAP: CatalogueEntry(

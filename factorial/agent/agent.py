@@ -16,7 +16,7 @@ from factorial.agent.callbacks import Callback, checked_callback
 from factorial.agent.checks import check_options, checked_name, checked_tools, output_tool
 from factorial.agent.compat import own_conversation, warn_of_dropped_hooks
 from factorial.agent.completion import RunCompletion, TurnCompletion
-from factorial.agent.lifecycle.calls import as_step
+from factorial.agent.lifecycle.calls import as_step, retract_loose_pieces
 from factorial.agent.lifecycle.conversion import converted
 from factorial.agent.lifecycle.guard import Guard
 from factorial.agent.lifecycle.inline import InlineRun, run_inline
@@ -248,7 +248,10 @@ class BaseAgent(Generic[ContextType]):
             call_ids=call_ids(agent_ctx.messages),
             answers=answers,
         )
-        return await complete(client.with_keys(model), request, self._publish_chunk if self.stream else None)
+        if not self.stream:
+            return await complete(client.with_keys(model), request)
+        # The call itself asks again, or another model: what the failed one has sent is void at once.
+        return await complete(client.with_keys(model), request, self._publish_chunk, retract_loose_pieces)
 
     def validate_completion(self, agent_ctx: ContextType, response: "ChatCompletion") -> Awaitable[None] | None:
         """Called with the model's answer. What an override raises, plain or async, makes the model call a failed one,

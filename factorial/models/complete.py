@@ -10,6 +10,7 @@ import asyncio
 import logging
 import random
 import time
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -34,11 +35,17 @@ _FIRST_PAUSE = 0.5
 """Seconds. The pause doubles after each round."""
 
 
-async def complete(model: AnyModel, request: ModelRequest, on_chunk: OnChunk | None = None) -> "ChatCompletion":
+async def complete(
+    model: AnyModel,
+    request: ModelRequest,
+    on_chunk: OnChunk | None = None,
+    on_failure: Callable[[], Awaitable[None]] | None = None,
+) -> "ChatCompletion":
     """The answer to `request`, as `view` makes it of what the provider sent.
 
     Raises the `ModelError` of the model. If several models failed, the error names all of them; it is one that is worth
-    a later retry, if any of them is. What `on_chunk` raises passes through.
+    a later retry, if any of them is. What `on_chunk` raises passes through. `on_failure` is called when a model has
+    failed: the chunks that it has sent belong to no answer.
     """
     candidates = _models(model)
     request = replace(request, messages=ready(request.messages))
@@ -54,6 +61,8 @@ async def complete(model: AnyModel, request: ModelRequest, on_chunk: OnChunk | N
                 _logger.debug(
                     "model call failed: %s", error, extra=task_fields()
                 )  # the last error is in the task's log
+                if on_failure is not None:
+                    await on_failure()
         candidates = tuple(candidate for candidate in candidates if worth_another_try(failures[candidate]))
         pause = _pause(round_number, [failures[candidate] for candidate in candidates])
         if not candidates or round_number == _ROUNDS - 1 or time.monotonic() - started + pause > request.timeout:

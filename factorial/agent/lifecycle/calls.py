@@ -29,7 +29,7 @@ from factorial.tools.output import failure, within_limit
 if TYPE_CHECKING:
     from openai.types.chat import ChatCompletion, ChatCompletionMessageToolCall
 
-__all__ = ["as_step", "publish_late_result", "tool_message"]
+__all__ = ["as_step", "publish_late_result", "retract_loose_pieces", "tool_message"]
 
 
 def as_step(name: str, method: Callable[..., Any]) -> Callable[..., Any]:
@@ -55,7 +55,7 @@ async def _take_completion(
     from openai.types.chat import ChatCompletion
 
     async def called() -> Any:
-        await _retract_loose_pieces(steps)
+        await retract_loose_pieces()
         response: object = await call()
         if not isinstance(response, ChatCompletion):
             return response
@@ -86,11 +86,12 @@ async def _take_completion(
     return await steps.take(step, agent_ctx)
 
 
-async def _retract_loose_pieces(steps: Steps) -> None:
+async def retract_loose_pieces() -> None:
     """Announce that pieces of an unfinished answer, which may have been published before, are void."""
-    state = steps.state
-    if not state.has_loose_pieces:
+    frame = current_frame()
+    if frame is None or not frame.state.has_loose_pieces:
         return
+    state = frame.state
     state.has_loose_pieces = False
     if state.agent.stream:
         about = metadata(state.execution_ctx, state.context.turn)
