@@ -93,7 +93,7 @@ PAGE = """<!doctype html>
       last = update.id ?? last
       if (update.event_type == "progress_update_completion_chunk") {
         answers[update.task_id] ??= out.appendChild(document.createElement("i"))
-        answers[update.task_id].append(update.data.choices?.[0]?.delta?.content ?? "")
+        answers[update.task_id].append(update.data.text)
         return
       }
       // The call has failed, or its text is complete: the page shows the answer when it has arrived as a whole.

@@ -83,8 +83,10 @@ class CatalogueEntry:
     """Its fields in addition to those of `BaseEvent`. `data.delay` is the key `delay` of its `data`."""
 
 
-def _progress(name: str, what: str, result: tuple[str, ...] = ()) -> dict[str, CatalogueEntry]:
-    about = ("turn", "data.args", "data.kwargs", "data.context")
+def _progress(
+    name: str, what: str, result: tuple[str, ...] = (), more: tuple[str, ...] = ()
+) -> dict[str, CatalogueEntry]:
+    about = ("turn", "data.args", "data.kwargs", "data.context", *more)
     return {
         f"progress_update_{name}_started": CatalogueEntry(f"{what} begins", about),
         f"progress_update_{name}_completed": CatalogueEntry(f"{what} was completed", about + result),
@@ -134,9 +136,12 @@ CATALOGUE: Mapping[str, CatalogueEntry] = MappingProxyType({
         "all tasks of a batch have ended, because the batch or its parent was cancelled", _BATCH
     ),
     **_progress("run_turn", "a turn"),
-    **_progress("completion", "a model call", ("data.result",)),
+    **_progress("completion", "a model call", ("data.result", "data.text")),
     **_progress(
-        "tool_action", "a tool call", ("data.result.tool_call", "data.result.output_data", "data.result.output_str")
+        "tool_action",
+        "a tool call",
+        ("data.result.tool_call", "data.result.output_data", "data.result.output_str"),
+        ("data.tool_name", "data.tool_call_id", "data.arguments"),
     ),
     **_progress("step", "a call that the agent's code made by `execution_ctx.step`", ("data.result",)),
     EventType.TOOL_PROGRESS: CatalogueEntry(

@@ -24,7 +24,7 @@ from factorial.agent.lifecycle.progress import metadata
 from factorial.agent.lifecycle.steps import current_frame
 from factorial.agent.lifecycle.turn import take_turn
 from factorial.agent.lifecycle.window import fit_window
-from factorial.agent.request import publish_trimmed, settings_for_turn
+from factorial.agent.request import publish_trimmed, settings_for_turn, with_text
 from factorial.config import AgentWorkerConfig
 from factorial.context import AgentContext, ContextType, ExecutionContext
 from factorial.errors import ConfigError, ContextError
@@ -378,7 +378,7 @@ class BaseAgent(Generic[ContextType]):
                 agent_name=execution_ctx.agent_name,
                 turn=frame.state.context.turn,
                 metadata=metadata(execution_ctx, frame.state.context.turn),
-                data=chunk.model_dump(exclude_unset=True, warnings=False),
+                data=with_text(chunk.model_dump(exclude_unset=True, warnings=False)),
             )
         )
 

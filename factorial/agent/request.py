@@ -1,4 +1,4 @@
-"""The request of a model call: its settings in the present turn, and the event about what it leaves out.
+"""The request of a model call: its settings in the present turn, and what its events show.
 
 Called by the agent's `completion`.
 """
@@ -13,7 +13,7 @@ from factorial.events import AgentEvent, EventType
 from factorial.models import ResolvedModelSettings
 from factorial.tools import FINAL_OUTPUT
 
-__all__ = ["publish_trimmed", "settings_for_turn"]
+__all__ = ["publish_trimmed", "settings_for_turn", "with_text"]
 
 
 def settings_for_turn(
@@ -55,3 +55,9 @@ async def publish_trimmed(limit: int, fitted: Fitted) -> None:
             },
         )
     )
+
+
+def with_text(chunk: dict[str, Any]) -> dict[str, Any]:
+    """A chunk as its event shows it: what the provider sent, and as `text` what it adds to the answer."""
+    deltas = [choice.get("delta") or {} for choice in chunk.get("choices") or ()]
+    return {**chunk, "text": "".join(part for delta in deltas if isinstance(part := delta.get("content"), str))}

@@ -21,7 +21,7 @@ def text_shown(events: list[AgentEvent]) -> str:
     done, streamed = "", ""
     for event in events:
         if event.event_type == CHUNK:
-            streamed += event.data["choices"][0]["delta"].get("content") or ""
+            streamed += event.data["text"]
         elif event.event_type == "completion_retracted":
             streamed = ""
         elif event.event_type == "progress_update_completion_completed":

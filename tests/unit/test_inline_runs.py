@@ -92,6 +92,22 @@ async def test_an_async_handler_finds_the_tool_and_its_arguments() -> None:
     assert called == [("lookup", {"city": "Rome"})]
 
 
+async def test_events_have_the_parts_of_a_call_and_the_text() -> None:
+    heard: list[BaseEvent] = []
+    script = ScriptedModel([call("lookup", city="Rome"), say("Sunny in Rome")])
+    agent = Agent(name="weather", tools=[lookup], stream=True, model=script)
+    await agent.run_inline(AgentContext(query="q"), event_handler=heard.append)
+    data = [(event.event_type, event.data) for event in heard if isinstance(event, AgentEvent)]
+    called = [shown for kind, shown in data if kind.startswith("progress_update_tool_action")]
+    assert [(one["tool_name"], one["tool_call_id"], one["arguments"]) for one in called] == [
+        ("lookup", "call_0_0", {"city": "Rome"})
+    ] * 2
+    texts = [shown["text"] for kind, shown in data if kind == "progress_update_completion_completed"]
+    assert texts == ["", "Sunny in Rome"]
+    pieces = [shown["text"] for kind, shown in data if kind == "progress_update_completion_chunk"]
+    assert "".join(pieces) == "Sunny in Rome"
+
+
 async def test_a_failure_is_published_with_its_error() -> None:
     class Failing(Agent):
         async def completion(self, agent_ctx: AgentContext, messages: list[dict[str, Any]]) -> Any:

@@ -4,6 +4,7 @@ each is the step.
 
 import inspect
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import fields, replace
 from functools import wraps
 from typing import TYPE_CHECKING, Any
@@ -128,7 +129,8 @@ def _end_of_completion(response: "ChatCompletion") -> Ending:
         "finish_reason": finish_reason(response),
         "usage": usage,
     }
-    return showing(about | ({"refusal": choice.message.refusal} if choice.message.refusal else {}))
+    shown = showing(about | ({"refusal": choice.message.refusal} if choice.message.refusal else {}))
+    return replace(shown, more={**shown.more, "text": bounded(choice.message.content or "")})
 
 
 async def _take_tool_action(
@@ -155,6 +157,7 @@ async def _take_tool_action(
             record=_record_result,
             recall=_recall_result,
             args=[about],
+            shown=_shown(about),
             ending=lambda result: _end_of_tool_action(about, result),
             urgent=lambda _: not is_last(),
             guards=(_Deferral(steps.state),),
@@ -193,6 +196,7 @@ async def publish_late_result(
     """Publish the end of a tool call whose result came after its turn was parked."""
     if ending := _end_of_tool_action(tool_call, result):
         progress = Progress(StepKind.TOOL_ACTION, state.execution_ctx, state.context, args=[tool_call])
+        progress.shown = _shown(tool_call)
         await progress.publish_end(ending)
 
 
@@ -236,6 +240,18 @@ def _end_of_tool_action(tool_call: Mapping[str, Any], result: FunctionToolAction
         return Ending(result.error)
     about = bounded({"tool_call": tool_call, "output_str": result.output_str})
     return Ending(more={"result": about | {"output_data": whole_or_size(result.output_data)}})
+
+
+def _shown(tool_call: Mapping[str, Any]) -> dict[str, Any]:
+    """What a page shows of a call, without taking the call apart. Arguments that are not JSON are left as text."""
+    arguments = tool_call["function"]["arguments"]
+    with suppress(ValueError):
+        arguments = load_json(arguments or "{}")
+    return {
+        "tool_name": tool_call["function"]["name"],
+        "tool_call_id": tool_call["id"],
+        "arguments": bounded(arguments),
+    }
 
 
 def _without_slashes(call_id: str) -> str:

@@ -37,7 +37,7 @@ def metadata(execution_ctx: ExecutionContext, turn: int) -> dict[str, Any]:
 
 class Progress:
     """The events about one operation of an agent. `args` and `kwargs` are what it was called with; `hidden` names what
-    is left out: `args`, `kwargs`, `context`."""
+    is left out: `args`, `kwargs`, `context`. Set `shown` to what the events show in addition."""
 
     def __init__(
         self,
@@ -50,6 +50,7 @@ class Progress:
         hidden: Collection[str] = (),
     ) -> None:
         self._operation = operation
+        self.shown: Mapping[str, Any] = {}
         self._execution_ctx = execution_ctx
         self._turn = context.turn
         about = {
@@ -69,7 +70,7 @@ class Progress:
             agent_name=execution_ctx.agent_name,
             turn=turn,
             metadata=metadata(execution_ctx, turn),
-            data={**self._about, **more},
+            data={**self._about, **self.shown, **more},
             error=error,
         )
 

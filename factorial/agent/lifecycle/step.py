@@ -5,7 +5,7 @@ Model calls (`model_call`), tool calls (`tool_call`), `on_run_start` and what th
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 from factorial.agent.lifecycle.guard import Guard, StepKind
@@ -34,6 +34,8 @@ class Step(Generic[_T]):
     args: Sequence[Any] = ()
     """The arguments of the call, as its events show them."""
     kwargs: Mapping[str, Any] | None = None
+    shown: Mapping[str, Any] = field(default_factory=dict)
+    """What its events show in addition."""
     ending: Callable[[_T], Ending | None] | None = None
     """What the last event about the call says of its result; None: the step has no events."""
     urgent: Callable[[_T], bool] = lambda _: True

@@ -115,6 +115,7 @@ class Steps:
         if step.ending is None:
             return await self._checked(step, call.key)
         progress = Progress(step.kind, call.execution_ctx, call.agent_ctx, args=step.args, kwargs=step.kwargs)
+        progress.shown = step.shown
         return await progress.follow(lambda: self._checked(step, call.key), step.ending)
 
     async def _checked(self, step: Step[_T], key: str) -> _T:
