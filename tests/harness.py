@@ -33,7 +33,8 @@ __all__ = ["Lifeline", "Process", "System", "before_the_first_step", "quick", "t
 def quick(**changes: Any) -> AgentWorkerConfig:
     """A worker's settings with short delays: one worker, fast heartbeats and retries."""
     settings: dict[str, Any] = {
-        "workers": 1, "batch_size": 10, "heartbeat_interval": 0.5, "retry_delay": 0.02, "max_retry_delay": 0.05,
+        "workers": 1, "batch_size": 10, "heartbeat_interval": 0.5, "missed_heartbeats": 3,
+        "retry_delay": 0.02, "max_retry_delay": 0.05,
     }  # fmt: skip
     return AgentWorkerConfig(**settings | changes)
 

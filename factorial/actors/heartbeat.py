@@ -44,7 +44,7 @@ class Heartbeat(Actor[None]):
             process=self._process,
             agent=self._about["agent"],
             lease=self._policy.lease,
-            patience=2 * self._policy.heartbeat_interval,
+            patience=self._policy.grace_to_register,
             about=self._about,
         )
         self._on_registered(held)

@@ -1,11 +1,14 @@
 """Reclaims what dead processes held, queues what is due, and removes ended tasks whose time to live is over.
 
+The tasks of a lost machine wait for the first, so it happens more often than the rest.
+
 Safe to run in many processes at once: each operation is one script, and does nothing twice.
 """
 
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Mapping
 
 from factorial.actors.actor import Actor, Tick
@@ -21,12 +24,17 @@ __all__ = ["Maintenance"]
 
 _logger = logging.getLogger(__name__)
 
+_RECLAIM_EVERY = 1.0
+"""Seconds between two looks at the leases; less if a whole round is due more often."""
+
 
 class Maintenance(Actor[None]):
     """One round every `interval` seconds, for one agent's queue. Reclaiming is for all agents."""
 
     def __init__(self, name: str, scripts: Scripts, agent: str, config: MaintenanceWorkerConfig) -> None:
-        super().__init__(name, config.interval * random.uniform(0.9, 1.1))
+        super().__init__(name, min(config.interval, _RECLAIM_EVERY) * random.uniform(0.9, 1.1))
+        self._pace = config.interval * random.uniform(0.9, 1.1)
+        self._next_round = time.monotonic() + self._pace
         self._scripts = scripts
         self._agent = agent
         self._config = config
@@ -41,11 +49,16 @@ class Maintenance(Actor[None]):
         }
 
     async def receive(self, message: Tick | None) -> None:
-        """One round."""
+        """Look at the leases, and take a round if it is due."""
         most = self._config.max_cleanup_batch
         taken = await lease.reclaim(self._scripts, most=most)
         if taken.go_on or taken.given_up:
             await self._tell(taken)
+        if time.monotonic() >= self._next_round:
+            await self._round(most)
+            self._next_round = time.monotonic() + self._pace
+
+    async def _round(self, most: int) -> None:
         await upkeep.promote(self._scripts, agent=self._agent)
         await cascade(self._scripts)
         for status, ttl in self._ttl.items():

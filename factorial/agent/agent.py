@@ -343,6 +343,9 @@ class BaseAgent(Generic[ContextType]):
         """Whether the model ends the run with this call."""
         return self.final_output is not None and tool_call.function.name == FINAL_OUTPUT
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(name={self.name!r})"
+
     @property
     def tool_actions(self) -> dict[str, Callable[..., Any]]:
         """The function of each tool, by the tool's name."""

@@ -25,7 +25,7 @@ class AgentWorkerConfig:
     """How many times in a row a failed turn is retried. A finished turn resets the count."""
     heartbeat_interval: Seconds = 5.0
     """Seconds between two heartbeats of a process."""
-    missed_heartbeats: Heartbeats = 3
+    missed_heartbeats: Heartbeats = 2
     """A process that misses this many heartbeats counts as dead, and its tasks are reclaimed."""
     turn_timeout: Seconds = 120.0
     """Seconds that one turn may take, model call and tools included."""
@@ -62,6 +62,12 @@ class AgentWorkerConfig:
     def lease(self) -> float:
         """Seconds without a heartbeat after which a process counts as dead."""
         return self.heartbeat_interval * self.missed_heartbeats
+
+    @property
+    def grace_to_register(self) -> float:
+        """Seconds for which a lease may be missing before the process's tasks are reclaimed. If the server has lost its
+        data, every lease is missing, and a living process registers again with its next heartbeat."""
+        return 1.5 * self.heartbeat_interval
 
 
 @settings

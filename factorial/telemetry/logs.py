@@ -35,10 +35,17 @@ _BAR = "\n    | "
 
 
 class TextFormatter(logging.Formatter):
-    """A line of text, with the name of the process."""
+    """A line of text, with the name of the process, and the id of the task that it is about or comes from."""
 
     def __init__(self, process: str) -> None:
         super().__init__(f"%(asctime)s %(levelname)-7s {process} %(name)s: %(message)s")
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # logging's name
+        """The line without a traceback. Factorial's own messages about a task contain its id already."""
+        task_id = getattr(record, "task_id", None)
+        if task_id and str(task_id) not in record.message:
+            record.message = f"task {task_id}: {record.message}"
+        return super().formatMessage(record)
 
     def format(self, record: logging.LogRecord) -> str:
         """The line. Further lines, such as a traceback, begin with a bar."""

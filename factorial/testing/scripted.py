@@ -56,12 +56,17 @@ def calls(*replies: Reply) -> Reply:
     return Reply(text, tuple(one for reply in replies for one in reply.tool_calls))
 
 
+_Script = Callable[[_Messages], Reply | str]
+_Element = Reply | str | _Script
+
+
 class ScriptedModel(Model):
     """A model that plays a script. It is not a language model, and needs no key.
 
     Parameters:
-        replies: a list of replies, or a function of the messages that returns one. The function may raise a
-            `ModelError`, to test how an agent behaves when a call fails. A `str` is a reply with that text.
+        replies: a list of replies, or a function of the messages that returns one. An element of the list may be such a
+            function, too. It may raise a `ModelError`, to test how an agent behaves when a call fails. A `str` is a
+            reply with that text.
         delay: seconds that each answer takes.
         name: the model's name, in events and logs.
         context_window: tokens.
@@ -69,12 +74,12 @@ class ScriptedModel(Model):
     Raises `ConfigError` for anything else. A call raises `ModelRefusedError` if the list has no more replies.
     """
 
-    replies: Sequence[Reply | str] | Callable[[_Messages], Reply | str]
+    replies: Sequence[_Element] | _Script
     delay: float
 
     def __init__(
         self,
-        replies: Sequence[Reply | str] | Callable[[_Messages], Reply | str],
+        replies: Sequence[_Element] | _Script,
         *,
         delay: float = 0.0,
         name: str = "scripted",
@@ -85,6 +90,12 @@ class ScriptedModel(Model):
                 f"ScriptedModel: {replies!r} is not a script: pass a list such as [say('hello')], "
                 "or a function of the messages"
             )
+        for position, element in enumerate(() if callable(replies) else replies):
+            if not isinstance(element, str | Reply) and not callable(element):
+                raise ConfigError(
+                    f"ScriptedModel: element {position} is {element!r}: use say(...), call(...), calls(...), a str, or "
+                    "a function of the messages"
+                )
         super().__init__(name, _PROVIDER, name, context_window)
         object.__setattr__(self, "replies", replies)  # a Model is frozen
         object.__setattr__(self, "delay", delay)
@@ -106,14 +117,17 @@ class ScriptedModel(Model):
         if number is None:
             number = sum(message.get("role") == "assistant" for message in request.messages)
         if callable(self.replies):
-            reply = self.replies(request.messages)
+            chosen: _Element = self.replies
         elif number < len(self.replies):
-            reply = self.replies[number]
+            chosen = self.replies[number]
         else:
             raise ModelRefusedError(
                 f"{self.name}: the script has {len(self.replies)} replies, and the conversation asks for number "
                 f"{number + 1}: add one, or let the agent end with the last (a reply without tool calls)"
             )
+        reply = chosen(request.messages) if callable(chosen) else chosen
+        if not isinstance(reply, str | Reply):
+            raise ModelRefusedError(f"{self.name}: the script's function returned {reply!r}: return a Reply or a str")
         return number, say(reply) if isinstance(reply, str) else reply
 
 

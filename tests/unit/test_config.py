@@ -42,7 +42,7 @@ def test_every_setting_has_a_default(cls: type) -> None:
 def test_the_documented_names_of_a_worker() -> None:
     config = AgentWorkerConfig(workers=2, batch_size=3, max_retries=0, heartbeat_interval=1, turn_timeout=9)
     assert (config.workers, config.batch_size, config.max_retries, config.turn_timeout) == (2, 3, 0, 9.0)
-    assert config.lease == 3.0
+    assert config.lease == 2.0
 
 
 def test_the_documented_names_of_maintenance() -> None:

@@ -381,3 +381,7 @@ async def test_an_event_without_ids_gets_those_of_its_task() -> None:
     notes = [(one.task_id, one.owner_id, one.agent_name) for one in heard if one.event_type == "note"]
     assert notes == [ids for task_id in task_ids for ids in ((task_id, "inline", "a"), (task_id, "ada", "b"))]
     assert note.task_id is None and task_ids[0] != task_ids[1]
+
+
+def test_an_agent_says_its_name() -> None:
+    assert repr(Agent(name="shop", model=ScriptedModel(["one"]))) == "Agent(name='shop')"

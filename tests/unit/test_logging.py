@@ -132,6 +132,32 @@ def test_text_lines_have_the_same_content(as_text: Log) -> None:
     assert "WARNING w.1 factorial.task: " in as_text.text
 
 
+async def test_each_text_line_within_a_task_has_its_id(as_text: Log) -> None:
+    """Those of the user's code, in a plain tool and in an async one, and those of libraries."""
+    mine = logging.getLogger("shop")
+
+    def plain() -> str:
+        """Look."""
+        mine.info("looked")
+        return "seen"
+
+    async def listen() -> str:
+        """Listen."""
+        mine.info("heard %d things", 2)
+        return "heard"
+
+    mine.info("before")
+    agent = Agent(name="a", tools=[plain, listen], model=ScriptedModel([call("plain"), call("listen"), say("done")]))
+    completion = await agent.run_inline(AgentContext(query="go"))
+    lines = [line.partition(" shop: ")[2] for line in as_text.text.splitlines() if " shop: " in line]
+    [looked, heard] = lines[1:]
+    assert lines[0] == "before"
+    assert looked.startswith("task ") and looked.endswith(": looked")
+    task_id = looked.removeprefix("task ").removesuffix(": looked")
+    assert heard == f"task {task_id}: heard 2 things"
+    assert completion.output == "done" and f"task {task_id} of a for inline: completed" in as_text.text
+
+
 @pytest.mark.parametrize(("age", "shown"), [(0.0, "0"), (7.26, "7.26"), (999.4, "999"), (86400.0, "86400")])
 def test_durations_count_from_the_enqueueing(
     as_text: Log, monkeypatch: pytest.MonkeyPatch, age: float, shown: str

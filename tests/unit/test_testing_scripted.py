@@ -109,3 +109,26 @@ def test_what_is_not_a_script_is_rejected(wrong: Any) -> None:
 def test_it_says_that_it_is_not_a_language_model() -> None:
     assert "not a language model" in repr(ScriptedModel([])) and "not a language model" in (ScriptedModel.__doc__ or "")
     assert ScriptedModel(["a"]) != ScriptedModel(["a"])
+
+
+@pytest.mark.parametrize("wrong", [None, 5, ["say"], {"text": "x"}])
+def test_an_element_that_cannot_be_played_is_rejected_when_the_model_is_made(wrong: Any) -> None:
+    with pytest.raises(ConfigError, match="ScriptedModel: element 1 is "):
+        ScriptedModel(["fine", wrong])
+
+
+async def test_an_element_may_be_a_function_of_the_messages() -> None:
+    def fail(messages: Any) -> str:
+        raise ModelRefusedError("not today")
+
+    agent = Agent(name="a", model=ScriptedModel([lambda messages: say(f"{len(messages)} heard"), fail]))
+    completion = await agent.run_inline(AgentContext(query="go"))
+    assert completion.output == "1 heard"
+    with pytest.raises(ModelRefusedError, match="not today"):
+        await agent.run_inline(AgentContext(query="again", messages=completion.context.messages))
+
+
+async def test_a_function_that_returns_no_reply_is_an_error() -> None:
+    agent = Agent(name="a", model=ScriptedModel(lambda messages: None))  # type: ignore[arg-type,return-value]
+    with pytest.raises(ModelRefusedError, match="returned None: return a Reply or a str"):
+        await agent.run_inline(AgentContext(query="go"))

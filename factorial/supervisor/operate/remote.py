@@ -19,6 +19,8 @@ from factorial.mailbox.supervisors.reports import LOST_AFTER, Report, read_all
 from factorial.mailbox.transport.blocking import BlockingConnection
 from factorial.mailbox.views.deferred import Deferred, read_deferred
 from factorial.mailbox.views.queues import PlaceCounts, read_queues
+from factorial.mailbox.views.server_memory import Memory, read_memory
+from factorial.mailbox.views.unserved import read_unserved
 from factorial.mailbox.visit import Visit, visiting
 from factorial.supervisor.operate.status import Subject, draw, span
 from factorial.supervisor.operate.verbs import USAGE
@@ -46,6 +48,9 @@ class Status:
     supervisors: Sequence[Report]
     queues: Mapping[str, PlaceCounts]
     deferred: Mapping[str, Deferred]
+    unserved: Sequence[str]
+    """Agents that have queued tasks, and that no process and none of the supervisors serves."""
+    memory: Memory
     missing: SupervisionError | None
     """The error to raise if there is no such supervisor."""
 
@@ -57,8 +62,11 @@ class Status:
     def as_text(self) -> str:
         """A table per supervisor, and one of the queues. The queues are shown also if no supervisor is known."""
         subjects = [Subject(one.content, one.age, one.is_lost) for one in self.supervisors]
-        waits = {agent: f"{one.tasks} deferred: {one.error}" for agent, one in self.deferred.items()}
-        return draw(subjects, self.queues, waits)
+        notes = [(agent, f"{one.tasks} deferred: {one.error}") for agent, one in self.deferred.items()]
+        notes += [(agent, "tasks wait, and no runner serves this agent: start one") for agent in self.unserved]
+        if warning := self.memory.warning:
+            notes.append(("the server", warning))
+        return draw(subjects, self.queues, notes)
 
     def as_json(self) -> dict[str, Any]:
         """Everything, as plain data."""
@@ -66,6 +74,8 @@ class Status:
             "supervisors": [{**one.content, "age": one.age, "lost": one.is_lost} for one in self.supervisors],
             "queues": {agent: dict(counts) for agent, counts in self.queues.items()},
             "deferred": {agent: asdict(one) for agent, one in self.deferred.items()},
+            "unserved": list(self.unserved),
+            "memory": asdict(self.memory),
         }
 
 
@@ -136,9 +146,13 @@ async def read_status(redis: RedisConfig, selection: Selection) -> Status:
         known = await _known(visit)
         chosen = [one for one in known if selection.name in ("", one.name)]
         agents = [agent for one in chosen for agent in _agents(one.content.get("tree"))]
-        queues = await read_queues(visit.scripts, agents)
+        served = {agent for one in known if not one.is_lost for agent in _agents(one.content.get("tree"))}
+        unserved = sorted(await read_unserved(visit.scripts) - served)
+        queues = await read_queues(visit.scripts, [*agents, *unserved])
         deferred = await read_deferred(visit.scripts, queues)
-    return Status(chosen, queues, deferred, None if chosen else _not_found(selection, known, visit.place))
+        memory = await read_memory(visit.scripts)
+    missing = None if chosen else _not_found(selection, known, visit.place)
+    return Status(chosen, queues, deferred, unserved, memory, missing)
 
 
 @asynccontextmanager

@@ -41,20 +41,21 @@ class Subject:
 
 
 def draw(
-    subjects: Sequence[Subject], queues: Mapping[str, Mapping[str, int]], waits: Mapping[str, str] | None = None
+    subjects: Sequence[Subject], queues: Mapping[str, Mapping[str, int]], notes: Sequence[tuple[str, str]] = ()
 ) -> str:
     """The text for all supervisors and the queues.
 
     `queues`: for each agent its numbers of tasks, by the name of the column. All agents have the same columns.
-    `waits`: for some agents, what their tasks wait for that is not here.
+    `notes`: what else an operator should know, each with its subject, such as an agent.
     """
     blocks = [_supervisor(subject) for subject in subjects]
+    marked = [part for subject, note in sorted(notes) for part in _wrapped(f"! {_text(subject)}: {_text(note)}")]
     if queues:
         columns = tuple(name.upper() for name in next(iter(queues.values())))
         rows = [(f"  {_text(agent)}", *map(str, counts.values())) for agent, counts in sorted(queues.items())]
-        notes = [f"! {_text(agent)}: {_text(what)}" for agent, what in sorted((waits or {}).items())]
-        wrapped = [part for note in notes for part in _wrapped(note)]
-        blocks.append([*_table(("  QUEUE", *columns), rows, to_the_right=columns), *wrapped])
+        blocks.append([*_table(("  QUEUE", *columns), rows, to_the_right=columns), *marked])
+    elif marked:
+        blocks.append(marked)
     return "\n\n".join("\n".join(_fitted(line) for line in block) for block in blocks)
 
 

@@ -109,7 +109,7 @@ async def run_system(
 
 def _warn(runners: Runners) -> None:
     for name, runner in runners.items():
-        lost_after = runner.worker.lease + 2 * runner.worker.heartbeat_interval
+        lost_after = runner.worker.lease + runner.worker.grace_to_register
         if runner.health.blocked_after > lost_after:
             _logger.warning(
                 "%s: a process with a blocked event loop loses its tasks to other processes after %g s, and is killed "
