@@ -24,7 +24,7 @@ __all__ = ["Maintenance"]
 
 _logger = logging.getLogger(__name__)
 
-_RECLAIM_EVERY = 1.0
+_RECLAIM_EVERY = 0.5
 """Seconds between two looks at the leases; less if a whole round is due more often."""
 
 

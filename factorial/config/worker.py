@@ -84,7 +84,7 @@ class MaintenanceWorkerConfig:
     """How tasks are reclaimed from dead processes, and how ended tasks are removed."""
 
     interval: Seconds = 10.0
-    """Seconds between two rounds."""
+    """Seconds between two rounds of removing ended tasks. Leases are looked at twice a second, or as often as this."""
     workers: Count = 1
     """Maintenance actors in each process. One is enough; several may run a round at the same time safely."""
     task_ttl: TaskTTLConfig = field(default_factory=TaskTTLConfig)

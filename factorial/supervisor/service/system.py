@@ -114,7 +114,7 @@ def _warn(runners: Runners) -> None:
             _logger.warning(
                 "%s: a process with a blocked event loop loses its tasks to other processes after %g s, and is killed "
                 "only after %g s. So a task that blocks can block several processes. Make blocked_after shorter than "
-                "heartbeat_interval * (missed_heartbeats + 2)",
+                "heartbeat_interval * (missed_heartbeats + 1.5)",
                 name, lost_after, runner.health.blocked_after,
             )  # fmt: skip
 
