@@ -17,6 +17,7 @@ from factorial.mailbox.keys import Keys
 from factorial.mailbox.script import Scripts
 from factorial.mailbox.transport.address import database_of
 from factorial.mailbox.transport.connection import Connection
+from factorial.mailbox.transport.server import check_version
 
 __all__ = ["Visit", "visiting"]
 
@@ -45,6 +46,7 @@ async def visiting(redis: RedisConfig) -> AsyncIterator[Visit]:
         redis = replace(redis, url=url)
         connection = await Connection.open(redis)
         try:
+            await check_version(connection, url_shown=place)
             keys = Keys(redis.namespace, database_of(redis.url))
             yield Visit(Scripts(connection, keys, {}), redis, place)
         finally:

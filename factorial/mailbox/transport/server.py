@@ -7,7 +7,7 @@ from redis.exceptions import ResponseError
 from factorial.errors import MailboxRefusedError
 from factorial.mailbox.transport.commands import Commands
 
-__all__ = ["check_server"]
+__all__ = ["check_server", "check_version"]
 
 _OLDEST = (7, 0)
 
@@ -33,6 +33,15 @@ async def check_server(commands: Commands, *, url_shown: str, settings: bool = T
     if info.get("aof_enabled") == "0" and (risk := await _risk_without_log(commands, settings)):
         return [f"{url_shown} {risk}. Fix it with: CONFIG SET appendonly yes, then CONFIG REWRITE to make it permanent"]
     return []
+
+
+async def check_version(commands: Commands, *, url_shown: str) -> None:
+    """Raise `MailboxRefusedError` if the server is too old. One that does not let us read INFO is taken as it is."""
+    try:
+        info = _parse(await commands.execute("INFO", "server"))
+    except (ResponseError, MailboxRefusedError):
+        return
+    _check_version(info, url_shown)
 
 
 def _parse(info: bytes) -> dict[str, str]:
