@@ -22,7 +22,7 @@ from tests.harness import System, quick
 LARGE = "x" * 5_000_000
 LARGE_TASKS = long_or_short(20, 2)
 TURNS = 6
-SMALL_BYTES = 20_000
+SMALL_BYTES = 40_000
 """More than a turn without anything large sends or is sent."""
 
 

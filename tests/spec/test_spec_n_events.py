@@ -45,7 +45,13 @@ async def test_spec_N10_the_end_of_a_call_has_the_call_and_its_result(system: Sy
         "output_data": {"overview": "go", "steps": ["a", "b"]},
     }  # fmt: skip
     assert first["result"]["tool_call"]["function"]["name"] == "plan"
-    assert {"args", "kwargs", "context", "result"} == first.keys()
+    about_the_call = {
+        "tool_name": "plan",
+        "tool_call_id": made[0]["id"],
+        "arguments": {"overview": "go", "steps": ["a", "b"]},
+    }
+    assert first.keys() == {"args", "kwargs", "context", "result"} | about_the_call.keys()
+    assert {name: first[name] for name in about_the_call} == about_the_call
     assert by_id[made[1]["id"]]["result"]["output_data"] is None
 
 

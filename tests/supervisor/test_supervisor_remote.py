@@ -201,7 +201,9 @@ async def test_no_supervisor_is_known(operator: Operator) -> None:
     assert (code, out) == (1, "")
     assert err.startswith("factorial: no supervisor runs in namespace 't-")
     code, out, _ = await operator.says("status", "--json")
-    assert (code, json.loads(out)) == (1, {"supervisors": [], "queues": {}, "deferred": {}})
+    told = json.loads(out)
+    assert told.pop("memory")["limit"] == 0
+    assert (code, told) == (1, {"supervisors": [], "queues": {}, "deferred": {}, "unserved": []})
 
 
 async def test_status_draws_all_supervisors_and_the_queues(
