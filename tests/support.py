@@ -4,11 +4,12 @@ import asyncio
 import os
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import psutil
 
-__all__ = ["PATIENCE", "session_members", "wait_until"]
+__all__ = ["PATIENCE", "kill_session", "session_members", "wait_until"]
 
 PATIENCE = 30.0
 """Seconds after which a test stops waiting for a condition. A busy machine is slow; a test that passes does not wait
@@ -36,6 +37,13 @@ async def wait_until(condition: Callable[..., Any], timeout: float = PATIENCE, m
 def session_members(leader: int) -> list[psutil.Process]:
     """The living processes of a session, including those that have lost their parent."""
     return [process for process in psutil.process_iter() if _is_member(process, leader)]
+
+
+def kill_session(leader: int) -> None:
+    """Kill the living processes of a session. Some may end by themselves meanwhile."""
+    for process in session_members(leader):
+        with suppress(psutil.NoSuchProcess):
+            process.kill()
 
 
 def _is_member(process: psutil.Process, leader: int) -> bool:

@@ -43,7 +43,7 @@ from tests.chaos.storm_check import PROMISES, Cohort, Figures, Hit, Job, check, 
 from tests.chaos.storm_work import KINDS, Line, StormContext, call_id, opening, storm
 from tests.chaos.system import System
 from tests.redis.doctor import assert_invariants
-from tests.support import session_members, wait_until
+from tests.support import kill_session, session_members, wait_until
 from tests.valkey import ValkeyServer
 
 __all__ = ["MANY_KILLS", "Goals", "Storm", "main"]
@@ -212,8 +212,7 @@ class Storm:
             await self._finish()
         finally:
             for leader in self._leaders:  # also those that a killed supervisor has left
-                for process in session_members(leader):
-                    process.kill()
+                kill_session(leader)
             await self._system.clean_up()
 
     async def _pause(self, seconds: float) -> bool:

@@ -16,7 +16,7 @@ import psutil
 
 from factorial import Orchestrator, Task
 from tests.chaos.agents import DIARY, HarmContext, WorkContext, harm, work
-from tests.support import PATIENCE, session_members, wait_until
+from tests.support import PATIENCE, kill_session, session_members, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 OWNER = "chaos"
@@ -256,8 +256,7 @@ maintenance = {{ interval = 0.25 }}
         """Leave nothing behind, whatever a test has done."""
         await self.orchestrator.close()
         if hasattr(self, "process"):
-            for process in self.members():
-                process.kill()
+            kill_session(self.process.pid)
             await self.process.wait()
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.support import session_members, wait_until
+from tests.support import kill_session, session_members, wait_until
 
 __all__ = ["AGENTS", "ROOT", "Program"]
 
@@ -97,6 +97,5 @@ class Program:
     async def clean_up(self) -> None:
         """Leave nothing behind, whatever a test has done."""
         if self.process is not None:
-            for member in self.members():
-                member.kill()
+            kill_session(self.process.pid)
             await self.process.wait()

@@ -9,7 +9,6 @@ import dataclasses
 import inspect
 import json
 import os
-import signal
 import subprocess
 import sys
 import sysconfig
@@ -38,7 +37,7 @@ from factorial.models import DEFAULT_MODEL
 from factorial.testing import Reply, call, say
 from tests.harness import System, quick
 from tests.spec.provider import Call, Provider
-from tests.support import session_members, wait_until
+from tests.support import kill_session, wait_until
 from tests.valkey import ValkeyServer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -279,8 +278,7 @@ if __name__ == "__main__":
     def close(self) -> None:
         """End all that is left of them."""
         for machine in self.machines:
-            for member in session_members(machine.pid):
-                member.kill()
+            kill_session(machine.pid)
             machine.wait(timeout=30)
 
 
@@ -370,8 +368,7 @@ async def test_spec_I08_what_a_lost_machine_had_begun_another_one_goes_on_with(
         asked = await provider.called(60)
         process = asked.messages[-1]["content"]
         lost = one if farm.holder(one, process) else two
-        for member in session_members(lost.pid):
-            member.send_signal(signal.SIGKILL)
+        kill_session(lost.pid)
         again = await provider.called(60)
         assert again.messages == asked.messages  # the turn that was done is not taken again
         again.answer("Here.")

@@ -19,7 +19,7 @@ from llmock.pytest_plugin import LLMock
 from factorial import Agent, AgentContext, ExecutionContext, Orchestrator, deferred_result, gpt_41
 from tests.harness import System
 from tests.spec.logged import KEY, PASSWORD, desk
-from tests.support import session_members, wait_until
+from tests.support import kill_session, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 END = ("completed", "failed", "cancelled")
@@ -125,8 +125,7 @@ async def logged(tmp_path: Path, redis_url: str, namespace: str, llmock: LLMock)
     yield system
     await system.orchestrator.close()
     if hasattr(system, "process"):
-        for process in session_members(system.process.pid):
-            process.kill()
+        kill_session(system.process.pid)
         await system.process.wait()
 
 

@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from tests.supervisor.targets import read
-from tests.support import session_members, wait_until
+from tests.support import kill_session, session_members, wait_until
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -68,8 +68,7 @@ async def host(tmp_path: Path) -> AsyncIterator[Host]:
         # Multiprocessing's tracker sees the end of the supervisor, and ends a moment later.
         await wait_until(lambda: not host.members(), message="no process left")
     finally:
-        for process in host.members():
-            process.kill()
+        kill_session(host.process.pid)
         await host.process.wait()
 
 

@@ -366,8 +366,11 @@ async def test_the_processes_of_a_runner_that_was_suspended_between_starts_are_d
     async with living(world, supervisor("root", first, backoff=0.2, period=60)) as (root, _):
         await asyncio.wait_for(root.started.wait(), 2)
         for count in (1, 2):
-            world.children["a"].end(KILLED)
+            victim = world.children["a"]
+            victim.end(KILLED)
             await wait_until(lambda count=count: describe(root)["restarts"] == count)
+            if count == 1:  # its successor is the next victim
+                await wait_until(lambda old=victim: root.branch("first") is not None and world.children["a"] is not old)
         await suspend_child(root, "first")  # it pauses before its second restart
         await wait_until(lambda: root.branch("first") is not None)
         assert [node["state"] for node in describe(root)["children"][0]["children"]] == ["drained", "drained"]
