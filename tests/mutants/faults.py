@@ -409,6 +409,20 @@ FAULTS = [
         (f"{STEPS}::test_a_thread_that_outlives_its_turn_records_nothing_any_more",),
     ),
     Fault(
+        "a task that the deployed code cannot read fails at once",
+        "agent/lifecycle/failure.py",
+        "    if deferred_for is None or deferred_for >= patience_with(error, policy):\n",
+        "    if True:\n",
+        ("tests/redis/test_deferral.py::test_a_release_that_cannot_read_a_context_does_not_end_the_task",),
+    ),
+    Fault(
+        "what an agent's own run_turn awaits is forgotten",
+        "agent/lifecycle/decide.py",
+        "    return park(results, own_calls, own_children)\n",
+        "    return park(results, [], [])\n",
+        ("tests/spec/test_spec_n_parking.py",),
+    ),
+    Fault(
         "a failed step that is tried again at once is another step",
         "agent/lifecycle/steps.py",
         "            heappush(self._returned.setdefault(within + name, []), number)\n",
