@@ -420,7 +420,7 @@ FAULTS = [
         "agent/lifecycle/decide.py",
         "    return park(results, own_calls, own_children)\n",
         "    return park(results, [], [])\n",
-        ("tests/spec/test_spec_n_parking.py",),
+        ("tests/spec/test_spec_n_parking.py::test_spec_N09_a_turn_waits_for_its_children_without_a_model",),
     ),
     Fault(
         "a failed step that is tried again at once is another step",
